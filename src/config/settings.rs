@@ -1,0 +1,313 @@
+//! What egret means: every value resolved, checked and in its unit.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::domain::{Host, Origin, Pattern, ProjectId, ProjectInfo, Role, ServerTrust};
+
+/// Which set of defaults is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// A developer's machine or a sidecar.
+    Local,
+}
+
+/// Everything that [`crate::app::build`] needs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Which set of defaults is in force.
+    pub profile: Profile,
+    /// Where the store, the key-encryption key and the admin token live.
+    pub data_dir: PathBuf,
+    /// Data-plane threads, at least 1.
+    pub workers: usize,
+    /// The file that was read, if any.
+    pub config_file: Option<PathBuf>,
+    /// Where the management API listens.
+    pub management: SocketAddr,
+    /// Ways in, in file order.
+    pub listeners: Vec<ListenerSettings>,
+    /// Declared projects; `default` is always among them.
+    pub projects: Vec<ProjectInfo>,
+    /// Declared certificates, in file order.
+    pub certificates: Vec<DeclaredCertificate>,
+    /// Declared tokens, the value of `EGRET_TOKEN` included.
+    pub tokens: Vec<TokenSettings>,
+    /// Who may be reached.
+    pub egress: EgressSettings,
+    /// Where records rest.
+    pub store: StoreSettings,
+    /// Names answered by egret itself: canonical host to addresses.
+    pub dns_hosts: HashMap<Host, Vec<IpAddr>>,
+    /// Caps and deadlines.
+    pub limits: Limits,
+    /// Who vouches for servers.
+    pub trust: TrustSettings,
+    /// Logs.
+    pub telemetry: TelemetrySettings,
+}
+
+/// One way in.
+#[derive(Debug, Clone)]
+pub struct ListenerSettings {
+    /// Unique name.
+    pub name: String,
+    /// TCP address; port 0 = any free one.
+    pub listen: SocketAddr,
+    /// What clients do here.
+    pub mode: ListenerMode,
+    /// Who the caller is.
+    pub caller: CallerSettings,
+    /// Which CONNECTs are intercepted (forward mode).
+    pub intercept: Intercept,
+}
+
+/// What clients do at a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenerMode {
+    /// Explicit proxy: absolute form and CONNECT.
+    Forward,
+    /// Plain HTTP to one origin, or to `https://<Host>` when none is named (`origin = "host"`).
+    Sidecar(Option<Origin>),
+}
+
+impl ListenerMode {
+    /// The word of the configuration.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Sidecar(_) => "sidecar",
+        }
+    }
+}
+
+/// How a listener knows the caller's project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallerSettings {
+    /// Everyone who can connect is this project.
+    Project(ProjectId),
+    /// `auth = "token"`: the caller's credential names the project.
+    Token,
+}
+
+/// Which CONNECTs are intercepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intercept {
+    /// Those with an identity (product.md section 3).
+    Registered,
+    /// None.
+    Never,
+    /// All that speak TLS or HTTP.
+    Always,
+}
+
+/// A `[[certificates]]` table.
+#[derive(Debug, Clone)]
+pub struct DeclaredCertificate {
+    /// Whose.
+    pub project: ProjectId,
+    /// Where it is presented.
+    pub pattern: Pattern,
+    /// Chain, PEM.
+    pub cert: PathBuf,
+    /// Key, PEM.
+    pub key: PathBuf,
+    /// CA bundle, PEM.
+    pub ca: PathBuf,
+    /// As in an upload.
+    pub skip_validation: bool,
+}
+
+/// A token of the file or of the environment. Only its digest is kept.
+#[derive(Debug, Clone)]
+pub struct TokenSettings {
+    /// Unique name.
+    pub name: String,
+    /// For `X-Auth-Email`.
+    pub email: Option<String>,
+    /// SHA-256 of the token.
+    pub sha256: [u8; 32],
+    /// What its holder may do.
+    pub role: Role,
+    /// Names or ids of projects; `None` = all.
+    pub projects: Option<Vec<String>>,
+}
+
+/// `[egress]`.
+#[derive(Debug, Clone, Default)]
+pub struct EgressSettings {
+    /// Patterns that may be reached; [`Pattern::Default`] = any.
+    pub allow: Vec<Pattern>,
+    /// Patterns that may not, whatever `allow` says.
+    pub deny: Vec<Pattern>,
+    /// Exceptions to the address guard: network, and a port or all.
+    pub allow_addresses: Vec<(IpNet, Option<u16>)>,
+}
+
+/// `[store]`.
+#[derive(Debug, Clone)]
+pub struct StoreSettings {
+    /// Which backend.
+    pub backend: StoreBackend,
+    /// Where the key-encryption key comes from.
+    pub key_encryption_key: KeySource,
+}
+
+/// Which backend keeps the records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreBackend {
+    /// SQLite in `data_dir`.
+    Embedded,
+    /// Nothing outlives the process, and no writable path is needed.
+    Memory,
+}
+
+/// Where the key-encryption key comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// `<data_dir>/key-encryption-key`, made on first start (a random one in memory for [`StoreBackend::Memory`]).
+    Generated,
+    /// A file: 32 bytes, raw, 64 hex or base64.
+    File(PathBuf),
+    /// An environment variable: 64 hex or base64.
+    Env(String),
+}
+
+/// `[trust]`.
+#[derive(Debug, Clone)]
+pub struct TrustSettings {
+    /// PEM files with more trust anchors for servers.
+    pub anchors: Vec<PathBuf>,
+    /// Which anchors vouch for servers, unless a project says otherwise.
+    pub servers: ServerTrust,
+    /// Whether X25519MLKEM768 is offered first, offered, or not offered.
+    pub post_quantum: PostQuantum,
+}
+
+/// `[trust] post_quantum`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PostQuantum {
+    /// Its key share is in the first ClientHello.
+    #[default]
+    Prefer,
+    /// Offered behind the classical groups, without a key share.
+    Supported,
+    /// Not offered.
+    Off,
+}
+
+/// `[telemetry]`.
+#[derive(Debug, Clone)]
+pub struct TelemetrySettings {
+    /// One line per exchange.
+    pub access_log: bool,
+}
+
+/// `[limits]`. Durations and sizes with the defaults of security.md section 2.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Client connections open at once, over all listeners; accepting pauses at the cap.
+    pub max_connections: usize,
+    /// Head of a request, bytes (at least 8 KiB).
+    pub max_head_bytes: usize,
+    /// Header fields of a request.
+    pub max_headers: usize,
+    /// Request line, bytes.
+    pub max_request_line: usize,
+    /// A client has this long for its first byte and then for the whole head.
+    pub head_timeout: Duration,
+    /// Idle keep-alive of client connections.
+    pub keep_alive_timeout: Duration,
+    /// TLS handshake, both sides.
+    pub handshake_timeout: Duration,
+    /// TCP connect, over all addresses tried.
+    pub connect_timeout: Duration,
+    /// Resolving a name.
+    pub dns_timeout: Duration,
+    /// Resolutions at once.
+    pub dns_concurrency: usize,
+    /// First byte of a response after the request was sent.
+    pub response_timeout: Duration,
+    /// An upload that does not move.
+    pub upload_idle_timeout: Duration,
+    /// A response that does not move.
+    pub download_idle_timeout: Duration,
+    /// A tunnel that does not move.
+    pub tunnel_idle_timeout: Duration,
+    /// What still runs after this is cut when egret ends.
+    pub drain_timeout: Duration,
+    /// egret goes on accepting this long after SIGTERM.
+    pub drain_delay: Duration,
+    /// What still uses a replaced certificate after this is cut.
+    pub replace_grace: Duration,
+    /// The same after a delete.
+    pub delete_grace: Duration,
+    /// Upstream connections per identity and origin.
+    pub max_connections_per_origin: usize,
+    /// Of them idle at most.
+    pub max_idle_per_origin: usize,
+    /// Upstream connections idle at most over all origins.
+    pub max_idle: usize,
+    /// Handshakes at once per identity and origin.
+    pub max_dials_per_origin: usize,
+    /// An upstream connection idle this long is closed.
+    pub pool_idle_timeout: Duration,
+    /// An upstream connection older than this takes no new request.
+    pub pool_max_age: Duration,
+    /// Interception leafs kept.
+    pub max_leafs: usize,
+    /// Answers of *ask first* kept.
+    pub max_asked: usize,
+    /// How long an answer of *ask first* is believed.
+    pub asked_ttl: Duration,
+    /// Body of a management request, bytes.
+    pub max_api_body: usize,
+    /// `cert`, `key` and `ca` each, bytes.
+    pub max_pem: usize,
+    /// Management connections at once.
+    pub max_api_connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const SECOND: Duration = Duration::from_secs(1);
+        const MINUTE: Duration = Duration::from_secs(60);
+        Self {
+            max_connections: 16_384,
+            max_head_bytes: 64 * 1024,
+            max_headers: 100,
+            max_request_line: 16 * 1024,
+            head_timeout: 10 * SECOND,
+            keep_alive_timeout: MINUTE,
+            handshake_timeout: 10 * SECOND,
+            connect_timeout: 10 * SECOND,
+            dns_timeout: 5 * SECOND,
+            dns_concurrency: 64,
+            response_timeout: 15 * MINUTE,
+            upload_idle_timeout: MINUTE,
+            download_idle_timeout: 15 * MINUTE,
+            tunnel_idle_timeout: 15 * MINUTE,
+            drain_timeout: 30 * SECOND,
+            drain_delay: Duration::ZERO,
+            replace_grace: 60 * MINUTE,
+            delete_grace: 30 * SECOND,
+            max_connections_per_origin: 1024,
+            max_idle_per_origin: 128,
+            max_idle: 4096,
+            max_dials_per_origin: 64,
+            pool_idle_timeout: MINUTE,
+            pool_max_age: 60 * MINUTE,
+            max_leafs: 1024,
+            max_asked: 4096,
+            asked_ttl: 10 * MINUTE,
+            max_api_body: 1024 * 1024,
+            max_pem: 64 * 1024,
+            max_api_connections: 256,
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Floor 0: the words of the field. No I/O, no locks, no TLS.
+//!
+//! Everything here is a plain value. What is parsed here is never checked again above:
+//! an [`Origin`] *is* canonical, a [`Pattern`] *is* allowed.
+
+mod certificate;
+mod code;
+mod origin;
+mod pattern;
+mod project;
+pub mod time;
+
+pub(crate) use certificate::hex;
+pub use certificate::{CertificateId, CertificateInfo, Fingerprint, KeyKind, SKEW, Source, Validity};
+pub use code::Code;
+pub use origin::{HTTP_PORT, HTTPS_PORT, Host, HostKind, HttpTarget, Origin, OriginError};
+pub use pattern::{Pattern, PortRule, Rule};
+pub use project::{DefaultScope, OnExpiry, ProjectId, ProjectInfo, ProjectState, Role, ServerTrust, Team};

@@ -1,0 +1,66 @@
+//! What an origin asked for in a handshake, and what it was given.
+//!
+//! rustls tells a resolver nothing of the connection it works for, and a resolver per connection
+//! would switch resumption off (rustls refuses to resume across resolvers, rightly). So there is one
+//! fixed resolver per `UpstreamTls`, and the attempt it works for is found in a task-local.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+
+use rustls::SignatureScheme;
+
+/// CA names kept of those that an origin lists; the rest is only counted.
+const MAX_NAMES: usize = 64;
+
+tokio::task_local! {
+    static ATTEMPT: Arc<Mutex<Option<Asked>>>;
+}
+
+/// What was done about a CertificateRequest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presented {
+    /// The certificate was sent.
+    Sent,
+    /// There is none for this origin.
+    NothingRegistered,
+    /// The scope of the project default held it back.
+    Withheld,
+    /// The key can make none of the signatures that the origin accepts.
+    NoCommonScheme,
+}
+
+/// A CertificateRequest (RFC 8446 section 4.3.2, RFC 5246 section 7.4.4) and our answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// DER names of the CAs that the origin listed, at most 64.
+    pub cas: Vec<Vec<u8>>,
+    /// How many it listed.
+    pub ca_count: usize,
+    /// What was done.
+    pub presented: Presented,
+}
+
+/// Runs a handshake and says what the origin asked for; `None` if it did not ask (or resumed).
+pub async fn recorded<F: Future>(handshake: F) -> (F::Output, Option<Asked>) {
+    let slot = Arc::new(Mutex::new(None));
+    let output = ATTEMPT.scope(slot.clone(), handshake).await;
+    let asked = slot.lock().expect("nothing panics while holding it").take();
+    (output, asked)
+}
+
+pub(super) fn record(hints: &[&[u8]], presented: Presented) {
+    // Outside of `recorded` (a third party's handshake) there is nobody to tell.
+    let _ = ATTEMPT.try_with(|slot| {
+        *slot.lock().expect("nothing panics while holding it") = Some(Asked {
+            cas: hints.iter().take(MAX_NAMES).map(|n| n.to_vec()).collect(),
+            ca_count: hints.len(),
+            presented,
+        });
+    });
+}
+
+/// What a resolver is given, in one place for [`super::upstream_tls`].
+pub(super) struct Request<'a> {
+    pub(super) hints: &'a [&'a [u8]],
+    pub(super) schemes: &'a [SignatureScheme],
+}

@@ -1,0 +1,239 @@
+//! Everything that a handshake towards an origin depends on.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::{ClientConfig, ResolvesClientCert, Resumption};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::sign::CertifiedKey;
+use rustls::{NamedGroup, SignatureScheme};
+
+use super::asked::{Presented, Request, record};
+use super::{ClientIdentity, Life};
+use crate::config::PostQuantum;
+use crate::pki::anchors::TrustAnchors;
+
+/// A number handed out once per process and never again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Serial(u64);
+
+impl Serial {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// When a certificate is shown to an origin that asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// Exact and wildcard bindings.
+    Always,
+    /// Scope `any`, and `listed` where it lists the origin: unless the origin lists CAs and none of our chain is among them.
+    UnlessOthersAreNamed,
+    /// Scope `hinted`: only if the origin names one of our issuers.
+    OnlyIfNamed,
+}
+
+impl Show {
+    /// Whether `identity` is shown to an origin that listed these CA names (DER).
+    pub fn allows<'a>(self, identity: &ClientIdentity, hints: impl ExactSizeIterator<Item = &'a [u8]>) -> bool {
+        match self {
+            Self::Always => true,
+            Self::UnlessOthersAreNamed => hints.len() == 0 || identity.issued_by_any(hints),
+            Self::OnlyIfNamed => hints.len() > 0 && identity.issued_by_any(hints),
+        }
+    }
+}
+
+/// Makes [`UpstreamTls`] objects; holds what they all share.
+#[derive(Debug)]
+pub struct TlsFactory {
+    provider: Arc<CryptoProvider>,
+    /// Without the hybrid groups, for networks that drop large ClientHellos.
+    classical: Arc<CryptoProvider>,
+}
+
+impl TlsFactory {
+    /// A factory for this choice of key exchange.
+    #[must_use]
+    pub fn new(post_quantum: PostQuantum) -> Self {
+        let hybrid = |g: NamedGroup| matches!(g, NamedGroup::X25519MLKEM768 | NamedGroup::secp256r1MLKEM768);
+        let base = aws_lc_rs::default_provider();
+        let mut classical = base.clone();
+        classical.kx_groups.retain(|g| !hybrid(g.name()));
+        let mut chosen = base;
+        match post_quantum {
+            PostQuantum::Prefer => {
+                chosen.kx_groups.sort_by_key(|g| g.name() != NamedGroup::X25519MLKEM768);
+            }
+            PostQuantum::Supported => {
+                chosen.kx_groups.retain(|g| !hybrid(g.name()));
+                chosen.kx_groups.push(aws_lc_rs::kx_group::X25519MLKEM768);
+            }
+            PostQuantum::Off => chosen = classical.clone(),
+        }
+        Self { provider: Arc::new(chosen), classical: Arc::new(classical) }
+    }
+
+    /// The provider that handshakes use first.
+    #[must_use]
+    pub fn provider(&self) -> &Arc<CryptoProvider> {
+        &self.provider
+    }
+
+    /// A new object with a new serial. `sessions` bounds the tickets it keeps.
+    #[must_use]
+    pub fn make(
+        &self,
+        identity: Option<Arc<ClientIdentity>>,
+        show: Show,
+        trust: Arc<TrustAnchors>,
+        sessions: usize,
+    ) -> Arc<UpstreamTls> {
+        Arc::new(UpstreamTls {
+            serial: Serial::next(),
+            identity,
+            show,
+            trust,
+            sessions,
+            provider: self.provider.clone(),
+            classical: self.classical.clone(),
+            config: OnceLock::new(),
+            classical_config: OnceLock::new(),
+            life: Life::default(),
+        })
+    }
+}
+
+/// What egret presents and whom it believes, with everything that was authenticated by it.
+/// Two `UpstreamTls` are the same only if they are the same object.
+pub struct UpstreamTls {
+    serial: Serial,
+    identity: Option<Arc<ClientIdentity>>,
+    show: Show,
+    trust: Arc<TrustAnchors>,
+    sessions: usize,
+    provider: Arc<CryptoProvider>,
+    classical: Arc<CryptoProvider>,
+    /// Built on the first handshake; owns its ticket store, which dies with it.
+    config: OnceLock<Arc<ClientConfig>>,
+    classical_config: OnceLock<Arc<ClientConfig>>,
+    life: Life,
+}
+
+impl UpstreamTls {
+    /// Its serial.
+    #[must_use]
+    pub fn serial(&self) -> Serial {
+        self.serial
+    }
+
+    /// What is presented; `None` for ordinary TLS.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Arc<ClientIdentity>> {
+        self.identity.as_ref()
+    }
+
+    /// When it is presented.
+    #[must_use]
+    pub fn show(&self) -> Show {
+        self.show
+    }
+
+    /// Who vouches for servers.
+    #[must_use]
+    pub fn trust(&self) -> &Arc<TrustAnchors> {
+        &self.trust
+    }
+
+    /// Its life.
+    #[must_use]
+    pub fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// Whether [`UpstreamTls::config`] offers a hybrid group that [`UpstreamTls::classical_config`] does not.
+    #[must_use]
+    pub fn is_post_quantum(&self) -> bool {
+        self.provider.kx_groups.len() != self.classical.kx_groups.len()
+    }
+
+    /// The rustls configuration, TLS 1.2 and 1.3.
+    #[must_use]
+    pub fn config(self: &Arc<Self>) -> Arc<ClientConfig> {
+        self.config.get_or_init(|| self.build(&self.provider)).clone()
+    }
+
+    /// The same without hybrid groups, with a ticket store of its own.
+    #[must_use]
+    pub fn classical_config(self: &Arc<Self>) -> Arc<ClientConfig> {
+        self.classical_config.get_or_init(|| self.build(&self.classical)).clone()
+    }
+
+    fn build(&self, provider: &Arc<CryptoProvider>) -> Arc<ClientConfig> {
+        let resolver = Recorder { identity: self.identity.clone(), show: self.show };
+        let mut config = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("the provider has cipher suites for TLS 1.2 and 1.3")
+            .dangerous() // rustls's name for "a verifier of one's own"; ours only adds anchors and pins to webpki's
+            .with_custom_certificate_verifier(self.trust.verifier())
+            .with_client_cert_resolver(Arc::new(resolver));
+        config.resumption = Resumption::in_memory_sessions(self.sessions);
+        // 0-RTT stays off: early data can be replayed (RFC 8446 section 8).
+        config.enable_early_data = false;
+        Arc::new(config)
+    }
+}
+
+impl fmt::Debug for UpstreamTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamTls")
+            .field("serial", &self.serial)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The fixed resolver of one `UpstreamTls`: it notes what was asked, and never changes its answer's certificate.
+#[derive(Debug)]
+struct Recorder {
+    identity: Option<Arc<ClientIdentity>>,
+    show: Show,
+}
+
+impl Recorder {
+    fn decide(&self, request: &Request<'_>) -> (Presented, Option<Arc<CertifiedKey>>) {
+        let Some(identity) = &self.identity else {
+            return (Presented::NothingRegistered, None);
+        };
+        if !self.show.allows(identity, request.hints.iter().copied()) {
+            return (Presented::Withheld, None);
+        }
+        let key = identity.key();
+        if key.key.choose_scheme(request.schemes).is_none() {
+            return (Presented::NoCommonScheme, None);
+        }
+        (Presented::Sent, Some(key.clone()))
+    }
+}
+
+impl ResolvesClientCert for Recorder {
+    fn resolve(&self, hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let (presented, key) = self.decide(&Request { hints, schemes });
+        record(hints, presented);
+        key
+    }
+
+    fn has_certs(&self) -> bool {
+        // Also without a certificate we want to be asked, to know that the origin did.
+        true
+    }
+}

@@ -1,0 +1,13 @@
+//! egret
+#![forbid(unsafe_code)]
+pub mod backend;
+pub mod config;
+pub mod control;
+pub mod domain;
+pub mod identity;
+pub mod net;
+pub mod observe;
+pub mod pki;
+pub mod proxy;
+pub mod registry;
+pub mod upstream;

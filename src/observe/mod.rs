@@ -1,0 +1,3 @@
+//! Floor 1: what egret tells of itself.
+mod metrics;
+pub use metrics::Metrics;
