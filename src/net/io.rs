@@ -59,8 +59,14 @@ impl Meter {
         self.cut.store(true, Ordering::Release);
     }
 
+    /// Whether it was cut.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+
     fn check(&self) -> io::Result<()> {
-        if self.cut.load(Ordering::Acquire) {
+        if self.is_cut() {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut by egret"));
         }
         Ok(())

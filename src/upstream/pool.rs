@@ -1,0 +1,302 @@
+//! Pooled connections, keyed by (serial, destination) and by nothing else.
+//!
+//! What must stay true:
+//! - a connection is only ever given to a request whose selection holds the very `UpstreamTls` that
+//!   dialled it: the key holds its serial, and serials are never used twice;
+//! - a retired identity gives out no connection ([`Life`](crate::identity::Life) is looked at after the
+//!   checkout, and again after a handshake), its idle ones close at once, its busy ones are not put back;
+//! - everything is bounded: connections and handshakes per key, idle ones per key and over all.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use http::HeaderValue;
+use rustls::pki_types::ServerName;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use super::connect::server_name;
+use super::connection::{Conn, Live};
+use super::{Destination, Failure};
+use crate::config::Limits;
+use crate::domain::Code;
+use crate::identity::{Asked, Serial, UpstreamTls};
+use crate::observe::Metrics;
+
+/// How often idle connections are looked over.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// The whole key. Compared in full; there is no list of fields to forget one of.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct PoolKey {
+    serial: Serial,
+    to: Destination,
+}
+
+/// All pooled connections of one egret.
+pub(super) struct Pool {
+    buckets: DashMap<PoolKey, Arc<Bucket>>,
+    /// Idle connections over all buckets.
+    idle: AtomicUsize,
+    pub(super) limits: Limits,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// The connections of one key.
+pub(super) struct Bucket {
+    pub(super) to: Destination,
+    pub(super) tls: Arc<UpstreamTls>,
+    /// The Host header of every request that goes here.
+    pub(super) authority: HeaderValue,
+    /// `None` for plain http.
+    pub(super) name: Option<ServerName<'static>>,
+    idle: Mutex<Vec<Idle>>,
+    live: Mutex<HashMap<u64, Live>>,
+    next_id: AtomicU64,
+    /// A permit per open connection.
+    open: Arc<Semaphore>,
+    /// A permit per handshake.
+    pub(super) dials: Semaphore,
+    /// Requests that wait for a connection to come back.
+    waiting: AtomicUsize,
+    freed: Notify,
+    evicted: Notify,
+    /// What the origin last asked for; a resumed handshake asks nothing.
+    asked: Mutex<Option<Asked>>,
+    /// Sweeps since a connection was last asked for.
+    quiet: AtomicUsize,
+}
+
+struct Idle {
+    conn: Conn,
+    since: Instant,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while holding it")
+}
+
+impl Pool {
+    pub(super) fn new(limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { buckets: DashMap::new(), idle: AtomicUsize::new(0), limits, metrics })
+    }
+
+    /// The bucket of a key; made on first use, with the task that watches over its identity's life.
+    pub(super) fn bucket(self: &Arc<Self>, tls: &Arc<UpstreamTls>, to: &Destination) -> Result<Arc<Bucket>, Failure> {
+        let key = PoolKey { serial: tls.serial(), to: to.clone() };
+        if let Some(found) = self.buckets.get(&key).map(|b| b.value().clone()) {
+            return Ok(found);
+        }
+        let fresh = Arc::new(Bucket::new(tls, to, &self.limits)?);
+        let bucket = self.buckets.entry(key.clone()).or_insert_with(|| fresh.clone()).value().clone();
+        if Arc::ptr_eq(&bucket, &fresh) {
+            tokio::spawn(watch(Arc::downgrade(self), key, fresh));
+        }
+        Ok(bucket)
+    }
+
+    /// The connection used last, if one is ready.
+    pub(super) fn pop(&self, bucket: &Bucket) -> Option<Conn> {
+        let mut idle = lock(&bucket.idle);
+        let mut at = idle.len();
+        while at > 0 {
+            at -= 1;
+            if idle[at].conn.is_closed() || idle[at].conn.born.elapsed() > self.limits.pool_max_age {
+                idle.remove(at);
+                self.idle.fetch_sub(1, Ordering::Relaxed);
+            } else if idle[at].conn.is_ready() {
+                self.idle.fetch_sub(1, Ordering::Relaxed);
+                return Some(idle.remove(at).conn);
+            }
+        }
+        None
+    }
+
+    /// Takes a connection back, unless its identity was retired or a bound is reached.
+    pub(super) fn put_back(&self, bucket: &Bucket, conn: Conn) {
+        if conn.is_closed() || conn.born.elapsed() > self.limits.pool_max_age {
+            return;
+        }
+        {
+            let mut idle = lock(&bucket.idle);
+            // Under the lock: `close_idle` takes it after the life was flipped, so none can slip in behind it.
+            if !bucket.tls.life().is_active() {
+                return;
+            }
+            if idle.len() >= self.limits.max_idle_per_origin
+                || self.idle.load(Ordering::Relaxed) >= self.limits.max_idle
+            {
+                drop(idle);
+                self.metrics.upstream_idle_full.add();
+                return;
+            }
+            idle.push(Idle { conn, since: Instant::now() });
+            self.idle.fetch_add(1, Ordering::Relaxed);
+        }
+        bucket.wake_one();
+    }
+
+    fn close_idle(&self, bucket: &Bucket) {
+        let closed = std::mem::take(&mut *lock(&bucket.idle));
+        self.idle.fetch_sub(closed.len(), Ordering::Relaxed);
+    }
+
+    /// Closes what has been idle too long and forgets buckets that nobody uses. Ends with the pool.
+    pub(super) async fn sweep(pool: Weak<Self>) {
+        let mut tick = tokio::time::interval(SWEEP);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let Some(pool) = pool.upgrade() else { return };
+            let mut unused = Vec::new();
+            for entry in &pool.buckets {
+                let mut idle = lock(&entry.idle);
+                let before = idle.len();
+                idle.retain(|i| !i.conn.is_closed() && i.since.elapsed() < pool.limits.pool_idle_timeout);
+                pool.idle.fetch_sub(before - idle.len(), Ordering::Relaxed);
+                let quiet = entry.quiet.fetch_add(1, Ordering::Relaxed);
+                if idle.is_empty() && quiet as u64 >= pool.limits.pool_idle_timeout.as_secs() {
+                    unused.push(entry.key().clone());
+                }
+            }
+            for key in unused {
+                // Two owners are left: the map and the watching task. Checked under the shard's lock, so nobody can
+                // get hold of the bucket meanwhile.
+                let gone = pool.buckets.remove_if(&key, |_, b| {
+                    Arc::strong_count(b) == 2 && lock(&b.live).is_empty() && lock(&b.idle).is_empty()
+                });
+                if let Some((_, bucket)) = gone {
+                    bucket.evicted.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Cuts every connection: the end of egret's drain.
+    pub(super) fn cut_all(&self) {
+        for entry in &self.buckets {
+            entry.cut();
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn idle_count(&self) -> usize {
+        self.idle.load(Ordering::Relaxed)
+    }
+}
+
+/// Watches over the life of a bucket's identity. Owned by the bucket: ends when that is evicted or its identity gone.
+async fn watch(pool: Weak<Pool>, key: PoolKey, bucket: Arc<Bucket>) {
+    let life = bucket.tls.life();
+    tokio::select! {
+        () = life.retired() => {}
+        () = bucket.evicted.notified() => return,
+    }
+    if let Some(pool) = pool.upgrade() {
+        pool.close_idle(&bucket);
+        pool.buckets.remove_if(&key, |_, b| Arc::ptr_eq(b, &bucket));
+    }
+    life.gone().await;
+    let cut = bucket.cut();
+    if cut > 0 {
+        tracing::info!(to = %bucket.to, connections = cut, "connections of a retired certificate were cut at their deadline");
+        if let Some(pool) = pool.upgrade() {
+            for _ in 0..cut {
+                pool.metrics.retired_cut.add();
+            }
+        }
+    }
+}
+
+impl Bucket {
+    fn new(tls: &Arc<UpstreamTls>, to: &Destination, limits: &Limits) -> Result<Self, Failure> {
+        let (authority, name) = match to {
+            Destination::Tls(origin) => (origin.authority(), Some(server_name(origin.host())?)),
+            Destination::Plain(target) => (target.authority(), None),
+        };
+        let authority = HeaderValue::try_from(authority)
+            .map_err(|_| Failure::new(Code::Internal, "the authority cannot stand in a header"))?;
+        Ok(Self {
+            to: to.clone(),
+            tls: tls.clone(),
+            authority,
+            name,
+            idle: Mutex::default(),
+            live: Mutex::default(),
+            next_id: AtomicU64::new(0),
+            open: Arc::new(Semaphore::new(limits.max_connections_per_origin)),
+            dials: Semaphore::new(limits.max_dials_per_origin),
+            waiting: AtomicUsize::new(0),
+            freed: Notify::new(),
+            evicted: Notify::new(),
+            asked: Mutex::default(),
+            quiet: AtomicUsize::new(0),
+        })
+    }
+
+    pub(super) fn touch(&self) {
+        self.quiet.store(0, Ordering::Relaxed);
+    }
+
+    /// A permit to open one more connection, if there is one.
+    pub(super) fn try_open(&self) -> Option<OwnedSemaphorePermit> {
+        self.open.clone().try_acquire_owned().ok()
+    }
+
+    /// Waits until a connection came back or one was closed.
+    pub(super) async fn freed(&self) {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let _waiting = Waiting(&self.waiting);
+        self.freed.notified().await;
+    }
+
+    fn wake_one(&self) {
+        // The common case has nobody waiting and costs one load. A waiter that arrives right now is not lost:
+        // it waits no longer than the next connection that comes back, and never past its own deadline.
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.freed.notify_one();
+        }
+    }
+
+    /// What the origin asked for in its last full handshake.
+    pub(super) fn last_asked(&self) -> Option<Asked> {
+        lock(&self.asked).clone()
+    }
+
+    pub(super) fn remember_asked(&self, asked: Option<Asked>) {
+        *lock(&self.asked) = asked;
+    }
+
+    /// Registers a connection before its task can end: `start` runs under the lock that its end takes.
+    pub(super) fn add_live(&self, start: impl FnOnce(u64) -> Live) {
+        let mut live = lock(&self.live);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        live.insert(id, start(id));
+        self.tls.life().opened();
+    }
+
+    pub(super) fn remove_live(&self, id: u64) {
+        if lock(&self.live).remove(&id).is_some() {
+            self.tls.life().closed();
+        }
+        self.wake_one();
+    }
+
+    fn cut(&self) -> usize {
+        let live = lock(&self.live);
+        for connection in live.values() {
+            connection.cut();
+        }
+        live.len()
+    }
+}

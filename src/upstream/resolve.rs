@@ -1,0 +1,134 @@
+//! Names to addresses: own answers first, then the system, briefly remembered.
+//!
+//! A name is resolved once per dial; every address is judged by the caller and only judged addresses
+//! are dialled, so nothing can change between check and use (DNS rebinding).
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::Expiry;
+use moka::sync::Cache;
+use tokio::sync::Semaphore;
+
+use super::Failure;
+use crate::config::Limits;
+use crate::domain::{Code, Host, HostKind, ProjectId};
+use crate::observe::Metrics;
+
+/// getaddrinfo tells no TTL; these are short enough that a moved service is found again soon.
+const POSITIVE: Duration = Duration::from_secs(10);
+const NEGATIVE: Duration = Duration::from_secs(1);
+/// Names remembered over all projects.
+const MAX_NAMES: u64 = 4096;
+/// Addresses looked at per name.
+const MAX_ADDRESSES: usize = 32;
+
+#[derive(Clone)]
+enum Answer {
+    Addresses(Arc<[IpAddr]>),
+    NotFound,
+}
+
+struct ByAnswer;
+
+impl Expiry<(ProjectId, Host), Answer> for ByAnswer {
+    fn expire_after_create(&self, _: &(ProjectId, Host), value: &Answer, _: std::time::Instant) -> Option<Duration> {
+        Some(match value {
+            Answer::Addresses(_) => POSITIVE,
+            Answer::NotFound => NEGATIVE,
+        })
+    }
+}
+
+/// Resolves names.
+pub(super) struct Resolver {
+    hosts: HashMap<Host, Vec<IpAddr>>,
+    cache: Cache<(ProjectId, Host), Answer>,
+    permits: Semaphore,
+    timeout: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl Resolver {
+    pub(super) fn new(hosts: HashMap<Host, Vec<IpAddr>>, limits: &Limits, metrics: Arc<Metrics>) -> Self {
+        Self {
+            hosts,
+            cache: Cache::builder().max_capacity(MAX_NAMES).expire_after(ByAnswer).build(),
+            permits: Semaphore::new(limits.dns_concurrency),
+            timeout: limits.dns_timeout,
+            metrics,
+        }
+    }
+
+    /// All addresses of a host, unjudged.
+    pub(super) async fn resolve(
+        &self,
+        project: &ProjectId,
+        host: &Host,
+        port: u16,
+    ) -> Result<Vec<SocketAddr>, Failure> {
+        let with_port = |ips: &[IpAddr]| ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        if let Some(ip) = host.ip() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        if let Some(ips) = self.hosts.get(host) {
+            return Ok(with_port(ips));
+        }
+        if host.is_localhost() {
+            // RFC 6761 section 6.3: never asked of a resolver.
+            return Ok(with_port(&[IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]));
+        }
+        debug_assert!(host.kind() == HostKind::Name, "addresses were answered above");
+        if host.as_str() == "invalid" || host.as_str().ends_with(".invalid") {
+            // RFC 6761 section 6.4.
+            return Err(not_found(host));
+        }
+        let key = (project.clone(), host.clone());
+        let answer = match self.cache.get(&key) {
+            Some(answer) => answer,
+            None => {
+                let answer = self.ask(host).await?;
+                self.cache.insert(key, answer.clone());
+                answer
+            }
+        };
+        match answer {
+            Answer::Addresses(ips) => Ok(with_port(&ips)),
+            Answer::NotFound => Err(not_found(host)),
+        }
+    }
+
+    async fn ask(&self, host: &Host) -> Result<Answer, Failure> {
+        let lookup = async {
+            let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+            self.metrics.dns_lookups.add();
+            tokio::net::lookup_host((host.as_str(), 0)).await.map(|found| {
+                let mut ips: Vec<IpAddr> = found.map(|a| a.ip()).take(MAX_ADDRESSES).collect();
+                ips.dedup();
+                ips
+            })
+        };
+        match tokio::time::timeout(self.timeout, lookup).await {
+            Err(_) => {
+                Err(Failure::new(Code::DnsFailed, format!("resolving {host} took longer than {:?}", self.timeout)))
+            }
+            Ok(Ok(ips)) if ips.is_empty() => Ok(Answer::NotFound),
+            Ok(Ok(ips)) => Ok(Answer::Addresses(ips.into())),
+            Ok(Err(error)) if is_not_found(&error) => Ok(Answer::NotFound),
+            Ok(Err(error)) => Err(Failure::new(Code::DnsFailed, format!("{host} could not be resolved: {error}"))),
+        }
+    }
+}
+
+fn not_found(host: &Host) -> Failure {
+    Failure::new(Code::DnsNotFound, format!("the name {host} does not exist"))
+        .fix("check the spelling, or give egret the address with [dns] hosts")
+}
+
+/// std keeps getaddrinfo's verdict only as text (EAI_NONAME, EAI_NODATA of glibc, musl and macOS).
+fn is_not_found(error: &std::io::Error) -> bool {
+    let text = error.to_string();
+    ["not known", "No address associated", "does not resolve", "nodename nor servname"].iter().any(|t| text.contains(t))
+}

@@ -1,0 +1,324 @@
+//! One exchange with an origin: a connection from the pool or a new one, the request, the head of the response.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response, header};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout};
+
+use super::body::Gate;
+use super::connection::{self, About, Conn};
+use super::pool::{Bucket, Pool};
+use super::{Destination, Failure, RequestBody, Upload, Upstreams, explain};
+use crate::domain::{Code, ProjectId};
+use crate::identity::{Asked, UpstreamTls};
+use crate::net::Meter;
+
+/// Connections that may die under an unsent request before a new one is dialled.
+const MAX_STALE: u32 = 4;
+
+/// The head of an answer, and the hold on the connection that its body still comes from.
+pub struct Reply {
+    /// Head and body.
+    pub response: Response<Incoming>,
+    /// Give it back when the body has ended.
+    pub lease: Lease,
+    /// The connection had served another request before.
+    pub reused: bool,
+    /// The connection's TLS session was resumed.
+    pub resumed: bool,
+    /// The address it is connected to.
+    pub address: std::net::SocketAddr,
+    /// `TLSv1.2`, `TLSv1.3`; `None` for plain http.
+    pub tls_version: Option<&'static str>,
+    /// What the origin asked for when the session began.
+    pub asked: Option<Asked>,
+    /// What was spent on getting a connection.
+    pub connecting: Duration,
+    /// What becomes of the upload; `None` without a body.
+    pub upload: Option<Arc<Upload>>,
+    /// The connection's meter: a body whose connection was cut has not ended.
+    pub meter: Arc<Meter>,
+}
+
+/// Why there is no answer.
+pub enum Refusal {
+    /// The identity was retired before the request went out: select again. The request comes back untouched.
+    Retired(Box<Request<RequestBody>>),
+    /// It failed.
+    Failed(Failure),
+}
+
+/// A hold on a connection. Dropped, the connection closes; given back, it may serve again.
+pub struct Lease {
+    pool: Arc<Pool>,
+    bucket: Arc<Bucket>,
+    conn: Conn,
+    upload: Option<Arc<Upload>>,
+}
+
+impl Lease {
+    /// The exchange is over and the response was read to its end.
+    pub fn give_back(self) {
+        // An upload that the origin did not wait for still occupies the connection.
+        if self.upload.is_none_or(|u| u.is_finished()) {
+            self.pool.put_back(&self.bucket, self.conn);
+        }
+    }
+}
+
+enum Checkout {
+    Ready(Conn, bool),
+    Retired,
+}
+
+impl Upstreams {
+    /// Sends a request. Its URI must be in origin form and its headers clean; the Host header is set here,
+    /// from the same destination that the connection is made to.
+    ///
+    /// It is sent a second time only as product.md section 3 allows: never dequeued, or once on a reused
+    /// connection that ended before a byte of response, idempotent and without a body.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn send(
+        &self,
+        project: &ProjectId,
+        tls: &Arc<UpstreamTls>,
+        to: &Destination,
+        mut request: Request<RequestBody>,
+    ) -> Result<Reply, Refusal> {
+        let bucket = self.pool.bucket(tls, to).map_err(Refusal::Failed)?;
+        bucket.touch();
+        request.headers_mut().insert(header::HOST, bucket.authority.clone());
+        let idempotent = is_idempotent(request.method());
+        let upload = request.body().upload().cloned();
+        let mut stale = 0;
+        let mut resent = false;
+        loop {
+            let began = Instant::now();
+            let (mut conn, reused) = match self.checkout(project, &bucket, stale < MAX_STALE).await {
+                Ok(Checkout::Ready(conn, reused)) => (conn, reused),
+                Ok(Checkout::Retired) => return Err(Refusal::Retired(Box::new(request))),
+                Err(failure) => return Err(Refusal::Failed(failure)),
+            };
+            let connecting = if reused { Duration::ZERO } else { began.elapsed() };
+            let spare = (reused && !resent && idempotent && request.body().is_empty()).then(|| copy_of(&request));
+            let received = conn.meter.read();
+            hold_for_continue(&mut request);
+            let error = match timeout(self.pool.limits.response_timeout, conn.sender.try_send_request(request)).await {
+                Ok(Ok(response)) => {
+                    if reused {
+                        self.pool.metrics.upstream_reused.add();
+                    }
+                    conn.exchanges += 1;
+                    let (about, meter) = (conn.about.clone(), conn.meter.clone());
+                    let lease = Lease { pool: self.pool.clone(), bucket, conn, upload: upload.clone() };
+                    return Ok(Reply {
+                        response,
+                        lease,
+                        reused,
+                        resumed: about.resumed,
+                        address: about.address,
+                        tls_version: about.version,
+                        asked: about.asked.clone(),
+                        connecting,
+                        upload,
+                        meter,
+                    });
+                }
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    let mut failure = Failure::new(
+                        Code::NetTimeout,
+                        format!("{to} sent no response within {:?}", self.pool.limits.response_timeout),
+                    );
+                    failure.retry_safe = idempotent;
+                    return Err(Refusal::Failed(with_facts(failure, &conn, true)));
+                }
+            };
+            let mut error = error;
+            let back = error.take_message();
+            let error = error.into_error();
+            let silent = conn.meter.read() == received;
+            match (back, spare) {
+                // Nothing of it was accepted: hyper hands it back only if it was never dequeued.
+                (Some(back), _) if reused => {
+                    stale += 1;
+                    self.pool.metrics.resent.add();
+                    request = back;
+                }
+                (None, Some(spare)) if silent && !error.is_parse() && !error.is_user() => {
+                    resent = true;
+                    // The second try must not meet another connection that the origin gave up at the same moment.
+                    stale = MAX_STALE;
+                    self.pool.metrics.resent.add();
+                    request = spare;
+                }
+                (back, _) => {
+                    let sent = back.is_none();
+                    let mut failure = explained(&error, &conn, to, silent).await;
+                    failure.retry_safe = !sent || idempotent;
+                    return Err(Refusal::Failed(with_facts(failure, &conn, sent)));
+                }
+            }
+        }
+    }
+
+    /// A connection: idle or new. Ends in time: permits are waited for no longer than a connect may take.
+    async fn checkout(&self, project: &ProjectId, bucket: &Arc<Bucket>, pooled: bool) -> Result<Checkout, Failure> {
+        let life = bucket.tls.life();
+        let deadline = Instant::now() + self.pool.limits.connect_timeout;
+        let permit = loop {
+            if pooled && let Some(conn) = self.pool.pop(bucket) {
+                // The linearisation point: whoever passes here began before a retirement.
+                return Ok(if life.is_active() { Checkout::Ready(conn, true) } else { Checkout::Retired });
+            }
+            if !life.is_active() {
+                return Ok(Checkout::Retired);
+            }
+            if let Some(permit) = bucket.try_open() {
+                break permit;
+            }
+            self.pool.metrics.upstream_connections_full.add();
+            if tokio::time::timeout_at(deadline, bucket.freed()).await.is_err() {
+                return Err(Failure::new(
+                    Code::LimitConnections,
+                    format!(
+                        "all {} connections to {} are busy",
+                        self.pool.limits.max_connections_per_origin, bucket.to
+                    ),
+                )
+                .fix("raise limits.max_connections_per_origin, or send fewer requests at once"));
+            }
+        };
+        // Boxed: the state of a dial is large and most requests never need it.
+        let conn = Box::pin(self.open(project, bucket, permit)).await?;
+        // Checked again after the handshake: the identity may have been retired while we were dialling.
+        if life.is_active() {
+            Ok(Checkout::Ready(conn, false))
+        } else {
+            self.pool.metrics.retired_handshakes.add();
+            Ok(Checkout::Retired)
+        }
+    }
+
+    async fn open(
+        &self,
+        project: &ProjectId,
+        bucket: &Arc<Bucket>,
+        permit: tokio::sync::OwnedSemaphorePermit,
+    ) -> Result<Conn, Failure> {
+        let _dial = timeout(self.pool.limits.connect_timeout, bucket.dials.acquire())
+            .await
+            .map_err(|_| {
+                Failure::new(Code::LimitConnections, format!("too many handshakes with {} are under way", bucket.to))
+            })?
+            .expect("the semaphore is never closed");
+        let metrics = &self.pool.metrics;
+        let started = match (&bucket.to, &bucket.name) {
+            (Destination::Tls(origin), Some(name)) => {
+                let secured = self.dialer.tls(project, &bucket.tls, origin, name).await?;
+                let asked = if secured.resumed {
+                    bucket.last_asked()
+                } else {
+                    bucket.remember_asked(secured.asked.clone());
+                    secured.asked
+                };
+                let about = About::new(secured.address, Some(secured.version), secured.resumed, asked);
+                connection::start(secured.stream, about, bucket, permit, metrics).await
+            }
+            _ => {
+                let (stream, address) = self.dialer.tcp(project, bucket.to.host(), bucket.to.port()).await?;
+                connection::start(stream, About::new(address, None, false, None), bucket, permit, metrics).await
+            }
+        };
+        started.map_err(|e| Failure::new(Code::Internal, format!("the connection could not be started: {e}")))
+    }
+}
+
+/// RFC 9110 section 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}
+
+/// The same request without its (empty) body.
+fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+/// `Expect: 100-continue`: the client's body is not asked for (which is what makes egret say 100 to the
+/// client) until the origin said so.
+fn hold_for_continue(request: &mut Request<RequestBody>) {
+    let expects =
+        request.headers().get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if !expects || request.body().is_empty() {
+        return;
+    }
+    let gate = Arc::new(Gate::default());
+    let opener = gate.clone();
+    hyper::ext::on_informational(request, move |response| {
+        if response.status() == http::StatusCode::CONTINUE {
+            opener.open();
+        }
+    });
+    request.body_mut().wait_for(gate);
+}
+
+fn with_facts(mut failure: Failure, conn: &Conn, sent: bool) -> Failure {
+    let about = &conn.about;
+    failure.facts.address = Some(about.address);
+    failure.facts.tls_version = about.version;
+    failure.facts.asked.clone_from(&about.asked);
+    failure.facts.request_sent = sent;
+    failure
+}
+
+/// Why a request that was on a connection has no response.
+async fn explained(error: &hyper::Error, conn: &Conn, to: &Destination, silent: bool) -> Failure {
+    if error.is_user() {
+        return match explain::io_kind(error) {
+            Some(std::io::ErrorKind::TimedOut) => {
+                Failure::new(Code::LimitRequestTimeout, "the request's body stopped coming")
+            }
+            _ => Failure::new(Code::RequestMalformed, "the request's body ended before its announced end"),
+        };
+    }
+    if error.is_parse() {
+        return Failure::new(Code::UpstreamMalformed, format!("the answer of {to} is not valid HTTP: {error}"));
+    }
+    if conn.meter.is_cut() {
+        return Failure::new(
+            Code::NetReset,
+            format!("the connection to {to} was cut: its certificate was retired, or egret is ending"),
+        );
+    }
+    let ended = conn.about.error().await;
+    let cause: &(dyn std::error::Error + 'static) = match &ended {
+        Some(error) => &**error,
+        None => error,
+    };
+    if let Some(error) = &ended
+        && error.is_parse()
+    {
+        return Failure::new(Code::UpstreamMalformed, format!("the answer of {to} is not valid HTTP: {error}"));
+    }
+    let Destination::Tls(origin) = to else {
+        return Failure::new(Code::NetReset, format!("{to} closed the connection before it answered"));
+    };
+    // The first exchange is where a refusal of the client certificate shows in TLS 1.3.
+    if silent && conn.exchanges == 0 {
+        return explain::tls(cause, conn.about.asked.as_ref(), origin);
+    }
+    match explain::tls_error(cause) {
+        Some(_) => explain::tls(cause, conn.about.asked.as_ref(), origin),
+        None if silent => Failure::new(Code::NetReset, format!("{to} closed the connection before it answered")),
+        None => Failure::new(Code::NetReset, format!("{to} closed the connection in the middle of its answer's head")),
+    }
+}
