@@ -18,3 +18,20 @@ pub fn rfc3339(at: OffsetDateTime) -> String {
         .format(&Rfc3339)
         .unwrap_or_else(|_| "unknown".to_owned())
 }
+
+/// RFC 3339 in UTC with milliseconds, for log lines.
+#[must_use]
+pub fn rfc3339_millis(at: OffsetDateTime) -> String {
+    let at = at.to_offset(::time::UtcOffset::UTC);
+    let (date, clock) = (at.date(), at.time());
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+        date.year(),
+        u8::from(date.month()),
+        date.day(),
+        clock.hour(),
+        clock.minute(),
+        clock.second(),
+        clock.millisecond()
+    )
+}

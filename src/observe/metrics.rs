@@ -77,6 +77,8 @@ table! {
     asked;
     /// The project-wide certificate was shown to a host for the first time.
     first_disclosures;
+    /// Access-log lines dropped because the sink did not keep up.
+    access_log_dropped;
     /// Management requests.
     api_requests;
     /// Management requests with a bad token.

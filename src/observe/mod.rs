@@ -1,3 +1,7 @@
 //! Floor 1: what egret tells of itself.
+
+mod access_log;
 mod metrics;
-pub use metrics::Metrics;
+
+pub use access_log::{AccessLog, Format, Line};
+pub use metrics::{Count, Metrics};

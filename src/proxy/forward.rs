@@ -1,17 +1,40 @@
-//! THE WAIST: every front end ends here.
-use crate::registry::Project;
-use crate::upstream::{Destination, ReplyBody};
-use http::{Request, Response};
-use hyper::body::Incoming;
-use std::net::IpAddr;
+//! THE WAIST: every front end ends here. (project, destination, request) in, response out.
+//!
+//! The order of the steps is the promise of the product: policy on the name, then the snapshot, then
+//! the selection, then the identity's validity, and only then the pool. A request whose identity was
+//! retired between selection and checkout is selected again.
+
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::{Request, Response, Uri, header};
+use hyper::body::Incoming;
+use moka::sync::Cache;
+use tokio::time::Instant;
+
+use super::error;
+use super::headers::{self, Via};
+use crate::config::Limits;
+use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, ProjectId, Rule, Validity};
+use crate::identity::{Presented, UpstreamTls};
+use crate::observe::{AccessLog, Line, Metrics};
+use crate::policy::EgressPolicy;
+use crate::registry::{Project, Selection, Target};
+use crate::upstream::{Destination, Ended, Failure, Lease, Refusal, Reply, ReplyBody, RequestBody, Upload, Upstreams};
+
+/// Selections that may be overtaken by a retirement before the request is given up.
+const MAX_SELECTIONS: u32 = 8;
+/// Hosts remembered to have been shown a project-wide certificate, over all projects.
+const MAX_DISCLOSURES: u64 = 16_384;
 
 /// Which front end a request came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// Absolute form, `https://`.
     Absolute,
-    /// Absolute form, `http://`, lifted to TLS by a binding.
+    /// Absolute form, `http://`, or plain http in a tunnel: lifted to TLS by a binding.
     Lifted,
     /// Absolute form, plain http.
     Plain,
@@ -19,6 +42,20 @@ pub enum Way {
     Intercepted,
     /// A sidecar listener.
     Sidecar,
+}
+
+impl Way {
+    /// The word of the access log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Absolute => "absolute",
+            Self::Lifted => "lifted",
+            Self::Plain => "plain",
+            Self::Intercepted => "intercepted",
+            Self::Sidecar => "sidecar",
+        }
+    }
 }
 
 /// Who sends a request, and how it came.
@@ -38,19 +75,337 @@ pub struct Inbound {
 
 /// The waist.
 pub struct Forwarder {
-    _p: (),
+    upstreams: Arc<Upstreams>,
+    policy: Arc<EgressPolicy>,
+    metrics: Arc<Metrics>,
+    access: Arc<AccessLog>,
+    via: Via,
+    upload_idle: Duration,
+    download_idle: Duration,
+    /// Where a project-wide certificate has been shown since start.
+    disclosed: Cache<(ProjectId, Origin), ()>,
+    next_request: AtomicU64,
 }
+
 impl Forwarder {
-    /// Sends a request to its destination and gives back whatever the client is to see: the origin's answer, or
-    /// egret's own with code, `Proxy-Status` and problem body. Policy on the name, selection, header rules, loop
-    /// detection, the access-log line: all here. The request's URI may still be in absolute form; its Host header
-    /// is replaced by the destination's authority.
-    pub async fn forward(
+    /// A waist over these.
+    #[must_use]
+    pub fn new(
+        upstreams: Arc<Upstreams>,
+        policy: Arc<EgressPolicy>,
+        metrics: Arc<Metrics>,
+        access: Arc<AccessLog>,
+        via: Via,
+        limits: &Limits,
+    ) -> Self {
+        Self {
+            upstreams,
+            policy,
+            metrics,
+            access,
+            via,
+            upload_idle: limits.upload_idle_timeout,
+            download_idle: limits.download_idle_timeout,
+            disclosed: Cache::new(MAX_DISCLOSURES),
+            next_request: AtomicU64::new(1),
+        }
+    }
+
+    /// A number for a request, unique in this process.
+    #[must_use]
+    pub fn request_id(&self) -> RequestId {
+        RequestId(self.next_request.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Sends a request to its destination and gives back whatever the client is to see: the origin's
+    /// answer, or egret's own with code, `Proxy-Status` and problem body. Policy on the name, selection,
+    /// header rules, loop detection and the access-log line all happen here. The request's URI may be in
+    /// absolute form; its Host header is replaced by the destination's authority.
+    pub async fn forward(&self, inbound: &Inbound, to: Destination, request: Request<Incoming>) -> Response<ReplyBody> {
+        let id = self.request_id();
+        let mut record = Record::begin(inbound, &to, id, request.method().clone());
+        match self.attempt(inbound, &to, request, &mut record).await {
+            Ok(reply) => self.answer(inbound, to, reply, record),
+            Err(mut failure) => {
+                failure.facts.origin.get_or_insert_with(|| to.to_string());
+                failure.facts.rule = failure.facts.rule.or(record.rule);
+                failure.facts.identity = failure.facts.identity.take().or_else(|| record.identity.clone());
+                self.refuse(inbound, &failure, record)
+            }
+        }
+    }
+
+    /// egret's own answer to a request, with its log line.
+    fn refuse(&self, inbound: &Inbound, failure: &Failure, record: Record) -> Response<ReplyBody> {
+        self.metrics.exchanges.add();
+        self.metrics.exchanges_failed.add();
+        let sidecar = inbound.way == Way::Sidecar;
+        let response = error::answer(failure, inbound.trusted, sidecar, &record.id.to_string());
+        if self.access.is_enabled() {
+            let status = response.status().as_u16();
+            self.access.write(&record.line(status, Some(failure), true, 0));
+        }
+        response
+    }
+
+    async fn attempt(
         &self,
-        _inbound: &Inbound,
-        _to: Destination,
-        _request: Request<Incoming>,
-    ) -> Response<ReplyBody> {
-        todo!()
+        inbound: &Inbound,
+        to: &Destination,
+        request: Request<Incoming>,
+        record: &mut Record,
+    ) -> Result<Reply, Failure> {
+        let tls = matches!(to, Destination::Tls(_));
+        self.policy.judge_origin(to.host(), to.port(), tls).map_err(|denied| Failure::new(denied.code, denied.why))?;
+        let (mut parts, body) = request.into_parts();
+        headers::clean_request(&mut parts.headers, parts.version, &self.via)?;
+        parts.uri = origin_form(parts.uri)?;
+        parts.version = http::Version::HTTP_11;
+        // Nothing that the server side attached may reach the client side of hyper.
+        parts.extensions.clear();
+        let body = RequestBody::new(body, self.upload_idle);
+        record.upload = body.upload().cloned();
+        let mut request = Request::from_parts(parts, body);
+        for _ in 0..MAX_SELECTIONS {
+            let tls = self.select(inbound, to, record)?;
+            match self.upstreams.send(inbound.project.id(), &tls, to, request).await {
+                Ok(reply) => return Ok(reply),
+                Err(Refusal::Retired(back)) => request = *back,
+                Err(Refusal::Failed(failure)) => return Err(failure),
+            }
+        }
+        Err(Failure::new(
+            Code::MtlsIdentityUnavailable,
+            "the certificate for this origin was replaced again and again while a connection was being made",
+        ))
+    }
+
+    /// What is presented to `to` right now, or why nothing may be sent.
+    fn select(&self, inbound: &Inbound, to: &Destination, record: &mut Record) -> Result<Arc<UpstreamTls>, Failure> {
+        let snapshot = inbound.project.load();
+        if snapshot.is_removed() {
+            return Err(Failure::new(Code::CallerForbidden, "the project was removed"));
+        }
+        let Destination::Tls(origin) = to else {
+            // Another type than an origin: it cannot select anything.
+            return Ok(snapshot.anonymous().clone());
+        };
+        let selection = snapshot.select(origin);
+        record.rule = Some(selection.rule);
+        record.identity = selection.tls.identity().map(|i| i.info().clone());
+        check_usable(&selection, snapshot.info().on_expiry, origin)?;
+        Ok(selection.tls)
+    }
+
+    fn answer(&self, inbound: &Inbound, to: Destination, reply: Reply, mut record: Record) -> Response<ReplyBody> {
+        self.metrics.exchanges.add();
+        let (mut parts, body) = reply.response.into_parts();
+        let version = parts.version;
+        headers::clean_response(&mut parts.headers, version, &self.via, inbound.way == Way::Lifted);
+        parts.version = http::Version::HTTP_11;
+        parts.extensions.clear();
+        if let Some(asked) = &reply.asked {
+            if asked.presented == Presented::Sent && record.rule == Some(Rule::Default) {
+                self.disclose(inbound, &to, &record);
+            }
+            if parts.status.is_client_error()
+                && let Some(value) = error::passed_on(parts.status, asked)
+            {
+                // The origin's own words pass unchanged; this says what egret knows of the reason.
+                parts.headers.append(header::HeaderName::from_static("proxy-status"), value);
+            }
+        }
+        record.reused = Some(reply.reused);
+        record.resumed = reply.tls_version.map(|_| reply.resumed);
+        record.connecting = reply.connecting;
+        record.address = Some(reply.address);
+        record.first_byte = Some(record.began.elapsed());
+        let ended = Box::new(Exchange {
+            lease: reply.lease,
+            log: self.access.is_enabled().then(|| (self.access.clone(), record, parts.status.as_u16())),
+        });
+        Response::from_parts(parts, ReplyBody::stream(body, reply.meter, self.download_idle, ended))
+    }
+
+    /// A first disclosure of the project-wide certificate to a host is logged and counted.
+    fn disclose(&self, inbound: &Inbound, to: &Destination, record: &Record) {
+        let Destination::Tls(origin) = to else { return };
+        let key = (inbound.project.id().clone(), origin.clone());
+        if self.disclosed.contains_key(&key) {
+            return;
+        }
+        self.disclosed.insert(key, ());
+        self.metrics.first_disclosures.add();
+        tracing::info!(
+            project = %inbound.project.id(),
+            %origin,
+            certificate = record.identity.as_ref().map(|i| i.id.as_str()),
+            "the project-wide certificate was shown to this origin for the first time"
+        );
+    }
+}
+
+/// Whether what was selected may be sent; never falls back to another certificate.
+fn check_usable(selection: &Selection, on_expiry: OnExpiry, origin: &Origin) -> Result<(), Failure> {
+    if let Some(binding) = &selection.binding
+        && let Target::Unavailable(unavailable) = &binding.target
+    {
+        let failure = Failure::new(
+            Code::MtlsIdentityUnavailable,
+            format!(
+                "the certificate {} that is registered for {origin} cannot be used: {}",
+                unavailable.id, unavailable.why
+            ),
+        );
+        return Err(
+            failure.fix(format!("egret certs upload --origin {} --cert FILE --key FILE --ca FILE", binding.pattern))
+        );
+    }
+    let Some(identity) = selection.tls.identity() else { return Ok(()) };
+    let info = identity.info();
+    if info.skip_validation || on_expiry == OnExpiry::Send {
+        return Ok(());
+    }
+    let what = match info.validity(domain::time::now()) {
+        Validity::Valid => return Ok(()),
+        Validity::NotYet(from) => format!("is not valid before {}", domain::time::rfc3339(from)),
+        Validity::Expired(since) => format!("expired {}", domain::time::rfc3339(since)),
+    };
+    let pattern = selection.binding.as_ref().map_or_else(|| origin.to_string(), |b| b.pattern.to_string());
+    let flag = if selection.rule == Rule::Default { String::new() } else { format!(" --origin {pattern}") };
+    Err(Failure::new(
+        Code::MtlsIdentityExpired,
+        format!("certificate {} for {origin} {what}; it was not sent", info.id),
+    )
+    .fix(format!("egret certs upload{flag} --cert FILE --key FILE --ca FILE")))
+}
+
+/// `/path?query`, from whatever form the target came in (RFC 9112 section 3.2.1).
+fn origin_form(uri: Uri) -> Result<Uri, Failure> {
+    if uri.authority().is_none() && uri.scheme().is_none() {
+        return Ok(uri);
+    }
+    let path = uri.into_parts().path_and_query.filter(|p| !p.as_str().is_empty());
+    let Some(path) = path else { return Ok(Uri::from_static("/")) };
+    if path.as_str().starts_with('/') || path.as_str() == "*" {
+        return Ok(Uri::from(path));
+    }
+    // `http://host?query`: an absolute form with an empty path.
+    format!("/{path}")
+        .parse()
+        .map_err(|_| Failure::new(Code::RequestMalformed, "the request target is not a valid URI"))
+}
+
+/// A request's number; printed as 16 hex digits.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestId(u64);
+
+impl std::fmt::Display for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What is gathered on the way, for the log line and the failure's facts.
+struct Record {
+    id: RequestId,
+    began: Instant,
+    inbound: Inbound,
+    to: Destination,
+    method: http::Method,
+    rule: Option<Rule>,
+    identity: Option<Arc<CertificateInfo>>,
+    upload: Option<Arc<Upload>>,
+    reused: Option<bool>,
+    resumed: Option<bool>,
+    connecting: Duration,
+    first_byte: Option<Duration>,
+    address: Option<SocketAddr>,
+}
+
+impl Record {
+    fn begin(inbound: &Inbound, to: &Destination, id: RequestId, method: http::Method) -> Self {
+        Self {
+            id,
+            began: Instant::now(),
+            inbound: inbound.clone(),
+            to: to.clone(),
+            method,
+            rule: None,
+            identity: None,
+            upload: None,
+            reused: None,
+            resumed: None,
+            connecting: Duration::ZERO,
+            first_byte: None,
+            address: None,
+        }
+    }
+
+    fn line<'a>(&'a self, status: u16, failure: Option<&'a Failure>, complete: bool, down: u64) -> Line<'a> {
+        Line {
+            request_id: self.id.0,
+            project: self.inbound.project.id().as_str(),
+            listener: &self.inbound.listener,
+            way: self.inbound.way.as_str(),
+            peer: self.inbound.peer,
+            method: self.method.as_str(),
+            host: self.to.host().as_str(),
+            port: self.to.port(),
+            tls: matches!(self.to, Destination::Tls(_)),
+            rule: self.rule.map(Rule::as_str),
+            certificate: self.identity.as_ref().map(|i| i.id.as_str()),
+            reused: self.reused,
+            resumed: self.resumed,
+            status,
+            code: failure.map(|f| f.code.as_str()),
+            detail: failure.map(|f| f.detail.as_str()),
+            complete,
+            bytes_up: self.upload.as_ref().map_or(0, |u| u.bytes()),
+            bytes_down: down,
+            total: self.began.elapsed(),
+            connecting: self.connecting,
+            first_byte: self.first_byte,
+            address: self.address.or_else(|| failure.and_then(|f| f.facts.address)),
+        }
+    }
+}
+
+/// What happens when a response body has ended.
+struct Exchange {
+    lease: Lease,
+    log: Option<(Arc<AccessLog>, Record, u16)>,
+}
+
+impl Ended for Exchange {
+    fn ended(self: Box<Self>, complete: bool, bytes: u64) {
+        let Self { lease, log } = *self;
+        if complete {
+            lease.give_back();
+        } else {
+            drop(lease);
+        }
+        if let Some((access, record, status)) = log {
+            access.write(&record.line(status, None, complete, bytes));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_scheme_and_authority_off_a_target() {
+        for (from, to) in [
+            ("http://a.test/x?y=1", "/x?y=1"),
+            ("http://a.test", "/"),
+            ("https://a.test:8443/", "/"),
+            ("/x", "/x"),
+            ("http://a.test?q", "/?q"),
+            ("*", "*"),
+        ] {
+            assert_eq!(origin_form(from.parse().unwrap()).unwrap_or_else(|f| panic!("{}", f.detail)), to, "{from}");
+        }
     }
 }

@@ -126,3 +126,6 @@ impl Upstreams {
         self.pool.cut_all();
     }
 }
+
+#[cfg(test)]
+mod tests;

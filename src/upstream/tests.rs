@@ -1,0 +1,231 @@
+//! The pool and the dialler against a real TLS origin that demands a client certificate and records what it received.
+
+mod origin;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request};
+use http_body_util::BodyExt;
+use tokio::time::Instant;
+
+use super::{Destination, Ended, Refusal, Reply, ReplyBody, RequestBody, Upstreams};
+use crate::config::{EgressSettings, Limits};
+use crate::domain::{Code, Origin, Pattern, ProjectId};
+use crate::identity::UpstreamTls;
+use crate::observe::Metrics;
+use crate::policy::EgressPolicy;
+use origin::{Behaviour, World};
+
+struct Client {
+    upstreams: Arc<Upstreams>,
+    project: ProjectId,
+    metrics: Arc<Metrics>,
+}
+
+impl Client {
+    fn new(limits: &Limits) -> Self {
+        let metrics: Arc<Metrics> = Arc::default();
+        let egress = EgressSettings { allow: vec![Pattern::Default], ..EgressSettings::default() };
+        let policy = Arc::new(EgressPolicy::new(&egress));
+        let upstreams = Upstreams::new(HashMap::new(), policy, limits, metrics.clone());
+        Self { upstreams, project: ProjectId::parse("prj_1").unwrap(), metrics }
+    }
+
+    async fn send(&self, tls: &Arc<UpstreamTls>, origin: &Origin, method: Method) -> Result<Reply, Refusal> {
+        let mut request = Request::new(RequestBody::empty());
+        *request.method_mut() = method;
+        *request.uri_mut() = "/".parse().unwrap();
+        self.upstreams.send(&self.project, tls, &Destination::Tls(origin.clone()), request).await
+    }
+
+    /// Body of the answer, read to its end, and whether the connection was reused.
+    async fn get(&self, tls: &Arc<UpstreamTls>, origin: &Origin) -> (String, bool) {
+        let reply = match self.send(tls, origin, Method::GET).await {
+            Ok(reply) => reply,
+            Err(Refusal::Failed(failure)) => panic!("{} {}", failure.code, failure.detail),
+            Err(Refusal::Retired(_)) => panic!("retired"),
+        };
+        let reused = reply.reused;
+        (read(reply).await.expect("a whole body"), reused)
+    }
+}
+
+struct GiveBack(super::Lease);
+
+impl Ended for GiveBack {
+    fn ended(self: Box<Self>, complete: bool, _: u64) {
+        if complete {
+            self.0.give_back();
+        }
+    }
+}
+
+async fn read(reply: Reply) -> std::io::Result<String> {
+    let body = reply.response.into_body();
+    let body = ReplyBody::stream(body, reply.meter, Duration::from_secs(10), Box::new(GiveBack(reply.lease)));
+    Ok(String::from_utf8(body.collect().await?.to_bytes().to_vec()).unwrap())
+}
+
+fn code(outcome: Result<Reply, Refusal>) -> Code {
+    match outcome {
+        Ok(_) => panic!("an answer came"),
+        Err(Refusal::Retired(_)) => panic!("retired"),
+        Err(Refusal::Failed(failure)) => failure.code,
+    }
+}
+
+#[tokio::test]
+async fn reuses_a_connection_and_presents_the_identity() {
+    let world = World::start(Behaviour::default()).await;
+    let client = Client::new(&Limits::default());
+    let tls = world.tls("alice");
+    assert_eq!(client.get(&tls, &world.origin).await, ("alice #1".to_owned(), false));
+    assert_eq!(client.get(&tls, &world.origin).await, ("alice #1".to_owned(), true));
+}
+
+#[tokio::test]
+async fn two_identities_never_share_a_connection_or_a_session() {
+    let world = World::start(Behaviour::default()).await;
+    let client = Client::new(&Limits::default());
+    let (alice, bob) = (world.tls("alice"), world.tls("bob"));
+    for _ in 0..3 {
+        assert!(client.get(&alice, &world.origin).await.0.starts_with("alice "));
+        assert!(client.get(&bob, &world.origin).await.0.starts_with("bob "));
+    }
+    assert_eq!(world.seen().full, 2, "one full handshake each");
+    assert_eq!(world.seen().resumed, 0);
+}
+
+#[tokio::test]
+async fn resumes_a_session_of_its_own_identity_only() {
+    let world = World::start(Behaviour { close_after_each: true, ..Behaviour::default() }).await;
+    let client = Client::new(&Limits::default());
+    let (alice, again) = (world.tls("alice"), world.tls("alice"));
+    client.get(&alice, &world.origin).await;
+    client.get(&alice, &world.origin).await;
+    assert_eq!((world.seen().full, world.seen().resumed), (1, 1));
+    // The same certificate in another object is another identity: its first handshake is full.
+    client.get(&again, &world.origin).await;
+    assert_eq!((world.seen().full, world.seen().resumed), (2, 1));
+}
+
+#[tokio::test]
+async fn a_retired_identity_takes_no_request_and_its_idle_connections_close() {
+    let world = World::start(Behaviour::default()).await;
+    let client = Client::new(&Limits::default());
+    let tls = world.tls("alice");
+    client.get(&tls, &world.origin).await;
+    assert_eq!(client.upstreams.pool.idle_count(), 1);
+    tls.life().retire(Instant::now() + Duration::from_secs(3600));
+    assert!(matches!(client.send(&tls, &world.origin, Method::GET).await, Err(Refusal::Retired(_))));
+    world.closed(1).await;
+    assert_eq!(tls.life().connections(), 0);
+    assert_eq!(client.upstreams.pool.idle_count(), 0);
+}
+
+#[tokio::test]
+async fn a_busy_connection_of_a_retired_identity_finishes_and_is_not_put_back() {
+    let world = World::start(Behaviour::default()).await;
+    let client = Client::new(&Limits::default());
+    let tls = world.tls("alice");
+    let reply = client.send(&tls, &world.origin, Method::GET).await.ok().expect("an answer");
+    tls.life().retire(Instant::now() + Duration::from_secs(3600));
+    assert_eq!(read(reply).await.unwrap(), "alice #1");
+    world.closed(1).await;
+    assert_eq!(client.upstreams.pool.idle_count(), 0);
+}
+
+#[tokio::test]
+async fn what_still_runs_at_the_deadline_is_cut_and_shows_as_truncated() {
+    let world = World::start(Behaviour { stall_body: true, ..Behaviour::default() }).await;
+    let client = Client::new(&Limits::default());
+    let tls = world.tls("alice");
+    let reply = client.send(&tls, &world.origin, Method::GET).await.ok().expect("a head");
+    tls.life().end();
+    read(reply).await.expect_err("a chunked body without its last chunk is not whole");
+    world.closed(1).await;
+}
+
+#[tokio::test]
+async fn sends_an_idempotent_request_again_when_a_reused_connection_died_silently() {
+    let world = World::start(Behaviour { drop_second_request: true, ..Behaviour::default() }).await;
+    let client = Client::new(&Limits::default());
+    let tls = world.tls("alice");
+    client.get(&tls, &world.origin).await;
+    assert_eq!(client.get(&tls, &world.origin).await, ("alice #2".to_owned(), false));
+    assert_eq!(world.seen().requests, 3, "the one that was dropped was read by the origin");
+    assert_eq!(client.metrics.resent.get(), 1);
+}
+
+#[tokio::test]
+async fn never_sends_a_post_again_that_the_origin_may_have_read() {
+    let world = World::start(Behaviour { drop_second_request: true, ..Behaviour::default() }).await;
+    let client = Client::new(&Limits::default());
+    let tls = world.tls("alice");
+    client.get(&tls, &world.origin).await;
+    assert_eq!(code(client.send(&tls, &world.origin, Method::POST).await), Code::NetReset);
+    assert_eq!(world.seen().requests, 2);
+}
+
+#[tokio::test]
+async fn names_a_missing_and_a_refused_certificate_in_tls_1_3_and_1_2() {
+    for tls12 in [false, true] {
+        let world = World::start(Behaviour { tls12, ..Behaviour::default() }).await;
+        let client = Client::new(&Limits::default());
+        let refused = client.send(&world.anonymous(), &world.origin, Method::GET).await;
+        assert_eq!(code(refused), Code::MtlsRequiredNoneRegistered, "tls 1.2: {tls12}");
+        let stranger = client.send(&world.stranger(), &world.origin, Method::GET).await;
+        assert_eq!(code(stranger), Code::MtlsRejectedUnknownCa, "tls 1.2: {tls12}");
+        let withheld = client.send(&world.default_of_stranger(), &world.origin, Method::GET).await;
+        assert_eq!(code(withheld), Code::MtlsRequiredWithheld, "tls 1.2: {tls12}");
+    }
+}
+
+#[tokio::test]
+async fn asks_without_presenting_anything() {
+    let world = World::start(Behaviour::default()).await;
+    let client = Client::new(&Limits::default());
+    let asked = client.upstreams.ask(&client.project, &world.anonymous(), &world.origin).await;
+    let asked = asked.ok().flatten().expect("it asks");
+    assert_eq!(asked.ca_count, 1);
+    assert_eq!(world.seen().requests, 0);
+}
+
+#[tokio::test]
+async fn verifies_the_servers_issuer_and_name() {
+    let world = World::start(Behaviour::default()).await;
+    let client = Client::new(&Limits::default());
+    let untrusting = world.untrusting();
+    assert_eq!(code(client.send(&untrusting, &world.origin, Method::GET).await), Code::TrustUnknownIssuer);
+    let other = Origin::parse(&format!("https://other.localhost:{}", world.origin.port())).unwrap();
+    assert_eq!(code(client.send(&world.tls("alice"), &other, Method::GET).await), Code::TrustNameMismatch);
+}
+
+#[tokio::test]
+async fn waits_for_a_busy_connection_at_the_cap_and_then_gives_up() {
+    let world = World::start(Behaviour::default()).await;
+    let limits =
+        Limits { max_connections_per_origin: 1, connect_timeout: Duration::from_millis(300), ..Limits::default() };
+    let client = Client::new(&limits);
+    let tls = world.tls("alice");
+    let held = client.send(&tls, &world.origin, Method::GET).await.ok().expect("an answer");
+    assert_eq!(code(client.send(&tls, &world.origin, Method::GET).await), Code::LimitConnections);
+    let (second, _) = tokio::join!(client.get(&tls, &world.origin), async { read(held).await.unwrap() });
+    assert_eq!(second, ("alice #1".to_owned(), true));
+}
+
+#[tokio::test]
+async fn names_a_refused_port_and_an_unknown_name() {
+    let client = Client::new(&Limits::default());
+    let world = World::start(Behaviour::default()).await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for (origin, expected) in [
+        (format!("https://127.0.0.1:{closed}"), Code::NetRefused),
+        ("https://nobody.invalid".to_owned(), Code::DnsNotFound),
+    ] {
+        let origin = Origin::parse(&origin).unwrap();
+        assert_eq!(code(client.send(&world.anonymous(), &origin, Method::GET).await), expected);
+    }
+}
