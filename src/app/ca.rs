@@ -1,0 +1,72 @@
+//! The interception CA: made on first need, its key sealed in the store, its certificate in a file for clients.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use rustls::ServerConfig;
+use tokio::sync::OnceCell;
+
+use crate::config::Limits;
+use crate::control::Control;
+use crate::domain::Host;
+use crate::observe::Metrics;
+use crate::pki::issuer::LeafIssuer;
+use crate::proxy::{LeafFuture, Leafs};
+
+/// The CA's certificate under `data_dir`, for `--cacert` and the like.
+const FILE: &str = "ca.pem";
+
+/// The interception CA of one egret.
+pub(crate) struct LocalCa {
+    control: Arc<Control>,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    /// `None` where nothing may be written (memory store).
+    path: Option<PathBuf>,
+    issuer: OnceCell<Arc<LeafIssuer>>,
+}
+
+impl LocalCa {
+    pub(crate) fn new(control: Arc<Control>, limits: Limits, metrics: Arc<Metrics>, data_dir: Option<&Path>) -> Arc<Self> {
+        let path = data_dir.map(|dir| dir.join(FILE));
+        Arc::new(Self { control, limits, metrics, path, issuer: OnceCell::new() })
+    }
+
+    /// The issuer; read from the store, or made and stored, by the first who asks. The others wait for it.
+    pub(crate) async fn issuer(&self) -> anyhow::Result<Arc<LeafIssuer>> {
+        self.issuer.get_or_try_init(|| self.load()).await.cloned()
+    }
+
+    async fn load(&self) -> anyhow::Result<Arc<LeafIssuer>> {
+        let stored = self.control.local_ca(LeafIssuer::generate).await.context("the interception CA")?;
+        let issuer = LeafIssuer::load(&stored, &self.limits, self.metrics.clone()).context("the interception CA")?;
+        if let Some(path) = &self.path {
+            export(path, issuer.ca_pem()).with_context(|| format!("{} could not be written", path.display()))?;
+        }
+        Ok(Arc::new(issuer))
+    }
+
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+}
+
+impl Leafs for LocalCa {
+    fn server_config<'a>(&'a self, project: &'a str, host: &'a Host) -> LeafFuture<'a, Result<Arc<ServerConfig>, String>> {
+        Box::pin(async move {
+            let issuer = self.issuer().await.map_err(|error| format!("{error:#}"))?;
+            issuer.server_config(project, host).map_err(|error| error.to_string())
+        })
+    }
+}
+
+/// Whole or not at all: clients may be reading the old one.
+fn export(path: &Path, pem: &str) -> std::io::Result<()> {
+    if std::fs::read(path).is_ok_and(|found| found == pem.as_bytes()) {
+        return Ok(());
+    }
+    let fresh = path.with_extension("pem.new");
+    std::fs::write(&fresh, pem)?;
+    std::fs::rename(&fresh, path)
+}
