@@ -303,7 +303,7 @@ mod tests {
             (b"SECRET", "line 1, column 1"),
             (b"{\"a\": \"\xff\"}", "line 1, column"),
             (b"{} {}", "line 1, column 4"),
-            (b"{\"a\": \"\n\"}", "line 2, column 0"),
+            (b"{\"a\": \"\n\"}", "line 1, column 7"),
             (b"[1]", "must be a JSON object"),
             (b"\"SECRET\"", "must be a JSON object"),
             (b" \n", "the body is empty"),

@@ -7,7 +7,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,7 +126,7 @@ async fn serve(stream: TcpStream, ends: Ends, router: Router, limits: &Limits, e
             _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break,
             () = ending.cancelled(), if !told => {
                 told = true;
-                Pin::new(&mut connection).graceful_shutdown();
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
             () = tokio::time::sleep(patience) => {
                 if meter.idle() >= limits.keep_alive_timeout {

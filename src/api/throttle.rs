@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Mutex;
-
-use tokio::time::{Duration, Instant};
+use std::time::{Duration, Instant};
 
 use super::problem::Limit;
 use crate::domain::time::now;
@@ -27,16 +26,22 @@ struct Window {
     failures: u32,
 }
 
+impl Window {
+    fn age(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.since)
+    }
+}
+
 impl Throttle {
-    /// Whether `source` may try. Asked before the token is looked at: a limited source learns nothing, not
+    /// Whether `source` may try, `at` this instant. Asked before the token is looked at: a limited source learns nothing, not
     /// even that it has guessed right.
     ///
     /// # Errors
     /// The facts of the limit that was reached.
-    pub(super) fn check(&self, source: IpAddr) -> Result<(), Limit> {
+    pub(super) fn check(&self, source: IpAddr, at: Instant) -> Result<(), Limit> {
         let sources = self.sources.lock().expect("nothing panics while holding it");
         let Some(window) = sources.get(&network(source)) else { return Ok(()) };
-        let age = window.since.elapsed();
+        let age = window.age(at);
         if age >= WINDOW || window.failures < FAILURES {
             return Ok(());
         }
@@ -46,11 +51,11 @@ impl Throttle {
     }
 
     /// Counts a failure of `source`.
-    pub(super) fn failed(&self, source: IpAddr) {
+    pub(super) fn failed(&self, source: IpAddr, at: Instant) {
         let source = network(source);
         let mut sources = self.sources.lock().expect("nothing panics while holding it");
         if sources.len() >= MAX_SOURCES && !sources.contains_key(&source) {
-            sources.retain(|_, window| window.since.elapsed() < WINDOW);
+            sources.retain(|_, window| window.age(at) < WINDOW);
             // Still full: more sources than that fail within one second. The oldest gets a fresh start.
             if sources.len() >= MAX_SOURCES
                 && let Some(oldest) = sources.iter().min_by_key(|(_, w)| w.since).map(|(s, _)| *s)
@@ -58,9 +63,9 @@ impl Throttle {
                 sources.remove(&oldest);
             }
         }
-        let window = sources.entry(source).or_insert_with(|| Window { since: Instant::now(), failures: 0 });
-        if window.since.elapsed() >= WINDOW {
-            *window = Window { since: Instant::now(), failures: 0 };
+        let window = sources.entry(source).or_insert_with(|| Window { since: at, failures: 0 });
+        if window.age(at) >= WINDOW {
+            *window = Window { since: at, failures: 0 };
         }
         window.failures = window.failures.saturating_add(1);
     }
@@ -81,43 +86,43 @@ mod tests {
         text.parse().unwrap()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn refuses_the_eleventh_failure_of_a_second() {
-        let throttle = Throttle::default();
+    #[test]
+    fn refuses_the_eleventh_failure_of_a_second() {
+        let (throttle, at) = (Throttle::default(), Instant::now());
         let guesser = address("192.0.2.1");
         for _ in 0..FAILURES {
-            assert_eq!(throttle.check(guesser), Ok(()));
-            throttle.failed(guesser);
+            assert_eq!(throttle.check(guesser, at), Ok(()));
+            throttle.failed(guesser, at);
         }
-        let limit = throttle.check(guesser).unwrap_err();
+        let limit = throttle.check(guesser, at).unwrap_err();
         assert_eq!((limit.total, limit.remaining), (10, 0));
         assert!(limit.reset * 1000 >= limit.reset_ms && limit.reset * 1000 - limit.reset_ms < 1000);
-        assert_eq!(throttle.check(address("192.0.2.2")), Ok(()), "others are not held to account");
-        tokio::time::advance(WINDOW).await;
-        assert_eq!(throttle.check(guesser), Ok(()));
-        throttle.failed(guesser);
-        assert_eq!(throttle.check(guesser), Ok(()), "the count starts again");
+        assert_eq!(throttle.check(address("192.0.2.2"), at), Ok(()), "others are not held to account");
+        let at = at + WINDOW;
+        assert_eq!(throttle.check(guesser, at), Ok(()));
+        throttle.failed(guesser, at);
+        assert_eq!(throttle.check(guesser, at), Ok(()), "the count starts again");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn takes_one_ipv6_network_for_one_source() {
-        let throttle = Throttle::default();
+    #[test]
+    fn takes_one_ipv6_network_for_one_source() {
+        let (throttle, at) = (Throttle::default(), Instant::now());
         for host in 0..10 {
-            throttle.failed(address(&format!("2001:db8::{host:x}")));
+            throttle.failed(address(&format!("2001:db8::{host:x}")), at);
         }
-        assert!(throttle.check(address("2001:db8::ffff")).is_err());
-        assert!(throttle.check(address("2001:db8:0:1::1")).is_ok());
+        assert!(throttle.check(address("2001:db8::ffff"), at).is_err());
+        assert!(throttle.check(address("2001:db8:0:1::1"), at).is_ok());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn remembers_a_bounded_number_of_sources() {
-        let throttle = Throttle::default();
+    #[test]
+    fn remembers_a_bounded_number_of_sources() {
+        let (throttle, at) = (Throttle::default(), Instant::now());
         for n in 0..u32::try_from(MAX_SOURCES).unwrap() + 100 {
-            throttle.failed(IpAddr::V4(n.into()));
+            throttle.failed(IpAddr::V4(n.into()), at);
         }
         assert_eq!(throttle.sources.lock().unwrap().len(), MAX_SOURCES);
-        tokio::time::advance(WINDOW).await;
-        throttle.failed(address("192.0.2.1"));
+        let at = at + WINDOW;
+        throttle.failed(address("192.0.2.1"), at);
         assert_eq!(throttle.sources.lock().unwrap().len(), 1, "what is over is forgotten");
     }
 }
