@@ -1,12 +1,12 @@
 //! Floor 5: the management server.
 //!
-//! Two sets of routes over one registry and one control: Vercel's dialect ([`vercel`]) and egret's own.
-//! Reading looks at snapshots; every change goes through [`Control`] and is finished even if the client has
+//! Two sets of routes over one registry and one control: Vercel's dialect (`vercel`) and egret's own.
+//! Reading looks at snapshots; every change goes through the control floor and is finished even if the client has
 //! gone away. What must stay true:
 //!
 //! - nothing is looked at before the caller is known (`/healthz` and `/readyz` excepted, which tell nothing);
 //! - a private key never leaves, and what arrives is in memory that is wiped;
-//! - an answer is JSON, a success is 200, an error has the one shape of [`problem`] and holds no input;
+//! - an answer is JSON, a success is 200, an error has the one shape of `problem` and holds no input;
 //! - no redirects: SDKs follow them with the token in hand.
 
 mod auth;
