@@ -1,5 +1,6 @@
 //! egret
 #![forbid(unsafe_code)]
+pub mod api;
 pub mod backend;
 pub mod config;
 pub mod control;

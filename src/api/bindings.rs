@@ -1,0 +1,164 @@
+//! egret's own: what is presented where, *none* included.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use serde::Serialize;
+
+use super::Management;
+use super::auth::{Caller, Need};
+use super::body;
+use super::fields::Fields;
+use super::problem::{Answer, Problem};
+use super::request::{Query, Segments};
+use crate::domain::time::rfc3339;
+use crate::domain::{CertificateId, Pattern, Source};
+use crate::registry::{Binding, Target};
+
+/// What a list answers.
+#[derive(Debug, Serialize)]
+pub(super) struct Listed {
+    bindings: Vec<ListedBinding>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ListedBinding {
+    origin: String,
+    /// `null`: *none*.
+    cert_id: Option<String>,
+    source: &'static str,
+    since: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+}
+
+/// What a change answers.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Bound {
+    updated: bool,
+    origin: String,
+    cert_id: Option<String>,
+}
+
+/// What a removal answers.
+#[derive(Debug, Serialize)]
+pub(super) struct Unbound {
+    origin: String,
+}
+
+impl ListedBinding {
+    fn of(binding: &Binding) -> Self {
+        Self {
+            origin: binding.pattern.to_string(),
+            cert_id: certificate_of(&binding.target).map(CertificateId::to_string),
+            source: binding.source.as_str(),
+            since: rfc3339(binding.since),
+            file: file_of(&binding.source),
+        }
+    }
+}
+
+/// The certificate that a target names, loaded or not.
+pub(super) fn certificate_of(target: &Target) -> Option<&CertificateId> {
+    match target {
+        Target::Certificate(certificate) => Some(&certificate.info.id),
+        Target::Unavailable(unavailable) => Some(&unavailable.id),
+        Target::None => None,
+    }
+}
+
+/// The configuration file that declares something.
+pub(super) fn file_of(source: &Source) -> Option<String> {
+    match source {
+        Source::Api => None,
+        Source::File(path) => Some(Path::display(path).to_string()),
+    }
+}
+
+/// `GET /v1/projects/{p}/bindings`
+pub(super) async fn list(
+    State(management): State<Arc<Management>>,
+    caller: Caller,
+    Segments(id_or_name): Segments<String>,
+    query: Query,
+) -> Answer<Listed> {
+    let project = caller.project(&management.registry, &id_or_name, &query, Need::Read)?;
+    let bindings = project.snapshot().bindings();
+    Ok(Json(Listed { bindings: bindings.iter().map(|b| ListedBinding::of(b)).collect() }))
+}
+
+/// `PUT /v1/projects/{p}/bindings`
+pub(super) async fn put(
+    State(management): State<Arc<Management>>,
+    caller: Caller,
+    Segments(id_or_name): Segments<String>,
+    query: Query,
+    request: Request,
+) -> Answer<Bound> {
+    let project = caller.project(&management.registry, &id_or_name, &query, Need::Write)?;
+    let body = body::read(request, &management.limits).await?;
+    let (pattern, certificate) = read_binding(&body)?;
+    let answer = Bound {
+        updated: false,
+        origin: pattern.to_string(),
+        cert_id: certificate.as_ref().map(CertificateId::to_string),
+    };
+    let control = management.control.clone();
+    let change = async move { control.bind(&project, pattern, certificate.as_ref()).await };
+    Ok(Json(Bound { updated: management.change(change).await?, ..answer }))
+}
+
+/// `DELETE /v1/projects/{p}/bindings?origin=`
+pub(super) async fn remove(
+    State(management): State<Arc<Management>>,
+    caller: Caller,
+    Segments(id_or_name): Segments<String>,
+    query: Query,
+) -> Answer<Unbound> {
+    let project = caller.project(&management.registry, &id_or_name, &query, Need::Write)?;
+    let pattern = query.origin()?;
+    let origin = pattern.to_string();
+    let control = management.control.clone();
+    management.change(async move { control.unbind(&project, &pattern).await }).await?;
+    Ok(Json(Unbound { origin }))
+}
+
+/// `{origin, certId | null}`, both required: *none* is a decision and not an omission.
+fn read_binding(body: &[u8]) -> Result<(Pattern, Option<CertificateId>), Problem> {
+    let mut fields = Fields::parse(body)?;
+    let origin = fields.text("origin");
+    let certificate = fields.text_or_null("certId");
+    fields.finish()?;
+    let pattern = Pattern::parse(&origin).map_err(|why| Problem::bad_request(format!("origin: {why}")))?;
+    let id = certificate.map(|text| CertificateId::parse(&text).ok_or_else(|| Problem::not_found("certificate")));
+    Ok((pattern, id.transpose()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_binding_and_none() {
+        let (pattern, id) = read_binding(br#"{"origin":"*.Example.com:*","certId":"cert_1"}"#).unwrap();
+        assert_eq!((pattern.to_string().as_str(), id.unwrap().as_str()), ("https://*.example.com:*", "cert_1"));
+        assert!(read_binding(br#"{"origin":"a.test","certId":null}"#).unwrap().1.is_none());
+    }
+
+    #[test]
+    fn wants_both_fields_and_a_possible_id() {
+        let refused = |body: &[u8]| read_binding(body).unwrap_err();
+        assert!(format!("{:?}", refused(b"{}")).contains("missing fields: origin, certId"));
+        assert!(format!("{:?}", refused(br#"{"origin":"a.test"}"#)).contains("missing field: certId"));
+        assert!(
+            format!("{:?}", refused(br#"{"origin":"a.test","certId":1}"#))
+                .contains("certId must be a string or null, not a number")
+        );
+        assert!(format!("{:?}", refused(br#"{"origin":"","certId":null}"#)).contains("origin: the origin is empty"));
+        assert_eq!(refused(br#"{"origin":"a.test","certId":"../x"}"#).status(), 404);
+    }
+}

@@ -1,0 +1,166 @@
+//! What the wiring knows and the API tells: where egret listens, how far it has come, its interception CA.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use arc_swap::ArcSwap;
+use time::OffsetDateTime;
+
+use crate::domain::time::now;
+
+/// How far egret has come. Only ever moves forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Sockets are being bound, or the store is being read.
+    Starting,
+    /// Every listener is bound and the store is loaded.
+    Running,
+    /// It was told to end and finishes what runs.
+    Draining,
+}
+
+/// A listener as `/v1/status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ListenerStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// `forward` or `sidecar`.
+    pub mode: String,
+    /// The address it is bound to, `host:port`.
+    pub address: String,
+}
+
+/// The interception CA's certificate. Never its key.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct CaCertificate {
+    /// The certificate, PEM.
+    pub pem: String,
+    /// The file that holds it for client programs; `None` where nothing may be written.
+    pub path: Option<String>,
+}
+
+/// Why there is no interception CA to show: a sentence for the log.
+pub type CaError = String;
+type CaFuture = Pin<Box<dyn Future<Output = Result<CaCertificate, CaError>> + Send>>;
+type CaSource = Box<dyn Fn() -> CaFuture + Send + Sync>;
+
+/// What the wiring knows. Filled in while egret starts, read by the API from its first request on.
+pub struct StatusInfo {
+    stage: AtomicU8,
+    started_at: OffsetDateTime,
+    store: &'static str,
+    management: OnceLock<SocketAddr>,
+    listeners: ArcSwap<Vec<ListenerStatus>>,
+    ca: OnceLock<CaSource>,
+}
+
+impl StatusInfo {
+    /// A start, now, with this store (`embedded` or `memory`).
+    #[must_use]
+    pub fn new(store: &'static str) -> Self {
+        Self {
+            stage: AtomicU8::new(0),
+            started_at: now(),
+            store,
+            management: OnceLock::new(),
+            listeners: ArcSwap::default(),
+            ca: OnceLock::new(),
+        }
+    }
+
+    /// Moves on to `stage`; never back.
+    pub fn reach(&self, stage: Stage) {
+        // No partner: the stage guards no other data.
+        self.stage.fetch_max(stage as u8, Ordering::Relaxed);
+    }
+
+    /// How far egret has come.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Relaxed) {
+            0 => Stage::Starting,
+            1 => Stage::Running,
+            _ => Stage::Draining,
+        }
+    }
+
+    /// Says where the management API listens; the first word counts.
+    pub fn set_management(&self, address: SocketAddr) {
+        let _ = self.management.set(address);
+    }
+
+    /// Where the management API listens.
+    #[must_use]
+    pub fn management(&self) -> Option<SocketAddr> {
+        self.management.get().copied()
+    }
+
+    /// Says which listeners there are, in file order.
+    pub fn set_listeners(&self, listeners: Vec<ListenerStatus>) {
+        self.listeners.store(listeners.into());
+    }
+
+    /// The listeners, in file order.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<ListenerStatus> {
+        self.listeners.load().to_vec()
+    }
+
+    /// Says where the interception CA comes from; the first word counts. `source` may make it on its first call.
+    pub fn set_ca<F>(&self, source: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Result<CaCertificate, CaError>> + Send + 'static,
+    {
+        let _ = self.ca.set(Box::new(move || Box::pin(source())));
+    }
+
+    /// The interception CA's certificate; `None` where nothing intercepts.
+    ///
+    /// # Errors
+    /// What [`StatusInfo::set_ca`]'s source says.
+    pub async fn ca(&self) -> Option<Result<CaCertificate, CaError>> {
+        match self.ca.get() {
+            Some(source) => Some(source().await),
+            None => None,
+        }
+    }
+
+    /// When egret was started.
+    #[must_use]
+    pub fn started_at(&self) -> OffsetDateTime {
+        self.started_at
+    }
+
+    /// `embedded` or `memory`.
+    #[must_use]
+    pub fn store(&self) -> &'static str {
+        self.store
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ever_moves_forward() {
+        let info = StatusInfo::new("memory");
+        assert_eq!(info.stage(), Stage::Starting);
+        info.reach(Stage::Draining);
+        info.reach(Stage::Running);
+        assert_eq!(info.stage(), Stage::Draining);
+    }
+
+    #[tokio::test]
+    async fn asks_the_source_for_the_ca() {
+        let info = StatusInfo::new("memory");
+        assert!(info.ca().await.is_none());
+        let ca = CaCertificate { pem: "pem".to_owned(), path: None };
+        let given = ca.clone();
+        info.set_ca(move || std::future::ready(Ok(given.clone())));
+        assert_eq!(info.ca().await, Some(Ok(ca)));
+    }
+}

@@ -1,0 +1,118 @@
+//! Floor 5: the management server.
+//!
+//! Two sets of routes over one registry and one control: Vercel's dialect (`vercel`) and egret's own.
+//! Reading looks at snapshots; every change goes through the control floor and is finished even if the client has
+//! gone away. What must stay true:
+//!
+//! - nothing is looked at before the caller is known (`/healthz` and `/readyz` excepted, which tell nothing);
+//! - a private key never leaves, and what arrives is in memory that is wiped;
+//! - an answer is JSON, a success is 200, an error has the one shape of `problem` and holds no input;
+//! - no redirects: SDKs follow them with the token in hand.
+
+mod auth;
+mod bindings;
+mod body;
+mod certificates;
+mod fields;
+mod host;
+mod info;
+mod problem;
+mod projects;
+mod request;
+mod server;
+mod shell;
+mod status;
+mod throttle;
+mod vercel;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{delete, get};
+use tokio::net::TcpListener;
+
+use crate::config::Limits;
+use crate::control::{Control, ControlError};
+use crate::observe::Metrics;
+use crate::registry::Registry;
+
+pub use info::{CaCertificate, CaError, ListenerStatus, Stage, StatusInfo};
+use problem::Problem;
+
+/// What the management server works on.
+pub struct Management {
+    registry: Arc<Registry>,
+    control: Arc<Control>,
+    metrics: Arc<Metrics>,
+    limits: Arc<Limits>,
+    info: Arc<StatusInfo>,
+    throttle: throttle::Throttle,
+}
+
+impl Management {
+    /// A server over these. Of `limits` it uses those of the management API, the head limits, and the deadlines
+    /// for heads, uploads, idle connections and draining.
+    #[must_use]
+    pub fn new(
+        registry: Arc<Registry>,
+        control: Arc<Control>,
+        metrics: Arc<Metrics>,
+        limits: Arc<Limits>,
+        info: Arc<StatusInfo>,
+    ) -> Arc<Self> {
+        Arc::new(Self { registry, control, metrics, limits, info, throttle: throttle::Throttle::default() })
+    }
+
+    /// Runs a change to its end, whatever becomes of the request: between the store and the snapshot nothing
+    /// may be dropped half-way.
+    async fn change<T, F>(&self, change: F) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ControlError>> + Send + 'static,
+    {
+        match tokio::spawn(change).await {
+            Ok(done) => done.map_err(|error| {
+                if let ControlError::Storing(cause) = &error {
+                    self.metrics.store_failures.add();
+                    tracing::error!(%cause, "a change could not be stored");
+                }
+                error.into()
+            }),
+            Err(error) => {
+                tracing::error!(panicked = error.is_panic(), "a change did not come to its end");
+                Err(Problem::internal("the change did not come to its end; egret's log says more"))
+            }
+        }
+    }
+}
+
+/// Serves the API on `listener` until `shutdown` resolves; then finishes what runs, for at most
+/// `limits.drain_timeout`. Owns every task it starts: dropping the future ends them all.
+pub async fn serve(listener: TcpListener, management: Arc<Management>, shutdown: impl Future<Output = ()>) {
+    if let Ok(address) = listener.local_addr() {
+        management.info.set_management(address);
+    }
+    let limits = management.limits.clone();
+    server::run(listener, router(management), limits, shutdown).await;
+}
+
+fn router(management: Arc<Management>) -> Router {
+    let metrics = management.metrics.clone();
+    let routes = Router::new()
+        .route("/v1/projects/{project}/client-cert", get(vercel::list).post(vercel::upload))
+        .route("/v1/projects/{project}/client-cert/{certificate}", delete(vercel::remove))
+        .route("/v1/projects", get(projects::list).post(projects::create))
+        .route("/v1/projects/{project}", delete(projects::remove))
+        .route("/v1/projects/{project}/bindings", get(bindings::list).put(bindings::put).delete(bindings::remove))
+        .route("/v1/projects/{project}/certificates/{certificate}", get(certificates::details))
+        .route("/v1/status", get(status::status))
+        .route("/v1/ca", get(status::ca))
+        .route(shell::HEALTHZ, get(status::healthz))
+        .route(shell::READYZ, get(status::readyz))
+        .with_state(management);
+    shell::dress(routes, metrics)
+}
+
+#[cfg(test)]
+mod tests;

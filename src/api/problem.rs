@@ -1,0 +1,236 @@
+//! Refusals: one shape for every error of the API, `{"error":{"code","message"}}`.
+//!
+//! A message names the field, the fault and the remedy. It never holds a piece of the request: the
+//! clients that read it put it whole into logs.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+
+use crate::control::ControlError;
+use crate::pki::validate::{Fault, Field};
+
+/// What a handler answers with.
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
+
+/// A refusal or a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    limit: Option<Limit>,
+}
+
+/// `error.limit` of a 429.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Limit {
+    /// Tries per second.
+    pub(super) total: u32,
+    /// Tries left.
+    pub(super) remaining: u32,
+    /// When tries are taken again: Unix time, seconds, rounded up.
+    pub(super) reset: i64,
+    /// The same in milliseconds.
+    pub(super) reset_ms: i64,
+}
+
+impl Problem {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), limit: None }
+    }
+
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+    pub(super) fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+    }
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+    pub(super) fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("{what} not found"))
+    }
+    /// The router adds `Allow` (RFC 9110 section 15.5.6): it knows the methods.
+    pub(super) fn method() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_unknown",
+            "this path does not take this method; the Allow header names those it takes",
+        )
+    }
+    pub(super) fn timeout() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body did not arrive in time; send it again")
+    }
+    pub(super) fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", message)
+    }
+    pub(super) fn media_type() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "send the body as JSON, with content-type: application/json",
+        )
+    }
+    pub(super) fn rate_limited(limit: Limit) -> Self {
+        let message = "too many failed authentications from this address; wait a second, then send a valid token";
+        Self { limit: Some(limit), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message) }
+    }
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_server_error", message)
+    }
+    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", message)
+    }
+
+    /// The status that it answers with.
+    #[cfg(test)]
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl From<ControlError> for Problem {
+    fn from(error: ControlError) -> Self {
+        let text = error.to_string();
+        match error {
+            ControlError::Invalid(faults) => Self::bad_request(faults_text(&faults)),
+            ControlError::Field { .. } => Self::bad_request(text),
+            ControlError::Declared(..) => Self::forbidden(text),
+            ControlError::NotFound(what) => Self::not_found(what),
+            ControlError::Exists(_) | ControlError::Transferring => Self::new(StatusCode::CONFLICT, "conflict", text),
+            ControlError::Blocked => Self::new(StatusCode::PAYMENT_REQUIRED, "payment_required", text),
+            ControlError::Encrypting => Self::internal(text),
+            // The cause (a path, a full disk) is the operator's business: it is in the log.
+            ControlError::Storing(_) => {
+                Self::internal("the change could not be stored; nothing was changed; egret's log says why")
+            }
+        }
+    }
+}
+
+/// Every fault as `field: what; remedy`.
+fn faults_text(faults: &[Fault]) -> String {
+    let one = |fault: &Fault| {
+        let field = match fault.field {
+            Field::Cert => "cert",
+            Field::Key => "key",
+            Field::Ca => "ca",
+        };
+        format!("{field}: {}; {}", fault.what, fault.remedy)
+    };
+    faults.iter().map(one).collect::<Vec<_>>().join(" | ")
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            error: Error<'a>,
+        }
+        #[derive(Serialize)]
+        struct Error<'a> {
+            code: &'a str,
+            message: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            limit: Option<Limit>,
+        }
+        let body = Body { error: Error { code: self.code, message: &self.message, limit: self.limit } };
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        match self.status {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            // The window of the limiter is one second.
+            StatusCode::TOO_MANY_REQUESTS => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn parts(problem: Problem) -> (StatusCode, http::HeaderMap, serde_json::Value) {
+        let response = problem.into_response();
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, 64 * 1024).await.unwrap();
+        (parts.status, parts.headers, serde_json::from_slice(&bytes).unwrap())
+    }
+
+    #[tokio::test]
+    async fn has_one_shape_for_every_refusal() {
+        let (status, headers, body) = parts(Problem::not_found("project")).await;
+        assert_eq!(status, 404);
+        assert_eq!(headers["content-type"], "application/json");
+        assert_eq!(body, serde_json::json!({"error": {"code": "not_found", "message": "project not found"}}));
+    }
+
+    #[tokio::test]
+    async fn challenges_who_sends_no_valid_token() {
+        let (status, headers, body) = parts(Problem::unauthorized("x")).await;
+        assert_eq!((status.as_u16(), &headers["www-authenticate"]), (401, &HeaderValue::from_static("Bearer")));
+        assert_eq!(body["error"]["code"], "unauthorized");
+    }
+
+    #[tokio::test]
+    async fn says_when_a_limited_caller_may_come_back() {
+        let limit = Limit { total: 10, remaining: 0, reset: 8, reset_ms: 7001 };
+        let (status, headers, body) = parts(Problem::rate_limited(limit)).await;
+        assert_eq!((status.as_u16(), &headers["retry-after"]), (429, &HeaderValue::from_static("1")));
+        assert_eq!(
+            body["error"]["limit"],
+            serde_json::json!({"total": 10, "remaining": 0, "reset": 8, "resetMs": 7001})
+        );
+    }
+
+    #[tokio::test]
+    async fn maps_what_the_control_floor_says() {
+        let fault = |field| Fault { field, what: "what".to_owned(), remedy: "remedy".to_owned() };
+        for (error, status, code, message) in [
+            (
+                ControlError::Invalid(vec![fault(Field::Cert), fault(Field::Key), fault(Field::Ca)]),
+                400,
+                "bad_request",
+                "cert: what; remedy | key: what; remedy | ca: what; remedy",
+            ),
+            (ControlError::Field { field: "certId", what: "w".to_owned() }, 400, "bad_request", "certId: w"),
+            (
+                ControlError::Declared("https://a.test".to_owned(), "egret.toml".to_owned()),
+                403,
+                "forbidden",
+                "https://a.test is declared in egret.toml; change it there",
+            ),
+            (ControlError::NotFound("certificate"), 404, "not_found", "certificate not found"),
+            (ControlError::Exists("it exists".to_owned()), 409, "conflict", "it exists"),
+            (ControlError::Transferring, 409, "conflict", &ControlError::Transferring.to_string()),
+            (ControlError::Blocked, 402, "payment_required", &ControlError::Blocked.to_string()),
+            (
+                ControlError::Encrypting,
+                500,
+                "internal_server_error",
+                "the private key could not be encrypted; nothing was changed",
+            ),
+            (
+                ControlError::Storing("/secret/path".to_owned()),
+                500,
+                "internal_server_error",
+                "the change could not be stored; nothing was changed; egret's log says why",
+            ),
+        ] {
+            let (got, _, body) = parts(error.into()).await;
+            assert_eq!(got.as_u16(), status);
+            assert_eq!(body["error"]["code"], code);
+            assert_eq!(body["error"]["message"], message);
+        }
+    }
+}

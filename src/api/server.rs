@@ -1,0 +1,159 @@
+//! The management server: accepts, bounds, and ends gracefully.
+//!
+//! What must stay true: at most `limits.max_api_connections` connections at once; none lives without moving
+//! a byte for longer than `limits.keep_alive_timeout`; an answer that was sent before the request was read
+//! to its end still arrives (see [`linger`]); every task ends with [`run`].
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::host::Ends;
+use crate::config::Limits;
+use crate::net::{Io, Meter};
+
+/// hyper refuses smaller buffers.
+const MIN_BUFFER: usize = 8192;
+/// Pause after a failed accept: mostly no descriptors are left, and they come back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long, and for how much, a closing connection still reads.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 8 << 20;
+
+/// Serves `router` until `shutdown` resolves and what runs has ended, or `limits.drain_timeout` has passed.
+/// Dropping the future cuts every connection.
+pub(super) async fn run(
+    listener: TcpListener,
+    router: Router,
+    limits: Arc<Limits>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let permits = Arc::new(Semaphore::new(limits.max_api_connections));
+    let ending = CancellationToken::new();
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = accept(&listener, &permits) => accepted,
+        };
+        match accepted {
+            Ok((stream, ends, permit)) => {
+                let (router, limits, ending) = (router.clone(), limits.clone(), ending.clone());
+                connections.spawn(async move {
+                    serve(stream, ends, router, &limits, &ending).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a management connection could not be accepted");
+                tokio::select! {
+                    () = &mut shutdown => break,
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                }
+            }
+        }
+        // Forget those that have ended; the permits bound how many there are.
+        while connections.try_join_next().is_some() {}
+    }
+    drop(listener);
+    ending.cancel();
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(limits.drain_timeout, all).await.is_err() {
+        tracing::warn!(cut = connections.len(), "management connections were cut at the end of limits.drain_timeout");
+        connections.shutdown().await;
+    }
+}
+
+type Accepted = (TcpStream, Ends, tokio::sync::OwnedSemaphorePermit);
+
+async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<Accepted> {
+    // The permit first: what cannot be served stays in the kernel's queue.
+    let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            // The client gave up while it was queued.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let local: SocketAddr = stream.local_addr()?;
+        let _ = stream.set_nodelay(true); // a hint; answers arrive all the same
+        return Ok((stream, Ends { peer, local }, permit));
+    }
+}
+
+/// One connection, to its end.
+async fn serve(stream: TcpStream, ends: Ends, router: Router, limits: &Limits, ending: &CancellationToken) {
+    let meter = Meter::new();
+    let io = TokioIo::new(Io::new(stream, meter.clone()));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ends);
+        router.call(request)
+    });
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // Runs from the moment a head is awaited: it also ends connections that say nothing.
+        .header_read_timeout(limits.head_timeout)
+        .max_buf_size(limits.max_head_bytes.max(MIN_BUFFER))
+        .max_headers(limits.max_headers)
+        .serve_connection(io, service);
+    let mut told = false;
+    loop {
+        // Whoever moves no byte for so long neither reads its answer nor sends its request.
+        let patience = limits.keep_alive_timeout.saturating_sub(meter.idle());
+        tokio::select! {
+            // Its errors are the client's: a broken request was answered, a broken connection has no one to tell.
+            _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break,
+            () = ending.cancelled(), if !told => {
+                told = true;
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
+            () = tokio::time::sleep(patience) => {
+                if meter.idle() >= limits.keep_alive_timeout {
+                    return;
+                }
+            }
+        }
+    }
+    let mut stream = connection.into_parts().io.into_inner();
+    // An error or a time-out here means that there is no one left to answer.
+    let _ = tokio::time::timeout(LINGER, linger(&mut stream)).await;
+}
+
+/// Closes our side, then reads what the client still sends. Closing with unread bytes makes the kernel reset
+/// the connection, and the reset overtakes the answer: a refused upload would look like a broken network.
+async fn linger(stream: &mut Io<TcpStream>) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut sink = vec![0; MIN_BUFFER];
+    let mut left = LINGER_BYTES;
+    while left > 0 {
+        match stream.read(&mut sink).await? {
+            0 => break,
+            read => left = left.saturating_sub(read),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! The server over small routers: no registry is needed to see that it bounds and ends.
+
+use axum::extract::Request as Asked;
+use axum::routing::{any, get};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+
+const SOON: Duration = Duration::from_secs(10);
+
+struct Running {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+async fn start(router: Router, limits: Limits) -> Running {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel();
+    let shutdown = async { stopped.await.unwrap_or(()) };
+    let task = tokio::spawn(run(listener, router, Arc::new(limits), shutdown));
+    Running { address, stop: Some(stop), task }
+}
+
+async fn send(address: SocketAddr, text: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    stream
+}
+
+/// All that comes until the server closes.
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    timeout(SOON, stream.read_to_end(&mut text)).await.expect("the server closes in time").unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test]
+async fn tells_handlers_both_ends() {
+    let router = Router::new().route(
+        "/",
+        get(|request: Asked| async move {
+            let ends = request.extensions().get::<Ends>().copied().unwrap();
+            format!("{} {}", ends.peer, ends.local)
+        }),
+    );
+    let running = start(router, Limits::default()).await;
+    let mut stream = send(running.address, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    let answer = rest(&mut stream).await;
+    let ends = format!("{} {}", stream.local_addr().unwrap(), running.address);
+    assert!(answer.ends_with(&ends), "{answer}");
+}
+
+#[tokio::test]
+async fn finishes_what_runs_and_then_ends() {
+    let (reached, gate) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (r, g) = (reached.clone(), gate.clone());
+    let router = Router::new().route(
+        "/",
+        get(move || async move {
+            r.notify_one();
+            g.notified().await;
+            "done"
+        }),
+    );
+    let mut running = start(router, Limits::default()).await;
+    let mut idle = TcpStream::connect(running.address).await.unwrap();
+    let mut busy = send(running.address, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    timeout(SOON, reached.notified()).await.unwrap();
+    running.stop.take().unwrap().send(()).unwrap();
+    assert_eq!(rest(&mut idle).await, "", "an idle connection closes at once");
+    assert!(!running.task.is_finished());
+    gate.notify_one();
+    assert!(rest(&mut busy).await.ends_with("done"));
+    timeout(SOON, running.task).await.unwrap().unwrap();
+    assert!(TcpStream::connect(running.address).await.is_err());
+}
+
+#[tokio::test]
+async fn cuts_what_does_not_end() {
+    let limits = Limits { drain_timeout: Duration::from_millis(20), ..Limits::default() };
+    let router = Router::new().route("/", get(std::future::pending::<()>));
+    let mut running = start(router, limits).await;
+    let mut stuck = send(running.address, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    running.stop.take().unwrap().send(()).unwrap();
+    timeout(SOON, running.task).await.unwrap().unwrap();
+    let mut text = Vec::new();
+    // End or reset: either way it is over.
+    let _ = timeout(SOON, stuck.read_to_end(&mut text)).await.unwrap();
+    assert!(text.is_empty());
+}
+
+#[tokio::test]
+async fn drops_who_says_nothing_and_who_says_half() {
+    let limits = Limits { head_timeout: Duration::from_millis(30), ..Limits::default() };
+    let running = start(Router::new(), limits).await;
+    for text in ["", "GET / HTTP/1.1\r\nho"] {
+        let mut stream = send(running.address, text).await;
+        let answer = rest(&mut stream).await;
+        assert!(!answer.contains("200"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn drops_who_stands_still_in_the_middle() {
+    let limits = Limits { keep_alive_timeout: Duration::from_millis(50), ..Limits::default() };
+    let router = Router::new().route(
+        "/",
+        any(|request: Asked| async move {
+            let _ = axum::body::to_bytes(request.into_body(), 100).await;
+        }),
+    );
+    let running = start(router, limits).await;
+    let mut stream = send(running.address, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf").await;
+    assert_eq!(rest(&mut stream).await, "");
+}
+
+#[tokio::test]
+async fn lets_a_refusal_overtake_a_large_upload() {
+    let router = Router::new().route("/", any(|| async { (http::StatusCode::PAYLOAD_TOO_LARGE, "too large") }));
+    let running = start(router, Limits::default()).await;
+    let body = "x".repeat(4 << 20);
+    let request = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let mut stream = timeout(SOON, send(running.address, &request)).await.unwrap();
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.ends_with("too large"), "{answer}");
+}
+
+#[tokio::test]
+async fn serves_no_more_connections_than_allowed() {
+    let limits = Limits { max_api_connections: 1, ..Limits::default() };
+    let running = start(Router::new().route("/", get(|| async { "done" })), limits).await;
+    let mut first = send(running.address, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let mut answer = [0; 15];
+    timeout(SOON, first.read_exact(&mut answer)).await.unwrap().unwrap();
+    let mut second = send(running.address, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    let early = timeout(Duration::from_millis(50), second.read(&mut answer)).await;
+    assert!(early.is_err(), "served although the first is still open");
+    drop(first);
+    assert!(rest(&mut second).await.ends_with("done"));
+}
