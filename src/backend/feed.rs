@@ -57,8 +57,9 @@ impl Feed {
         Box::pin(stream::unfold(state, |(feed, mut bell, after)| async move {
             loop {
                 bell.mark_unchanged();
-                // Not held across the wait: a watcher does not keep a backend alive.
-                match feed.upgrade()?.next(after) {
+                // The feed is not held across the wait: a watcher must not keep it alive, or it would wait for ever.
+                let next = feed.upgrade()?.next(after);
+                match next {
                     Next::Change(change) => {
                         let at = change.revision;
                         return Some((Ok(change), (feed, bell, at)));

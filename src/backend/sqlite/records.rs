@@ -211,7 +211,7 @@ fn salvage(connection: &Connection) -> (Vec<SealedRecord>, Vec<Lost>) {
     for id in ids {
         let read = connection
             .prepare_cached(&format!("SELECT {COLUMNS} FROM records NOT INDEXED WHERE rowid = ?"))
-            .and_then(|mut statement| statement.query_row([id], |row| record(row)).optional());
+            .and_then(|mut statement| statement.query_row([id], record).optional());
         match read {
             Ok(Some(Ok(record))) => found.push(record),
             Ok(Some(Err(row))) => lost.push(row),
