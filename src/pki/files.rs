@@ -1,6 +1,6 @@
 //! egret's own files: 0600 in a folder of 0700, never through a symbolic link.
 //!
-//! All that is particular to an operating system about files stands here, in [`system`]; a port fills in that module.
+//! All that is particular to an operating system about files stands here, in `system`; a port fills in that module.
 //! Files that operators mount (certificates, Secrets) are read elsewhere, as they are.
 
 use std::fs::{DirBuilder, File};

@@ -1,13 +1,13 @@
 //! From a folder to an open, checked and migrated store.
 
-use std::fs::{File, TryLockError};
+use std::fs::TryLockError;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use super::records::Store;
+use super::records::{Lock, Store};
 use crate::backend::BackendError;
 use crate::pki::files::{self, FileError};
 
@@ -73,10 +73,10 @@ pub(super) fn open(data_dir: &Path) -> Result<Store, BackendError> {
 }
 
 /// One egret at a time. The lock ends with the process, however it ends.
-fn lock(data_dir: &Path) -> Result<File, BackendError> {
+fn lock(data_dir: &Path) -> Result<Lock, BackendError> {
     let file = files::open_or_create_private(&data_dir.join(LOCK))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(unavailable(format!(
             "another egret works with {}; stop it, or give this one another data directory",
             data_dir.display()

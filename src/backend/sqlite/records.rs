@@ -16,14 +16,25 @@ pub(super) struct Store {
     /// Rows that are there but not served. For a commit they are absent, so that a new upload can take their place.
     quarantined: HashSet<RecordKey>,
     /// Freed after the connection is closed: fields are dropped in this order.
-    _lock: File,
+    _lock: Lock,
+}
+
+/// The locked `egret.lock`.
+pub(super) struct Lock(pub(super) File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a process that is just being spawned may hold a copy of the descriptor until
+        // its exec. If this fails, closing is what is left.
+        let _ = self.0.unlock();
+    }
 }
 
 /// Version and SHA-256 of what was committed last under a key.
 type Entry = (u64, [u8; 32]);
 
 impl Store {
-    pub(super) fn new(connection: Connection, complaints: Vec<String>, lock: File) -> Self {
+    pub(super) fn new(connection: Connection, complaints: Vec<String>, lock: Lock) -> Self {
         Self { connection, complaints, quarantined: HashSet::new(), _lock: lock }
     }
 
