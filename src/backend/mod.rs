@@ -9,6 +9,7 @@ use std::pin::Pin;
 
 use futures_util::Stream;
 
+mod feed;
 mod memory;
 mod sqlite;
 

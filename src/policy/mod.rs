@@ -1,26 +1,156 @@
-//! stub
-use crate::domain::{Code, Host};
-use std::net::SocketAddr;
-/// stub
+//! Floor 1: who may be reached. The name is judged first ([`EgressPolicy::judge_origin`]), then every address that it
+//! resolved to ([`EgressPolicy::judge_address`]); only a judged address is ever dialled, so what a name says later
+//! changes nothing.
+//!
+//! - egret's own listeners are refused whatever the configuration says.
+//! - A refusal names the category of an address, never what lies behind it.
+
+mod address;
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::RwLock;
+
+use ipnet::IpNet;
+
+pub use address::Category;
+
+use crate::config::EgressSettings;
+use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, Host, HostKind, Origin, Pattern};
+
+/// Why an origin or an address may not be reached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
 pub struct Denied {
-    /// code
+    /// `policy.origin_denied` or `policy.address_denied`.
     pub code: Code,
-    /// why
+    /// In words, with the remedy where there is one; nothing of the inside's topology.
     pub why: String,
 }
-/// stub
-pub struct EgressPolicy;
+
+/// Names under which clouds hand out credentials. The addresses behind them are refused too; the names are, because a
+/// resolver of the cloud may answer with others.
+const METADATA_NAMES: &[&str] = &[
+    "metadata.google.internal",
+    "metadata.goog",
+    "metadata.azure.internal",
+    "metadata.tencentyun.com",
+    "instance-data",
+    "instance-data.ec2.internal",
+];
+
+/// Who may be reached (`[egress]`), with the address guard of profile `local`.
+#[derive(Debug)]
+pub struct EgressPolicy {
+    allow: Vec<Pattern>,
+    deny: Vec<Pattern>,
+    exceptions: Vec<(IpNet, Option<u16>)>,
+    /// Where egret itself listens: known only once the sockets are bound.
+    own: RwLock<Vec<SocketAddr>>,
+}
+
 impl EgressPolicy {
-    /// stub
-    pub fn new(_s: &crate::config::EgressSettings) -> Self {
-        Self
+    /// A policy that follows `settings`. An empty `allow` allows nothing.
+    #[must_use]
+    pub fn new(settings: &EgressSettings) -> Self {
+        Self {
+            allow: settings.allow.clone(),
+            deny: settings.deny.clone(),
+            exceptions: settings.allow_addresses.clone(),
+            own: RwLock::default(),
+        }
     }
-    /// stub
-    pub fn judge_origin(&self, _h: &Host, _port: u16, _tls: bool) -> Result<(), Denied> {
+
+    /// Says where egret itself listens (proxy and management), once that is known and before anything is accepted.
+    pub fn set_own(&self, listeners: Vec<SocketAddr>) {
+        *self.own.write().unwrap_or_else(std::sync::PoisonError::into_inner) = listeners;
+    }
+
+    /// Whether `[egress]` lets `host` and `port` be reached. `deny` wins over `allow`. Patterns are https origins; a
+    /// plain http target (`tls` = false) is compared as if it were one, on its port and on the port it would be lifted
+    /// to (80 becomes 443).
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn judge_origin(&self, host: &Host, port: u16, tls: bool) -> Result<(), Denied> {
+        if is_metadata_name(host) {
+            return Err(Denied {
+                code: Code::PolicyAddressDenied,
+                why: "the name is that of a cloud's metadata service, which hands out credentials".to_owned(),
+            });
+        }
+        let asked = Origin::new(host.clone(), port);
+        let lifted = (!tls && port == HTTP_PORT).then(|| Origin::new(host.clone(), HTTPS_PORT));
+        let covers = |pattern: &Pattern| pattern.covers(&asked) || lifted.as_ref().is_some_and(|o| pattern.covers(o));
+        if self.deny.iter().any(covers) {
+            return Err(Denied { code: Code::PolicyOriginDenied, why: "[egress] deny names the origin".to_owned() });
+        }
+        if !self.allow.iter().any(covers) {
+            return Err(Denied {
+                code: Code::PolicyOriginDenied,
+                why: "the origin is not in [egress] allow; add it there to reach it".to_owned(),
+            });
+        }
         Ok(())
     }
-    /// stub
-    pub fn judge_address(&self, _a: SocketAddr) -> Result<(), Denied> {
-        Ok(())
+
+    /// Whether this address may be dialled. Asked of every address, resolved or literal, directly before connecting.
+    ///
+    /// Refused, in this order: egret's own listeners (their port on any address of this host); whatever
+    /// `[egress] allow_addresses` does not except and IANA does not call globally reachable, but for loopback, private,
+    /// unique local, shared (100.64/10) and benchmarking (198.18/15) addresses, which the caller could reach without
+    /// egret. An IPv4 address inside an IPv6 one is judged as well. A cloud's metadata address is excepted only by an
+    /// entry for that address alone.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn judge_address(&self, address: SocketAddr) -> Result<(), Denied> {
+        let ip = address.ip().to_canonical();
+        if self.is_own(ip, address.port()) {
+            return Err(denied("the address is a listener of egret itself"));
+        }
+        let category = Category::of(ip);
+        if category.is_allowed_locally() || self.is_excepted(ip, address.port(), category) {
+            return Ok(());
+        }
+        Err(denied(&format!(
+            "the address is {}, which is not reached through egret; if it must be, add it to [egress] allow_addresses",
+            category.describe()
+        )))
+    }
+
+    fn is_excepted(&self, ip: IpAddr, port: u16, category: Category) -> bool {
+        self.exceptions.iter().any(|(net, only)| {
+            // `100.64.0.0/10` is meant for a VPN and not for the metadata service that sits in it.
+            let wide = net.prefix_len() < net.max_prefix_len();
+            // An exception may be written in the mapped form, too: both name the same address.
+            let contains = net.contains(&ip)
+                || matches!((net, ip), (IpNet::V6(net), IpAddr::V4(v4)) if net.contains(&v4.to_ipv6_mapped()));
+            contains && only.is_none_or(|p| p == port) && !(wide && category == Category::Metadata)
+        })
+    }
+
+    fn is_own(&self, ip: IpAddr, port: u16) -> bool {
+        let ours = self.own.read().unwrap_or_else(std::sync::PoisonError::into_inner).iter().any(|l| l.port() == port);
+        ours && std::iter::once(ip).chain(address::embedded(ip)).any(is_of_this_host)
     }
 }
+
+fn denied(why: &str) -> Denied {
+    Denied { code: Code::PolicyAddressDenied, why: why.to_owned() }
+}
+
+fn is_metadata_name(host: &Host) -> bool {
+    host.kind() == HostKind::Name
+        && METADATA_NAMES
+            .iter()
+            .any(|name| host.as_str().strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+}
+
+/// Whether connecting to `ip` stays on this host. The kernel is asked by binding a UDP socket (nothing is sent): it
+/// knows addresses that came after the start, and no list of interfaces has to be kept.
+fn is_of_this_host(ip: IpAddr) -> bool {
+    ip.is_unspecified() || ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,221 @@
+//! The key-encryption key: where it comes from, and what makes it unusable.
+//!
+//! - A key is never replaced by a new one while there is something sealed with the old.
+//! - No message repeats any of it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::rand;
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use zeroize::Zeroizing;
+
+use super::files::{self, FileError};
+use crate::config::{KeySource, StoreBackend};
+use crate::domain::hex;
+
+/// Name of the generated key within the data directory.
+pub const KEY_FILE: &str = "key-encryption-key";
+/// Name of the embedded store, whose presence forbids making a new key.
+const STORE_FILE: &str = "egret.db";
+/// More than any spelling of 32 bytes; a certificate or an archive named by mistake is not read in.
+const MAX_FILE: usize = 1024;
+/// What a person runs to get a key.
+const MAKE_ONE: &str = "openssl rand -hex 32";
+
+/// Why there is no key-encryption key. Never says anything of the key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KekError {
+    /// The environment variable is not there.
+    #[error(
+        "the environment variable {0}, which should hold the key-encryption key, is not set; set it to the output of: {MAKE_ONE}"
+    )]
+    NoVariable(String),
+    /// What was found is not a key.
+    #[error("the key-encryption key in {place} is not {wanted}; make one with: {MAKE_ONE}")]
+    Malformed {
+        /// The file or variable.
+        place: String,
+        /// The forms that are understood there.
+        wanted: &'static str,
+    },
+    /// There is a store, but not the key that it was sealed with.
+    #[error(
+        "the store {} is sealed with the key-encryption key in {}, which is missing; put that file back from a backup, \
+         or move the store away to begin with an empty one", store.display(), key.display()
+    )]
+    KeyMissing {
+        /// The store.
+        store: PathBuf,
+        /// Where the key should be.
+        key: PathBuf,
+    },
+    /// A file of egret's own is not as it must be.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file that the operator named cannot be read.
+    #[error("the key-encryption key {} cannot be read: {source}", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// The system has no random numbers.
+    #[error("the system gave no random numbers for a key-encryption key")]
+    Random,
+}
+
+/// The key-encryption key that `source` names.
+///
+/// - [`KeySource::File`]: 32 raw bytes, 64 hex digits or base64; the file is read as it is, links followed, with a
+///   warning if the whole machine may read it.
+/// - [`KeySource::Env`]: 64 hex digits or base64.
+/// - [`KeySource::Generated`]: `<data_dir>/key-encryption-key`, made on first start (durable before this returns);
+///   with [`StoreBackend::Memory`] a random key that ends with the process, and nothing is written.
+///
+/// # Errors
+/// [`KekError`].
+pub fn load(source: &KeySource, data_dir: &Path, backend: StoreBackend) -> Result<Zeroizing<[u8; 32]>, KekError> {
+    match (source, backend) {
+        (KeySource::File(path), _) => mounted(path),
+        (KeySource::Env(name), _) => {
+            let value = std::env::var_os(name).ok_or_else(|| KekError::NoVariable(name.clone()))?;
+            let value = Zeroizing::new(value.into_encoded_bytes());
+            decode_text(&value).ok_or_else(|| KekError::Malformed {
+                place: format!("the environment variable {name}"),
+                wanted: "64 hex digits or base64 of 32 bytes",
+            })
+        }
+        (KeySource::Generated, StoreBackend::Memory) => random(),
+        (KeySource::Generated, StoreBackend::Embedded) => generated(data_dir),
+    }
+}
+
+/// A key file of the operator's: Secrets are links, and 0440 or 0644.
+fn mounted(path: &Path) -> Result<Zeroizing<[u8; 32]>, KekError> {
+    let unreadable = |source| KekError::Unreadable { path: path.to_owned(), source };
+    let file = File::open(path).map_err(unreadable)?;
+    let bytes = files::read_bounded(&file, MAX_FILE).map_err(unreadable)?;
+    if files::is_world_readable(&file) {
+        tracing::warn!(path = %path.display(), "everybody on this machine may read the key-encryption key; run: chmod o-r on it");
+    }
+    let key = bytes.as_ref().and_then(|bytes| match <&[u8; 32]>::try_from(&bytes[..]) {
+        Ok(raw) => {
+            if raw.iter().all(u8::is_ascii_graphic) {
+                tracing::warn!(path = %path.display(), "the key-encryption key is 32 characters of text, which holds less than 256 bits; make a better one with: {MAKE_ONE}");
+            }
+            Some(Zeroizing::new(*raw))
+        }
+        Err(_) => decode_text(bytes),
+    });
+    key.ok_or_else(|| KekError::Malformed {
+        place: path.display().to_string(),
+        wanted: "32 raw bytes, 64 hex digits or base64 of 32 bytes",
+    })
+}
+
+/// egret's own key file.
+fn generated(data_dir: &Path) -> Result<Zeroizing<[u8; 32]>, KekError> {
+    files::private_folder(data_dir)?;
+    let path = data_dir.join(KEY_FILE);
+    match read_own(&path) {
+        Err(KekError::File(e)) if e.is_not_found() => {}
+        other => return other,
+    }
+    let store = data_dir.join(STORE_FILE);
+    // A store that cannot even be looked at counts as one.
+    if !matches!(store.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound) {
+        return Err(KekError::KeyMissing { store, key: path });
+    }
+    let key = random()?;
+    match write_own(data_dir, &path, &key) {
+        Ok(()) => {
+            tracing::info!(path = %path.display(), "made a key-encryption key; whoever has this file and the store can read the private keys in it, so back them up apart");
+            Ok(key)
+        }
+        // Another egret that starts at the same moment was faster: its key is the key.
+        Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => read_own(&path),
+        Err(other) => Err(other.into()),
+    }
+}
+
+fn read_own(path: &Path) -> Result<Zeroizing<[u8; 32]>, KekError> {
+    let file = files::open_private(path, false)?;
+    let bytes = files::read_bounded(&file, MAX_FILE).map_err(|source| FileError::Io {
+        path: path.to_owned(),
+        doing: "read",
+        source,
+    })?;
+    bytes.and_then(|bytes| decode_text(&bytes)).ok_or_else(|| KekError::Malformed {
+        place: path.display().to_string(),
+        wanted: "64 hex digits, as egret wrote it (put it back from a backup)",
+    })
+}
+
+/// Under a name of its own first: killed at any instant, there is a whole key or none.
+fn write_own(data_dir: &Path, path: &Path, key: &[u8; 32]) -> Result<(), FileError> {
+    let mut suffix = [0; 8];
+    let io = |doing| move |source| FileError::Io { path: path.to_owned(), doing, source };
+    rand::fill(&mut suffix).map_err(|_| io("created")(io::Error::other("no random numbers")))?;
+    let temporary = data_dir.join(format!("{KEY_FILE}.{}", hex(&suffix)));
+    let mut file = files::create_private(&temporary)?;
+    let mut text = Zeroizing::new(Vec::with_capacity(65));
+    for byte in key {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        text.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+    text.push(b'\n');
+    let written = file.write_all(&text).and_then(|()| file.sync_all()).map_err(io("written"));
+    // A link, unlike a rename, never displaces a key that is there already.
+    let linked = written.and_then(|()| fs::hard_link(&temporary, path).map_err(io("created")));
+    let removed = fs::remove_file(&temporary).map_err(io("created"));
+    linked?;
+    removed?;
+    files::sync_folder(data_dir)
+}
+
+fn random() -> Result<Zeroizing<[u8; 32]>, KekError> {
+    let mut key = Zeroizing::new([0; 32]);
+    rand::fill(&mut *key).map_err(|_| KekError::Random)?;
+    Ok(key)
+}
+
+/// 64 hex digits, or base64 (standard or URL-safe, padded or not), of exactly 32 bytes; white space at the end is trimmed.
+fn decode_text(text: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
+    let text = text.trim_ascii_end();
+    let mut key = Zeroizing::new([0; 32]);
+    if text.len() == 64 {
+        for (byte, pair) in key.iter_mut().zip(text.chunks_exact(2)) {
+            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        }
+        return Some(key);
+    }
+    // 32 bytes are 43 characters and one of padding; the estimate of the decoder wants room for 33.
+    let mut buffer = Zeroizing::new([0; 36]);
+    if text.len() > 44 {
+        return None;
+    }
+    let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let length = [&alphabet::STANDARD, &alphabet::URL_SAFE]
+        .into_iter()
+        .find_map(|alphabet| GeneralPurpose::new(alphabet, config).decode_slice(text, &mut *buffer).ok())?;
+    key.copy_from_slice(buffer.get(..length).filter(|b| b.len() == 32)?);
+    Some(key)
+}
+
+fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests;
