@@ -28,6 +28,7 @@ impl<V> Default for Table<V> {
 }
 
 impl<V> Table<V> {
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.len
     }
