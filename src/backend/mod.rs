@@ -116,6 +116,8 @@ pub struct Loaded {
     pub records: Vec<SealedRecord>,
     /// Rows that could not even be read as records; each a sentence naming the row.
     pub damaged: Vec<String>,
+    /// Those of `damaged` whose key is known: committed once, and now damaged or missing. For a commit they are absent.
+    pub lost: Vec<RecordKey>,
     /// The position.
     pub revision: Revision,
 }

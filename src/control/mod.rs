@@ -1,15 +1,31 @@
 //! Floor 4: the only writers.
-use std::sync::Arc;
+//!
+//! Invariants:
+//! - what was acknowledged is in the store, and what is in the store is what memory means: one commit per change,
+//!   then one snapshot, under the project's writer lock;
+//! - when a change that ends a certificate has answered, no new request can use that certificate;
+//! - a private key leaves this floor only sealed.
+
+mod apply;
+mod certificates;
+mod declared;
+mod load;
+mod projects;
+mod records;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
 use zeroize::Zeroizing;
 
-use crate::backend::Backend;
-use crate::config::Settings;
-use crate::domain::{CertificateId, Pattern, ProjectInfo};
-use crate::identity::TlsFactory;
-use crate::pki::anchors::SharedAnchors;
-use crate::pki::seal::Sealer;
+use crate::backend::SealedRecord;
+use crate::domain::Pattern;
 use crate::pki::validate::Fault;
-use crate::registry::{Certificate, Project, Registry};
+use crate::registry::{Certificate, Registry};
 
 /// An upload, dialect-free. Wiped when dropped.
 pub struct Upload {
@@ -89,7 +105,25 @@ fn faults_text(faults: &[Fault]) -> String {
 
 /// The only writer of registry and store.
 pub struct Control {
-    _p: (),
+    inner: Arc<Inner>,
+}
+
+/// What a change needs; shared with the task that runs it.
+struct Inner {
+    registry: Arc<Registry>,
+    store: store::Store,
+    maker: apply::Maker,
+    /// The configuration file, for those who must change something there.
+    file: PathBuf,
+    replace_grace: Duration,
+    delete_grace: Duration,
+    /// Held while projects are made and deleted. Taken before a project's writer lock, never after.
+    membership: tokio::sync::Mutex<()>,
+    /// The interception CA as it rests. Held while it is made.
+    local_ca: Arc<tokio::sync::Mutex<Option<SealedRecord>>>,
+    /// Stored bindings that a declared one covers: kept in the store, in force again once the file lets go.
+    shadowed: Mutex<load::Shadowed>,
+    unloaded: Vec<String>,
 }
 
 /// What [`Control::load`] found.
@@ -102,69 +136,9 @@ pub struct LoadReport {
 }
 
 impl Control {
-    /// Loads store and declared certificates, publishes every project, and is then ready for changes.
-    ///
-    /// # Errors
-    /// Only what makes starting senseless: a store that cannot be read at all, a key-encryption key that opens nothing.
-    pub async fn load(
-        _settings: &Settings,
-        _registry: Arc<Registry>,
-        _backend: Arc<dyn Backend>,
-        _sealer: Arc<Sealer>,
-        _factory: Arc<TlsFactory>,
-        _anchors: Arc<SharedAnchors>,
-    ) -> anyhow::Result<Self> {
-        todo!()
-    }
     /// What load found, and what is still so.
     #[must_use]
     pub fn report(&self) -> LoadReport {
-        todo!()
-    }
-    /// Uploads a certificate and binds it.
-    pub async fn upload(
-        &self,
-        _project: &Arc<Project>,
-        _upload: Upload,
-        _drain: Drain,
-    ) -> Result<Uploaded, ControlError> {
-        todo!()
-    }
-    /// Deletes a certificate and all its bindings; gives back the patterns (by order of [`crate::registry::Snapshot::bindings`]).
-    pub async fn delete(
-        &self,
-        _project: &Arc<Project>,
-        _id: &CertificateId,
-        _drain: Drain,
-    ) -> Result<Vec<Pattern>, ControlError> {
-        todo!()
-    }
-    /// Binds an existing certificate, or *none*, to a pattern. True if the slot was occupied.
-    pub async fn bind(
-        &self,
-        _project: &Arc<Project>,
-        _pattern: Pattern,
-        _certificate: Option<&CertificateId>,
-    ) -> Result<bool, ControlError> {
-        todo!()
-    }
-    /// Removes a binding (the certificate stays).
-    pub async fn unbind(&self, _project: &Arc<Project>, _pattern: &Pattern) -> Result<(), ControlError> {
-        todo!()
-    }
-    /// Makes a project.
-    pub async fn create_project(&self, _info: ProjectInfo) -> Result<Arc<Project>, ControlError> {
-        todo!()
-    }
-    /// Deletes a project with everything in it.
-    pub async fn delete_project(&self, _project: &Arc<Project>) -> Result<(), ControlError> {
-        todo!()
-    }
-    /// Reads a small record that belongs to no project (the interception CA), or stores it once.
-    pub async fn local_ca(
-        &self,
-        _make: impl FnOnce() -> anyhow::Result<Zeroizing<Vec<u8>>> + Send,
-    ) -> Result<Zeroizing<Vec<u8>>, ControlError> {
-        todo!()
+        LoadReport { quarantined: self.inner.store.damage(), unloaded: self.inner.unloaded.clone() }
     }
 }

@@ -134,7 +134,11 @@ impl Host {
         }
         let ascii =
             idna::domain_to_ascii_cow(text.as_bytes(), idna::AsciiDenyList::URL).map_err(|_| OriginError::Character)?;
-        Self::from_ascii(&ascii)
+        match Self::from_ascii(&ascii)? {
+            // Digits of another script or width, or dots of another kind: no other program reads that as this address.
+            Self { kind: HostKind::V4(_), .. } => Err(OriginError::Ipv4),
+            host => Ok(host),
+        }
     }
 
     /// `ascii` is lower-case and mapped; what is left is the form of the labels.
@@ -458,3 +462,6 @@ pub(super) fn parse_port(digits: &str) -> Result<u16, OriginError> {
         Ok(port) => Ok(port),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,6 +79,9 @@ impl Pattern {
             return Ok(Self::Default);
         }
         let authority = strip_to_authority(text)?;
+        if authority.starts_with("*.[") {
+            return Err(OriginError::WildcardIp);
+        }
         let (host, port) = split_authority(authority)?;
         let port = match port {
             None => PortRule::Exact(HTTPS_PORT),
@@ -158,3 +161,6 @@ fn is_public_suffix(suffix: &str) -> bool {
     // `*.ck` is a rule: below `ck` every name is a registry of its own.
     named(suffix) || named(&format!("egret-probe.{suffix}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! Projects (the tenants) and the roles of tokens.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -45,6 +46,11 @@ impl ProjectId {
     }
 }
 
+impl Borrow<str> for ProjectId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 impl fmt::Display for ProjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -1,23 +1,45 @@
 //! Floor 3: the in-memory store. The only place where writers (control, api) and readers (proxy) meet.
+//!
+//! Invariants:
+//! - what is handed out is owned (`Arc`s and copies); no guard of a map leaves this file;
+//! - a project is in the map of ids exactly as long as its name is in the map of names;
+//! - who may be cached by a caller changes only together with [`Registry::token_generation`].
+
 mod project;
 mod snapshot;
+mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tokens;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
+use aws_lc_rs::digest;
 use dashmap::DashMap;
 
-use crate::domain::ProjectId;
+use crate::domain::{ProjectId, Team};
 
 pub use project::{Project, Retired};
-pub use snapshot::{Binding, Certificate, Selection, Snapshot, SnapshotEdit, Target, Unavailable};
+pub use snapshot::{
+    Binding, Certificate, RecordName, Selection, Snapshot, SnapshotEdit, Target, UNREADABLE_ID, Unavailable,
+};
 pub use tokens::{Token, TokenScope};
 
 /// The in-memory store: projects and tokens. Returns only owned `Arc`s, never map guards.
 #[derive(Default)]
 pub struct Registry {
     projects: DashMap<ProjectId, Arc<Project>>,
+    /// Name -> the projects that bear it, at most one per team.
+    names: DashMap<String, Vec<Arc<Project>>>,
+    /// Held while both maps change, so that they cannot disagree for longer than that.
+    membership: Mutex<()>,
+    /// By SHA-256: finding one by its digest tells an attacker nothing about the text (a guess shares no prefix of its
+    /// digest with the real one), so the lookup needs no constant-time comparison.
     tokens: DashMap<[u8; 32], Arc<Token>>,
+    /// Grows with every project or token that comes or goes. Release-stored after the change, acquire-loaded by
+    /// [`Registry::token_generation`], so that who sees the new number sees the change.
+    generation: AtomicU64,
 }
 
 impl Registry {
@@ -26,33 +48,94 @@ impl Registry {
     pub fn project(&self, id: &ProjectId) -> Option<Arc<Project>> {
         self.projects.get(id).map(|p| p.value().clone())
     }
+
     /// By id first, then by name. `team` = the request's `teamId`, `slug`: a project of another team is not found;
     /// on a project without a team they are ignored. A name that several teams use needs them.
     #[must_use]
-    pub fn find(&self, _id_or_name: &str, _team_id: Option<&str>, _slug: Option<&str>) -> Option<Arc<Project>> {
-        todo!()
+    pub fn find(&self, id_or_name: &str, team_id: Option<&str>, slug: Option<&str>) -> Option<Arc<Project>> {
+        let in_team = |p: &Arc<Project>| is_of(p.load().info().team.as_ref(), team_id, slug);
+        let by_id = self.projects.get(id_or_name).map(|p| p.value().clone());
+        if let Some(project) = by_id.filter(in_team) {
+            return Some(project);
+        }
+        let namesakes = self.names.get(id_or_name).map(|list| list.value().clone())?;
+        let mut found: Vec<_> = namesakes.into_iter().filter(in_team).collect();
+        if found.len() > 1 {
+            // Asked without a team: the one without a team is meant. Asked with one: the one of that team.
+            let asked = team_id.is_some() || slug.is_some();
+            found.retain(|p| p.load().info().team.is_some() == asked);
+        }
+        match found.len() {
+            1 => found.pop(),
+            _ => None,
+        }
     }
-    /// All projects, by name.
+
+    /// All projects, by name (namesakes by id).
     #[must_use]
     pub fn projects(&self) -> Vec<Arc<Project>> {
-        todo!()
+        let mut all: Vec<_> = self.projects.iter().map(|p| (p.load().info().name.clone(), p.value().clone())).collect();
+        all.sort_by(|(a, p), (b, q)| a.cmp(b).then_with(|| p.id().cmp(q.id())));
+        all.into_iter().map(|(_, project)| project).collect()
     }
+
     /// Adds (or replaces) a project.
-    pub fn insert(&self, _project: Arc<Project>) {
-        todo!()
+    pub fn insert(&self, project: Arc<Project>) {
+        let _membership = self.membership.lock().expect("nothing panics while holding it");
+        if let Some(old) = self.projects.insert(project.id().clone(), project.clone()) {
+            self.forget_name(&old);
+        }
+        let name = project.load().info().name.clone();
+        self.names.entry(name).or_default().push(project);
+        self.generation.fetch_add(1, Ordering::Release);
     }
-    /// Removes it; its handle stays behind as an empty, denying project for those who hold it.
-    pub fn remove(&self, _id: &ProjectId) -> Option<Arc<Project>> {
-        todo!()
+
+    /// Removes it; its handle stays behind as an empty, denying project ([`Snapshot::is_removed`]) for those who hold it.
+    pub fn remove(&self, id: &ProjectId) -> Option<Arc<Project>> {
+        let _membership = self.membership.lock().expect("nothing panics while holding it");
+        let (_, project) = self.projects.remove(id)?;
+        self.forget_name(&project);
+        let denying = project.load().removed();
+        project.publish(denying);
+        self.generation.fetch_add(1, Ordering::Release);
+        Some(project)
     }
-    /// The token with this text (hashed, compared in constant time).
+
+    fn forget_name(&self, project: &Arc<Project>) {
+        let name = project.load().info().name.clone();
+        if let Some(mut list) = self.names.get_mut(&name) {
+            list.retain(|p| !Arc::ptr_eq(p, project));
+        }
+        self.names.remove_if(&name, |_, list| list.is_empty());
+    }
+
+    /// The token with this text. Only its SHA-256 is looked at.
     #[must_use]
-    pub fn token(&self, _presented: &[u8]) -> Option<Arc<Token>> {
-        todo!()
+    pub fn token(&self, presented: &[u8]) -> Option<Arc<Token>> {
+        let hash = digest::digest(&digest::SHA256, presented);
+        let hash: &[u8; 32] = hash.as_ref().try_into().expect("SHA-256 has 32 bytes");
+        self.tokens.get(hash).map(|token| token.value().clone())
     }
+
     /// Adds a token by its digest.
-    pub fn insert_token(&self, _sha256: [u8; 32], _token: Token) {
-        let _ = &self.tokens;
-        todo!()
+    pub fn insert_token(&self, sha256: [u8; 32], token: Token) {
+        self.tokens.insert(sha256, Arc::new(token));
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// A number that changes whenever a token or a project comes or goes: what was concluded from a credential holds
+    /// as long as the number stays.
+    #[must_use]
+    pub fn token_generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 }
+
+/// Whether a project of `team` may be meant by a request that names this team.
+fn is_of(team: Option<&Team>, team_id: Option<&str>, slug: Option<&str>) -> bool {
+    let Some(team) = team else { return true };
+    team_id.is_none_or(|id| team.id.as_deref() == Some(id)) && slug.is_none_or(|s| team.slug.as_deref() == Some(s))
+}
+
+#[cfg(test)]
+mod tests;

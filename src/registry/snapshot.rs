@@ -1,8 +1,20 @@
 //! What a project means right now. Never changed, only replaced.
+//!
+//! Invariants:
+//! - [`Snapshot::select`] allocates nothing (unless a damaged record is at stake) and reads immutable data only;
+//! - a snapshot shares every shard with its predecessor that the change did not touch;
+//! - a damaged binding never falls through to a less specific one: see [`SnapshotEdit::quarantine`];
+//! - the snapshot of a removed project is empty, and nothing can be selected from it but ordinary TLS of a retired object.
+
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use crate::domain::{CertificateId, CertificateInfo, Origin, Pattern, ProjectInfo, Rule, Source};
+use super::table::Table;
+use crate::domain::{CertificateId, CertificateInfo, Origin, Pattern, PortRule, ProjectInfo, Rule, Source};
 use crate::identity::{ClientIdentity, UpstreamTls};
+
+/// Stands for the certificate of a binding whose own record is damaged: nobody knows which one it named.
+pub const UNREADABLE_ID: &str = "unreadable";
 
 /// A certificate as the registry holds it.
 #[derive(Debug)]
@@ -26,7 +38,7 @@ pub struct Certificate {
 /// Why a binding's certificate cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unavailable {
-    /// The certificate it names.
+    /// The certificate it names ([`UNREADABLE_ID`] if the binding's own record is damaged).
     pub id: CertificateId,
     /// Why, in words (a damaged record, a missing file).
     pub why: String,
@@ -41,6 +53,18 @@ pub enum Target {
     None,
     /// A certificate that could not be loaded: requests fail with `mtls.identity_unavailable`.
     Unavailable(Unavailable),
+}
+
+impl Target {
+    /// The certificate it names, usable or not.
+    #[must_use]
+    pub fn certificate_id(&self) -> Option<&CertificateId> {
+        match self {
+            Self::Certificate(certificate) => Some(&certificate.info.id),
+            Self::Unavailable(unavailable) => Some(&unavailable.id),
+            Self::None => None,
+        }
+    }
 }
 
 /// Project + pattern -> certificate or *none*.
@@ -59,7 +83,7 @@ pub struct Binding {
 /// What [`Snapshot::select`] answers.
 #[derive(Debug, Clone)]
 pub struct Selection {
-    /// The objects for the handshake. For *none*, nothing and withheld-by-list: the project's anonymous one.
+    /// The objects for the handshake. For *none*, nothing, unavailable and withheld-by-list: the project's anonymous one.
     pub tls: Arc<UpstreamTls>,
     /// The rule that chose.
     pub rule: Rule,
@@ -67,104 +91,355 @@ pub struct Selection {
     pub binding: Option<Arc<Binding>>,
 }
 
+/// Names a binding's record by its pattern's text, as the store does.
+pub type RecordName = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+/// Binding records that could not be opened. Which pattern each one was for is not known, only the keyed hash of it.
+#[derive(Clone)]
+struct Quarantine {
+    names: HashSet<String>,
+    name_of: RecordName,
+}
+
+impl Quarantine {
+    fn holds(&self, pattern: &Pattern) -> bool {
+        self.names.contains(&(self.name_of)(&pattern.to_string()))
+    }
+}
+
+/// The bindings of one host or of one wildcard suffix: exact ports first, port `*` last.
+type Ports = Arc<[(PortRule, Arc<Binding>)]>;
+
 /// What a project means right now.
+#[derive(Clone)]
 pub struct Snapshot {
-    _info: Arc<ProjectInfo>,
+    revision: u64,
+    info: Arc<ProjectInfo>,
+    anonymous: Arc<UpstreamTls>,
+    default: Option<Arc<Binding>>,
+    /// By host, as in an authority.
+    exact: Table<Ports>,
+    /// By suffix: a star stands for exactly one label, so one suffix can match at most.
+    wildcard: Table<Ports>,
+    /// How many bindings `exact`, `wildcard` and `default` hold.
+    len: usize,
+    certificates: Table<Arc<Certificate>>,
+    /// Certificate id -> the patterns that name it.
+    uses: Table<Arc<BTreeSet<Pattern>>>,
+    quarantine: Option<Arc<Quarantine>>,
+    removed: bool,
 }
 
 impl Snapshot {
     /// A project without bindings. `anonymous` is used where no certificate is presented.
     #[must_use]
-    pub fn empty(_info: Arc<ProjectInfo>, _anonymous: Arc<UpstreamTls>) -> Self {
-        todo!()
+    pub fn empty(info: Arc<ProjectInfo>, anonymous: Arc<UpstreamTls>) -> Self {
+        Self {
+            revision: 0,
+            info,
+            anonymous,
+            default: None,
+            exact: Table::default(),
+            wildcard: Table::default(),
+            len: 0,
+            certificates: Table::default(),
+            uses: Table::default(),
+            quarantine: None,
+            removed: false,
+        }
     }
+
+    /// What the holders of a removed project are left with: no bindings, and [`Snapshot::is_removed`].
+    pub(super) fn removed(&self) -> Self {
+        let empty = Self::empty(self.info.clone(), self.anonymous.clone());
+        Self { revision: self.revision + 1, removed: true, ..empty }
+    }
+
     /// Grows by one with every published change.
     #[must_use]
     pub fn revision(&self) -> u64 {
-        todo!()
+        self.revision
     }
+
     /// What is known of the project.
     #[must_use]
     pub fn info(&self) -> &Arc<ProjectInfo> {
-        todo!()
+        &self.info
     }
+
     /// Ordinary TLS with this project's trust.
     #[must_use]
     pub fn anonymous(&self) -> &Arc<UpstreamTls> {
-        todo!()
+        &self.anonymous
     }
+
+    /// Whether the project was deleted. Whoever still holds it refuses every request and every change.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.removed
+    }
+
     /// The first rule that matches (product.md section 2): exact host and port; exact host, port `*`; wildcard, exact
     /// port; wildcard, port `*`; default (unless its scope lists origins and this is none of them: then `Rule::Nothing`); nothing.
     #[must_use]
-    pub fn select(&self, _origin: &Origin) -> Selection {
-        todo!()
+    pub fn select(&self, origin: &Origin) -> Selection {
+        if let Some(quarantine) = &self.quarantine {
+            return self.select_beside(quarantine, origin);
+        }
+        let port = origin.port();
+        self.exact
+            .get(origin.host().as_str())
+            .and_then(|ports| covering(ports, port))
+            .or_else(|| {
+                let ports = self.wildcard.get(origin.host().parent()?)?;
+                covering(ports, port)
+            })
+            .or_else(|| self.default.as_ref().filter(|_| !self.info.default_scope.excludes(origin)))
+            .map_or_else(|| self.nothing(), |binding| self.selected(binding.clone()))
     }
+
+    /// The same where records are damaged: slot by slot, since a damaged one must not fall through.
+    fn select_beside(&self, quarantine: &Quarantine, origin: &Origin) -> Selection {
+        let host = origin.host();
+        let rules = [PortRule::Exact(origin.port()), PortRule::Any];
+        let exact = rules.map(|port| Some(Pattern::Host(host.clone(), port)));
+        let wildcard = rules.map(|port| host.parent().map(|suffix| Pattern::Wildcard(suffix.into(), port)));
+        let default = (!self.info.default_scope.excludes(origin)).then_some(Pattern::Default);
+        for pattern in exact.into_iter().chain(wildcard).chain([default]).flatten() {
+            if quarantine.holds(&pattern) {
+                return self.selected(Arc::new(damaged(pattern)));
+            }
+            if let Some(binding) = self.binding(&pattern) {
+                return self.selected(binding);
+            }
+        }
+        self.nothing()
+    }
+
+    fn nothing(&self) -> Selection {
+        Selection { tls: self.anonymous.clone(), rule: Rule::Nothing, binding: None }
+    }
+
+    fn selected(&self, binding: Arc<Binding>) -> Selection {
+        let (tls, rule) = match (&binding.target, &binding.pattern) {
+            (Target::Certificate(certificate), Pattern::Default) => (&certificate.general, Rule::Default),
+            (Target::Certificate(certificate), pattern) => (&certificate.bound, pattern.rule()),
+            (Target::None, _) => (&self.anonymous, Rule::None),
+            (Target::Unavailable(_), pattern) => (&self.anonymous, pattern.rule()),
+        };
+        Selection { tls: tls.clone(), rule, binding: Some(binding) }
+    }
+
     /// The binding of exactly this pattern.
     #[must_use]
-    pub fn binding(&self, _pattern: &Pattern) -> Option<Arc<Binding>> {
-        todo!()
+    pub fn binding(&self, pattern: &Pattern) -> Option<Arc<Binding>> {
+        let (ports, rule) = match pattern {
+            Pattern::Default => return self.default.clone(),
+            Pattern::Host(host, rule) => (self.exact.get(host.as_str())?, rule),
+            Pattern::Wildcard(suffix, rule) => (self.wildcard.get(suffix)?, rule),
+        };
+        let at = ports.binary_search_by_key(rule, |(rule, _)| *rule).ok()?;
+        Some(ports[at].1.clone())
     }
+
     /// All bindings, by pattern (default first).
     #[must_use]
     pub fn bindings(&self) -> Vec<Arc<Binding>> {
-        todo!()
+        let tables = self.exact.values().chain(self.wildcard.values());
+        let mut all: Vec<_> =
+            self.default.iter().cloned().chain(tables.flat_map(|ports| ports.iter().map(|(_, b)| b.clone()))).collect();
+        all.sort_unstable_by(|a, b| a.pattern.cmp(&b.pattern));
+        all
     }
+
+    /// The bindings that name this certificate, usable or not, in the order of [`Snapshot::bindings`].
+    #[must_use]
+    pub fn bindings_of(&self, id: &CertificateId) -> Vec<Arc<Binding>> {
+        self.uses
+            .get(id.as_str())
+            .map(|patterns| patterns.iter().filter_map(|pattern| self.binding(pattern)).collect())
+            .unwrap_or_default()
+    }
+
+    /// Whether a binding names this certificate.
+    #[must_use]
+    pub fn is_bound(&self, id: &CertificateId) -> bool {
+        self.uses.get(id.as_str()).is_some()
+    }
+
+    /// Whether the record of this pattern's binding is damaged, so that nobody knows what it said.
+    #[must_use]
+    pub fn is_quarantined(&self, pattern: &Pattern) -> bool {
+        self.quarantine.as_ref().is_some_and(|quarantine| quarantine.holds(pattern))
+    }
+
     /// How many bindings there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        todo!()
+        self.len
     }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
     /// A certificate by id, bound or not.
     #[must_use]
-    pub fn certificate(&self, _id: &CertificateId) -> Option<Arc<Certificate>> {
-        todo!()
+    pub fn certificate(&self, id: &CertificateId) -> Option<Arc<Certificate>> {
+        self.certificates.get(id.as_str()).cloned()
     }
+
     /// All certificates, by id.
     #[must_use]
     pub fn certificates(&self) -> Vec<Arc<Certificate>> {
-        todo!()
+        let mut all: Vec<_> = self.certificates.values().cloned().collect();
+        all.sort_unstable_by(|a, b| a.info.id.cmp(&b.info.id));
+        all
     }
+
     /// Begins the next snapshot; shares every shard that is not touched.
     #[must_use]
     pub fn edit(&self) -> SnapshotEdit {
-        todo!()
+        SnapshotEdit { next: self.clone() }
+    }
+}
+
+/// `ports` is in order, so the rule for every port can only be the last.
+fn covering(ports: &Ports, port: u16) -> Option<&Arc<Binding>> {
+    match ports.binary_search_by_key(&PortRule::Exact(port), |(rule, _)| *rule) {
+        Ok(at) => Some(&ports[at].1),
+        Err(_) => ports.last().filter(|(rule, _)| *rule == PortRule::Any).map(|(_, binding)| binding),
+    }
+}
+
+/// What stands in for a binding whose record cannot be read.
+fn damaged(pattern: Pattern) -> Binding {
+    let why = "the stored record of this binding is damaged; upload its certificate again, or delete the binding";
+    Binding {
+        pattern,
+        target: Target::Unavailable(Unavailable {
+            id: CertificateId::parse(UNREADABLE_ID).expect("the constant is a well-formed id"),
+            why: why.to_owned(),
+        }),
+        source: Source::Api,
+        since: time::OffsetDateTime::UNIX_EPOCH,
     }
 }
 
 /// The next snapshot in the making.
 pub struct SnapshotEdit {
-    _p: (),
+    next: Snapshot,
 }
 
 impl SnapshotEdit {
-    /// Sets a binding; gives back the one it displaced.
-    pub fn bind(&mut self, _binding: Binding) -> Option<Arc<Binding>> {
-        todo!()
+    /// Sets a binding; gives back the one it displaced. A damaged record of the same pattern is forgotten.
+    pub fn bind(&mut self, binding: Binding) -> Option<Arc<Binding>> {
+        let next = &mut self.next;
+        let binding = Arc::new(binding);
+        let displaced = match &binding.pattern {
+            Pattern::Default => next.default.replace(binding.clone()),
+            Pattern::Host(host, rule) => put(&mut next.exact, host.as_str(), *rule, binding.clone()),
+            Pattern::Wildcard(suffix, rule) => put(&mut next.wildcard, suffix, *rule, binding.clone()),
+        };
+        match &displaced {
+            Some(old) => self.unuse(old),
+            None => self.next.len += 1,
+        }
+        if let Some(id) = binding.target.certificate_id() {
+            let mut patterns = self.next.uses.remove(id.as_str()).unwrap_or_default();
+            Arc::make_mut(&mut patterns).insert(binding.pattern.clone());
+            self.next.uses.insert(id.as_str(), patterns);
+        }
+        self.release(&binding.pattern);
+        displaced
     }
-    /// Removes a binding.
-    pub fn unbind(&mut self, _pattern: &Pattern) -> Option<Arc<Binding>> {
-        todo!()
+
+    /// Removes a binding. A damaged record of the same pattern is forgotten.
+    pub fn unbind(&mut self, pattern: &Pattern) -> Option<Arc<Binding>> {
+        self.release(pattern);
+        let next = &mut self.next;
+        let removed = match pattern {
+            Pattern::Default => next.default.take(),
+            Pattern::Host(host, rule) => take(&mut next.exact, host.as_str(), *rule),
+            Pattern::Wildcard(suffix, rule) => take(&mut next.wildcard, suffix, *rule),
+        }?;
+        next.len -= 1;
+        self.unuse(&removed);
+        Some(removed)
     }
+
+    fn unuse(&mut self, binding: &Binding) {
+        let Some(id) = binding.target.certificate_id() else { return };
+        let Some(mut patterns) = self.next.uses.remove(id.as_str()) else { return };
+        Arc::make_mut(&mut patterns).remove(&binding.pattern);
+        if !patterns.is_empty() {
+            self.next.uses.insert(id.as_str(), patterns);
+        }
+    }
+
     /// Adds a certificate.
-    pub fn put_certificate(&mut self, _certificate: Arc<Certificate>) {
-        todo!()
+    pub fn put_certificate(&mut self, certificate: Arc<Certificate>) {
+        let id = certificate.info.id.clone();
+        self.next.certificates.insert(id.as_str(), certificate);
     }
+
     /// Removes a certificate (its bindings are the caller's business).
-    pub fn remove_certificate(&mut self, _id: &CertificateId) -> Option<Arc<Certificate>> {
-        todo!()
+    pub fn remove_certificate(&mut self, id: &CertificateId) -> Option<Arc<Certificate>> {
+        self.next.certificates.remove(id.as_str())
     }
+
     /// Sets what is known of the project.
-    pub fn set_info(&mut self, _info: Arc<ProjectInfo>) {
-        todo!()
+    pub fn set_info(&mut self, info: Arc<ProjectInfo>) {
+        self.next.info = info;
     }
+
+    /// Says which binding records are damaged: `names` as the store knows them, `name_of` to compare. Until such a slot
+    /// is written again or removed, its requests fail rather than take a less specific certificate.
+    pub fn quarantine(&mut self, names: HashSet<String>, name_of: RecordName) {
+        self.next.quarantine = (!names.is_empty()).then(|| Arc::new(Quarantine { names, name_of }));
+    }
+
+    fn release(&mut self, pattern: &Pattern) {
+        let Some(quarantine) = self.next.quarantine.as_ref().filter(|q| q.holds(pattern)) else { return };
+        let mut rest = Quarantine::clone(quarantine);
+        rest.names.remove(&(rest.name_of)(&pattern.to_string()));
+        self.quarantine(rest.names, rest.name_of);
+    }
+
     /// The finished snapshot, one revision on.
     #[must_use]
-    pub fn finish(self) -> Snapshot {
-        todo!()
+    pub fn finish(mut self) -> Snapshot {
+        self.next.revision += 1;
+        self.next
     }
 }
+
+fn put(table: &mut Table<Ports>, key: &str, rule: PortRule, binding: Arc<Binding>) -> Option<Arc<Binding>> {
+    let mut ports = table.get(key).map(|ports| ports.to_vec()).unwrap_or_default();
+    let displaced = match ports.binary_search_by_key(&rule, |(rule, _)| *rule) {
+        Ok(at) => Some(std::mem::replace(&mut ports[at].1, binding)),
+        Err(at) => {
+            ports.insert(at, (rule, binding));
+            None
+        }
+    };
+    table.insert(key, ports.into());
+    displaced
+}
+
+fn take(table: &mut Table<Ports>, key: &str, rule: PortRule) -> Option<Arc<Binding>> {
+    let mut ports = table.get(key)?.to_vec();
+    let at = ports.binary_search_by_key(&rule, |(rule, _)| *rule).ok()?;
+    let (_, removed) = ports.remove(at);
+    if ports.is_empty() {
+        table.remove(key);
+    } else {
+        table.insert(key, ports.into());
+    }
+    Some(removed)
+}
+
+#[cfg(test)]
+mod tests;

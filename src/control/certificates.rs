@@ -1,0 +1,353 @@
+//! Uploads, deletes and bindings: the dialect-free half of the management API.
+//!
+//! Every change goes: writer lock, checks, store, publish, retire, answer. What comes after the store is not
+//! interrupted by an `await`, and the whole runs in a task of its own, so a caller that goes away cannot leave
+//! memory behind the store.
+
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::apply::{Facts, retire};
+use super::records::{BindingRecord, CertificateRecord};
+use super::store::Write;
+use super::{Control, ControlError, Drain, Inner, Upload, Uploaded};
+use crate::domain::{CertificateId, Pattern, ProjectState, Source, time as clock};
+use crate::pki::validate::{Material, ValidCertificate, validate};
+use crate::registry::{Binding, Certificate, Project, Snapshot, Target};
+
+impl Control {
+    /// Uploads a certificate and binds it.
+    ///
+    /// Equal material for the same slot answers with the certificate that is there and changes nothing. A certificate
+    /// that it displaces, and that no other binding names, is removed and retired.
+    ///
+    /// # Errors
+    /// Every fault of the material at once; the project's state; a declared slot; sealing and storing.
+    pub async fn upload(&self, project: &Arc<Project>, upload: Upload, drain: Drain) -> Result<Uploaded, ControlError> {
+        takes_uploads(&project.load())?;
+        not_declared(&project.load(), &upload.pattern)?;
+        let (inner, project) = (self.inner.clone(), project.clone());
+        whole(async move {
+            let (upload, valid) = validated(upload).await?;
+            inner.place(&project, upload, valid, drain).await
+        })
+        .await
+    }
+
+    /// Deletes a certificate and all its bindings; gives back the patterns (by order of [`Snapshot::bindings`]).
+    ///
+    /// # Errors
+    /// An unknown id, a declared certificate, the project's state, storing.
+    pub async fn delete(
+        &self,
+        project: &Arc<Project>,
+        id: &CertificateId,
+        drain: Drain,
+    ) -> Result<Vec<Pattern>, ControlError> {
+        let (inner, project, id) = (self.inner.clone(), project.clone(), id.clone());
+        whole(async move { inner.delete(&project, &id, drain).await }).await
+    }
+
+    /// Binds an existing certificate, or *none*, to a pattern. True if the slot was occupied.
+    ///
+    /// # Errors
+    /// An unknown certificate, a declared slot, the project's state, storing.
+    pub async fn bind(
+        &self,
+        project: &Arc<Project>,
+        pattern: Pattern,
+        certificate: Option<&CertificateId>,
+    ) -> Result<bool, ControlError> {
+        let (inner, project, certificate) = (self.inner.clone(), project.clone(), certificate.cloned());
+        whole(async move { inner.bind(&project, pattern, certificate).await }).await
+    }
+
+    /// Removes a binding (the certificate stays).
+    ///
+    /// # Errors
+    /// No such binding, a declared slot, the project's state, storing.
+    pub async fn unbind(&self, project: &Arc<Project>, pattern: &Pattern) -> Result<(), ControlError> {
+        let (inner, project, pattern) = (self.inner.clone(), project.clone(), pattern.clone());
+        whole(async move { inner.unbind(&project, &pattern).await }).await
+    }
+}
+
+/// Runs a change to its end, also when the one who asked for it has gone. The task ends by itself: the store answers
+/// or fails, and nothing else is waited for.
+pub(super) async fn whole<T: Send + 'static>(
+    change: impl Future<Output = Result<T, ControlError>> + Send + 'static,
+) -> Result<T, ControlError> {
+    tokio::spawn(change).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a change ended early");
+        Err(ControlError::Storing("egret failed or is ending; see the log".to_owned()))
+    })
+}
+
+/// Validation signs and verifies; that is kept off the threads that answer requests.
+async fn validated(upload: Upload) -> Result<(Upload, ValidCertificate), ControlError> {
+    let checked = tokio::task::spawn_blocking(move || {
+        let material =
+            Material { cert: &upload.cert, key: &upload.key, ca: &upload.ca, skip_validation: upload.skip_validation };
+        let valid = validate(material, clock::now());
+        valid.map(|valid| (upload, valid))
+    });
+    match checked.await {
+        Ok(checked) => checked.map_err(ControlError::Invalid),
+        Err(error) => {
+            tracing::error!(%error, "validation ended early");
+            Err(ControlError::Storing("egret failed or is ending; see the log".to_owned()))
+        }
+    }
+}
+
+impl Inner {
+    /// The part of an upload that comes after validation.
+    pub(super) async fn place(
+        &self,
+        project: &Arc<Project>,
+        upload: Upload,
+        valid: ValidCertificate,
+        drain: Drain,
+    ) -> Result<Uploaded, ControlError> {
+        let Upload { cert, key, ca, pattern, skip_validation } = upload;
+        let digest = valid.digest;
+        let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
+        let id = new_id()?;
+        // Made before anything is stored: what cannot be made must not be acknowledged.
+        let facts = Facts {
+            id: id.clone(),
+            cert_pem: String::clone(&cert),
+            ca_pem: String::clone(&ca),
+            uploaded_at: now,
+            skip_validation,
+            warnings: None,
+            source: Source::Api,
+        };
+        let certificate = self.maker.certificate(project.load().info(), valid, facts);
+
+        let _writer = project.write().await;
+        let snapshot = project.snapshot();
+        takes_uploads(&snapshot)?;
+        not_declared(&snapshot, &pattern)?;
+        let existing = snapshot.binding(&pattern);
+        let updated = existing.is_some() || snapshot.is_quarantined(&pattern);
+        if let Some(Target::Certificate(same)) = existing.as_ref().map(|b| &b.target)
+            && same.digest == digest
+        {
+            return Ok(Uploaded { updated: true, pattern, certificate: same.clone() });
+        }
+        let displaced = existing.as_ref().and_then(|b| b.target.certificate_id()).filter(|id| {
+            // Declared ones stay with their file; one that a shadowed binding names comes back with it.
+            snapshot.bindings_of(id).len() == 1
+                && snapshot.certificate(id).is_none_or(|c| c.info.source == Source::Api)
+                && self.shadowed_by(project, id).is_empty()
+        });
+
+        let record = CertificateRecord {
+            cert: String::clone(&cert),
+            ca: String::clone(&ca),
+            key: Zeroizing::new(String::clone(&key)),
+            skip_validation,
+            uploaded_at: now,
+            warnings: certificate.info.warnings.clone(),
+        };
+        let binding = BindingRecord { pattern: pattern.clone(), certificate: Some(id.clone()), since: now };
+        let mut writes = vec![
+            Write::Put(self.store.certificate_key(project.id(), &id), record.to_bytes()),
+            Write::Put(self.store.binding_key(project.id(), &pattern), binding.to_bytes()),
+        ];
+        drop(record);
+        writes.extend(self.store.project_record(snapshot.info()));
+        writes.extend(displaced.map(|old| Write::Delete(self.store.certificate_key(project.id(), old))));
+        self.store.write(writes).await?;
+
+        let mut edit = snapshot.edit();
+        edit.put_certificate(certificate.clone());
+        edit.bind(Binding {
+            pattern: pattern.clone(),
+            target: Target::Certificate(certificate.clone()),
+            source: Source::Api,
+            since: now,
+        });
+        let old = displaced.and_then(|old| edit.remove_certificate(old));
+        project.publish(edit.finish());
+        if let Some(old) = old {
+            retire(project, &old, Some(&id), drain, self.replace_grace);
+        }
+        tracing::info!(project = %project.id(), %pattern, certificate = %id, updated, "certificate uploaded");
+        Ok(Uploaded { updated, pattern, certificate })
+    }
+
+    async fn delete(
+        &self,
+        project: &Arc<Project>,
+        id: &CertificateId,
+        drain: Drain,
+    ) -> Result<Vec<Pattern>, ControlError> {
+        let _writer = project.write().await;
+        let snapshot = project.snapshot();
+        takes_changes(&snapshot)?;
+        let certificate = snapshot.certificate(id);
+        let bindings = snapshot.bindings_of(id);
+        let key = self.store.certificate_key(project.id(), id);
+        if certificate.is_none() && bindings.is_empty() && self.store.version(&key).is_none() {
+            return Err(ControlError::NotFound("certificate"));
+        }
+        let sources = certificate.iter().map(|c| &c.info.source).chain(bindings.iter().map(|b| &b.source));
+        if let Some(file) = sources.into_iter().find_map(file_of) {
+            return Err(ControlError::Declared(format!("certificate {id}"), file));
+        }
+        let shadowed = self.shadowed_by(project, id);
+        let patterns: Vec<_> = bindings.iter().map(|b| b.pattern.clone()).collect();
+        let mut writes = vec![Write::Delete(key)];
+        let gone = patterns.iter().chain(&shadowed);
+        writes.extend(gone.map(|pattern| Write::Delete(self.store.binding_key(project.id(), pattern))));
+        self.store.write(writes).await?;
+
+        self.unshadow(project, &shadowed);
+        let mut edit = snapshot.edit();
+        for pattern in &patterns {
+            edit.unbind(pattern);
+        }
+        edit.remove_certificate(id);
+        project.publish(edit.finish());
+        if let Some(old) = certificate {
+            retire(project, &old, None, drain, self.delete_grace);
+        }
+        tracing::info!(project = %project.id(), certificate = %id, bindings = patterns.len(), "certificate deleted");
+        Ok(patterns)
+    }
+
+    async fn bind(
+        &self,
+        project: &Arc<Project>,
+        pattern: Pattern,
+        certificate: Option<CertificateId>,
+    ) -> Result<bool, ControlError> {
+        let _writer = project.write().await;
+        let snapshot = project.snapshot();
+        takes_changes(&snapshot)?;
+        not_declared(&snapshot, &pattern)?;
+        let target = match &certificate {
+            None => Target::None,
+            Some(id) => Target::Certificate(snapshot.certificate(id).ok_or(ControlError::NotFound("certificate"))?),
+        };
+        let existing = snapshot.binding(&pattern);
+        let occupied = existing.is_some() || snapshot.is_quarantined(&pattern);
+        if existing.as_ref().is_some_and(|b| b.target.certificate_id() == certificate.as_ref()) {
+            return Ok(true);
+        }
+        let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
+        let record = BindingRecord { pattern: pattern.clone(), certificate: certificate.clone(), since: now };
+        let key = self.store.binding_key(project.id(), &pattern);
+        let mut writes = vec![Write::Put(key, record.to_bytes())];
+        writes.extend(self.store.project_record(snapshot.info()));
+        self.store.write(writes).await?;
+
+        let mut edit = snapshot.edit();
+        edit.bind(Binding { pattern: pattern.clone(), target, source: Source::Api, since: now });
+        let loose = existing.and_then(|b| self.loosen(&snapshot, &b, &mut edit));
+        project.publish(edit.finish());
+        if let Some(old) = loose {
+            retire(project, &old, certificate.as_ref(), Drain::Grace, self.replace_grace);
+        }
+        tracing::info!(project = %project.id(), %pattern, ?certificate, "binding written");
+        Ok(occupied)
+    }
+
+    async fn unbind(&self, project: &Arc<Project>, pattern: &Pattern) -> Result<(), ControlError> {
+        let _writer = project.write().await;
+        let snapshot = project.snapshot();
+        takes_changes(&snapshot)?;
+        not_declared(&snapshot, pattern)?;
+        let existing = snapshot.binding(pattern);
+        if existing.is_none() && !snapshot.is_quarantined(pattern) {
+            return Err(ControlError::NotFound("binding"));
+        }
+        self.store.write(vec![Write::Delete(self.store.binding_key(project.id(), pattern))]).await?;
+
+        let mut edit = snapshot.edit();
+        edit.unbind(pattern);
+        let loose = existing.and_then(|b| self.loosen(&snapshot, &b, &mut edit));
+        project.publish(edit.finish());
+        if let Some(old) = loose {
+            retire(project, &old, None, Drain::Grace, self.delete_grace);
+        }
+        tracing::info!(project = %project.id(), %pattern, "binding removed");
+        Ok(())
+    }
+
+    /// A certificate that stays although its last binding goes: what was made under it ends, and should it be bound
+    /// again, then with objects of its own. Gives back the one to retire.
+    fn loosen(
+        &self,
+        before: &Snapshot,
+        removed: &Binding,
+        edit: &mut crate::registry::SnapshotEdit,
+    ) -> Option<Arc<Certificate>> {
+        let Target::Certificate(certificate) = &removed.target else { return None };
+        if before.bindings_of(&certificate.info.id).len() > 1 {
+            return None;
+        }
+        edit.put_certificate(self.maker.afresh(certificate));
+        Some(certificate.clone())
+    }
+
+    /// Patterns whose stored binding to this certificate stands behind a declared one.
+    fn shadowed_by(&self, project: &Project, id: &CertificateId) -> Vec<Pattern> {
+        let shadowed = self.shadowed.lock().expect("nothing panics while holding it");
+        let of_project = shadowed.get(project.id()).into_iter().flatten();
+        of_project
+            .filter(|(_, certificate)| certificate.as_ref() == Some(id))
+            .map(|(pattern, _)| pattern.clone())
+            .collect()
+    }
+
+    fn unshadow(&self, project: &Project, patterns: &[Pattern]) {
+        let mut shadowed = self.shadowed.lock().expect("nothing panics while holding it");
+        if let Some(of_project) = shadowed.get_mut(project.id()) {
+            of_project.retain(|pattern, _| !patterns.contains(pattern));
+        }
+    }
+}
+
+fn new_id() -> Result<CertificateId, ControlError> {
+    let mut bits = [0; 16];
+    aws_lc_rs::rand::fill(&mut bits).map_err(|_| ControlError::Encrypting)?;
+    Ok(CertificateId::from_bits(bits))
+}
+
+/// Whether the project takes changes at all.
+pub(super) fn takes_changes(snapshot: &Snapshot) -> Result<(), ControlError> {
+    if snapshot.is_removed() {
+        return Err(ControlError::NotFound("project"));
+    }
+    match snapshot.info().state {
+        ProjectState::Transferring => Err(ControlError::Transferring),
+        ProjectState::Active | ProjectState::Blocked => Ok(()),
+    }
+}
+
+fn takes_uploads(snapshot: &Snapshot) -> Result<(), ControlError> {
+    takes_changes(snapshot)?;
+    match snapshot.info().state {
+        ProjectState::Blocked => Err(ControlError::Blocked),
+        ProjectState::Active | ProjectState::Transferring => Ok(()),
+    }
+}
+
+fn not_declared(snapshot: &Snapshot, pattern: &Pattern) -> Result<(), ControlError> {
+    let file = snapshot.binding(pattern).and_then(|binding| file_of(&binding.source));
+    match file {
+        Some(file) => Err(ControlError::Declared(format!("the certificate for {pattern}"), file)),
+        None => Ok(()),
+    }
+}
+
+fn file_of(source: &Source) -> Option<String> {
+    match source {
+        Source::Api => None,
+        Source::File(path) => Some(path.display().to_string()),
+    }
+}

@@ -1,0 +1,89 @@
+//! Certificates declared in files: read once at start. The file is the writer; the API only shows them.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest;
+use zeroize::Zeroizing;
+
+use crate::config::DeclaredCertificate;
+use crate::domain::{CertificateId, time as clock};
+use crate::pki::validate::{Field, Material, ValidCertificate, validate};
+
+/// No certificate, key or bundle is larger; a device or a wrong file may be.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// A declared certificate, as it was found.
+pub(super) struct Declared {
+    pub(super) certificate: DeclaredCertificate,
+    pub(super) id: CertificateId,
+    /// Material, chain and `ca` as read; or a sentence that names file and fault.
+    pub(super) found: Result<(ValidCertificate, String, String), String>,
+}
+
+/// Reads and validates one. Blocks.
+pub(super) fn read(certificate: DeclaredCertificate) -> Declared {
+    let found = material(&certificate);
+    let digest = found.as_ref().map(|(valid, _, _)| valid.digest).unwrap_or_default();
+    let mut hash = digest::Context::new(&digest::SHA256);
+    hash.update(b"egret declared certificate\0");
+    hash.update(certificate.project.as_str().as_bytes());
+    hash.update(b"\0");
+    hash.update(certificate.pattern.to_string().as_bytes());
+    hash.update(b"\0");
+    hash.update(&digest);
+    let hash = hash.finish();
+    let bits = hash.as_ref()[..16].try_into().expect("SHA-256 has 32 bytes");
+    Declared { certificate, id: CertificateId::from_bits(bits), found }
+}
+
+fn material(declared: &DeclaredCertificate) -> Result<(ValidCertificate, String, String), String> {
+    let cert = text(&declared.cert)?;
+    let key = text(&declared.key)?;
+    let ca = text(&declared.ca)?;
+    warn_if_exposed(&declared.key);
+    let material = Material { cert: &cert, key: &key, ca: &ca, skip_validation: declared.skip_validation };
+    let valid = validate(material, clock::now()).map_err(|faults| {
+        let sentences = faults.iter().map(|fault| {
+            let path = match fault.field {
+                Field::Cert => &declared.cert,
+                Field::Key => &declared.key,
+                Field::Ca => &declared.ca,
+            };
+            format!("{}: {}; {}", path.display(), fault.what, fault.remedy)
+        });
+        sentences.collect::<Vec<_>>().join(" | ")
+    })?;
+    Ok((valid, String::clone(&cert), String::clone(&ca)))
+}
+
+/// The text of a file. It may be a key, so no buffer that held it is left behind.
+fn text(path: &PathBuf) -> Result<Zeroizing<String>, String> {
+    let failed = |what: &str| format!("{}: {what}", path.display());
+    let file = File::open(path).map_err(|error| failed(&format!("cannot be opened: {error}")))?;
+    let length = file.metadata().map_err(|error| failed(&format!("cannot be read: {error}")))?.len();
+    if length > MAX_FILE {
+        return Err(failed("is larger than 1 MiB, so it is no certificate or key in PEM form"));
+    }
+    // One byte more than there is, so that reading to the end never grows the buffer.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or_default() + 1));
+    let read = file.take(length).read_to_end(&mut bytes);
+    read.map_err(|error| failed(&format!("cannot be read: {error}")))?;
+    String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new).map_err(|error| {
+        drop(Zeroizing::new(error.into_bytes()));
+        failed("is not text; if it is DER or PKCS#12, convert it to PEM with openssl")
+    })
+}
+
+#[cfg(unix)]
+fn warn_if_exposed(key: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    if std::fs::metadata(key).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0) {
+        let path = key.display();
+        tracing::warn!("the private key {path} can be read by every user of this machine; run: chmod o-r {path}");
+    }
+}
+
+#[cfg(not(unix))]
+fn warn_if_exposed(_key: &Path) {}

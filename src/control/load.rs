@@ -1,0 +1,356 @@
+//! The start: store and files become projects. What is damaged is named and set aside; the rest serves.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context as _, bail};
+use zeroize::Zeroizing;
+
+use super::apply::{Facts, Maker};
+use super::declared::{self, Declared};
+use super::projects::{DEFAULT, same_team};
+use super::records::{BindingRecord, CertificateRecord, ProjectRecord};
+use super::store::{Store, Write};
+use super::{Control, Inner};
+use crate::backend::{Backend, RecordKey, RecordKind, SealedRecord};
+use crate::config::Settings;
+use crate::domain::{CertificateId, Pattern, ProjectId, ProjectInfo, Source, time as clock};
+use crate::identity::TlsFactory;
+use crate::observe::Metrics;
+use crate::pki::anchors::SharedAnchors;
+use crate::pki::seal::{SealError, Sealer};
+use crate::pki::validate::{Material, validate};
+use crate::registry::{Binding, Certificate, Project, Registry, Snapshot, SnapshotEdit, Target, Unavailable};
+
+/// The opened records of one home, by kind.
+#[derive(Default)]
+struct Records {
+    info: Option<ProjectInfo>,
+    certificates: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
+    bindings: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
+    /// Certificates whose record is damaged.
+    lost: HashMap<CertificateId, String>,
+    /// Names of damaged binding records.
+    quarantined: HashSet<String>,
+}
+
+/// Stored bindings that a declared one covers.
+pub(super) type Shadowed = HashMap<ProjectId, BTreeMap<Pattern, Option<CertificateId>>>;
+
+impl Control {
+    /// Loads store and declared certificates, publishes every project, and is then ready for changes.
+    ///
+    /// # Errors
+    /// Only what makes starting senseless: a store that cannot be read at all, a key-encryption key that opens nothing.
+    pub async fn load(
+        settings: &Settings,
+        registry: Arc<Registry>,
+        backend: Arc<dyn Backend>,
+        sealer: Arc<Sealer>,
+        factory: Arc<TlsFactory>,
+        anchors: Arc<SharedAnchors>,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
+        let store = Store::new(backend, sealer, metrics);
+        let loaded = store.backend().load().await.context("the store cannot be read")?;
+        for row in loaded.damaged {
+            // A sentence that begins with a record's name is about that record.
+            let key = loaded.lost.iter().find(|key| row.starts_with(&key.to_string()));
+            store.note_damage(key.cloned(), row);
+        }
+        let (mut homes, local_ca) = open(&store, loaded.records)?;
+        for key in loaded.lost.iter().filter(|key| key.kind != RecordKind::LocalCa) {
+            store.learn(key, 0);
+            homes.entry(key.project.clone()).or_default().set_aside(key, "its record is damaged or missing");
+        }
+        let list = settings.certificates.clone();
+        let declared = tokio::task::spawn_blocking(move || list.into_iter().map(declared::read).collect::<Vec<_>>());
+        let mut declared = declared.await.context("declared certificates could not be read")?;
+
+        let file = settings.config_file.clone().unwrap_or_else(|| PathBuf::from("the configuration file"));
+        let maker = Maker::new(factory, anchors);
+        let mut shadowed = Shadowed::new();
+        let mut unloaded = Vec::new();
+        for (info, mut records) in projects(settings, &store, homes) {
+            let id = info.id.clone();
+            refresh(&store, &info, &records).await;
+            let mut edit = Snapshot::empty(Arc::new(info.clone()), maker.anonymous(&info)).edit();
+            let (own, others) = declared.into_iter().partition(|d| d.certificate.project == id);
+            declared = others;
+            let bindings: Vec<_> = own.into_iter().map(|d| declare(&maker, &info, &file, d, &mut unloaded)).collect();
+            let known = certificates(&store, &maker, &info, &mut records, &bindings);
+            stored_bindings(&store, &info, records, &known, &mut edit);
+            for certificate in known.into_values() {
+                edit.put_certificate(certificate);
+            }
+            for binding in bindings {
+                let pattern = binding.pattern.clone();
+                if let Some(old) = edit.bind(binding).filter(|old| old.source == Source::Api) {
+                    let certificate = old.target.certificate_id().cloned();
+                    shadowed.entry(id.clone()).or_default().insert(pattern, certificate);
+                }
+            }
+            registry.insert(Project::new(edit.finish()));
+        }
+        for orphan in declared {
+            let cert = orphan.certificate.cert.display().to_string();
+            unloaded.push(format!("{cert}: its project {} does not exist", orphan.certificate.project));
+        }
+        for sentence in &unloaded {
+            tracing::warn!("declared certificate not loaded: {sentence}");
+        }
+        let inner = Inner {
+            registry,
+            store,
+            maker,
+            file,
+            replace_grace: settings.limits.replace_grace,
+            delete_grace: settings.limits.delete_grace,
+            membership: tokio::sync::Mutex::default(),
+            local_ca: Arc::new(tokio::sync::Mutex::new(local_ca)),
+            shadowed: Mutex::new(shadowed),
+            unloaded,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+}
+
+/// Opens every record and sorts them by home. The interception CA stays sealed until it is asked for.
+fn open(
+    store: &Store,
+    records: Vec<SealedRecord>,
+) -> anyhow::Result<(BTreeMap<String, Records>, Option<SealedRecord>)> {
+    let mut homes: BTreeMap<String, Records> = BTreeMap::new();
+    let mut local_ca = None;
+    let (all, mut foreign) = (records.len(), 0);
+    let mut damage = Vec::new();
+    for record in records {
+        store.learn(&record.key, record.version);
+        let opened = store.open(&record);
+        foreign += usize::from(opened.as_ref().is_err_and(|e| *e == SealError::OtherKey));
+        if record.key.kind == RecordKind::LocalCa {
+            damage.extend(opened.err().map(|why| (record.key.clone(), why.to_string())));
+            local_ca = Some(record);
+            continue;
+        }
+        let home = homes.entry(record.key.project.clone()).or_default();
+        let outcome = opened.map_err(|e| e.to_string()).and_then(|plain| home.take(&record.key, plain));
+        if let Err(why) = outcome {
+            home.set_aside(&record.key, &why);
+            damage.push((record.key, why));
+        }
+    }
+    if all > 0 && foreign == all {
+        bail!(
+            "the key-encryption key is not the one that the store was written with (all {all} records are sealed with another); \
+             restore that key, or move the store away to begin with an empty one"
+        );
+    }
+    for (key, why) in damage {
+        let sentence = format!("{key}: {why}");
+        store.note_damage(Some(key), sentence);
+    }
+    Ok((homes, local_ca))
+}
+
+impl Records {
+    fn take(&mut self, key: &RecordKey, plain: Zeroizing<Vec<u8>>) -> Result<(), String> {
+        match key.kind {
+            RecordKind::Project => self.info = Some(ProjectRecord::parse(&plain).map_err(|e| e.to_string())?),
+            RecordKind::Certificate => self.certificates.push((key.clone(), plain)),
+            RecordKind::Binding => self.bindings.push((key.clone(), plain)),
+            RecordKind::LocalCa => {}
+        }
+        Ok(())
+    }
+
+    /// Remembers whose place is taken by something damaged, so that nothing else takes it.
+    fn set_aside(&mut self, key: &RecordKey, why: &str) {
+        match key.kind {
+            RecordKind::Certificate => {
+                self.lost.extend(CertificateId::parse(&key.id).map(|id| (id, why.to_owned())));
+            }
+            RecordKind::Binding => {
+                self.quarantined.insert(key.id.clone());
+            }
+            RecordKind::Project | RecordKind::LocalCa => {}
+        }
+    }
+}
+
+/// Every project with its records: the declared ones first. A declared project takes over the records of a stored one
+/// with its id or its name; a stored one that no file declares (any more) keeps its own.
+fn projects(settings: &Settings, store: &Store, mut homes: BTreeMap<String, Records>) -> Vec<(ProjectInfo, Records)> {
+    let mut declared = settings.projects.clone();
+    if !declared.iter().any(|p| p.name == DEFAULT && p.team.is_none()) {
+        declared.push(ProjectInfo::named(DEFAULT));
+    }
+    let mut all = Vec::new();
+    for info in declared {
+        let is_same = |other: &ProjectInfo| other.id == info.id;
+        let is_namesake =
+            |other: &ProjectInfo| other.name == info.name && same_team(other.team.as_ref(), info.team.as_ref());
+        let home = find(&homes, |_, r| r.info.as_ref().is_some_and(is_same))
+            .or_else(|| find(&homes, |home, r| home == info.id.as_str() && r.info.is_none()))
+            .or_else(|| find(&homes, |_, r| r.info.as_ref().is_some_and(is_namesake)));
+        match home.and_then(|home| homes.remove_entry(&home)) {
+            Some((home, records)) => {
+                store.settle(&info.id, &home);
+                all.push((info, records));
+            }
+            None => {
+                store.settle_anew(&info.id);
+                all.push((info, Records::default()));
+            }
+        }
+    }
+    for (home, mut records) in homes {
+        if let Some(info) = records.info.clone() {
+            store.settle(&info.id, &home);
+            all.push((info, std::mem::take(&mut records)));
+        } else {
+            store.note_damage(
+                None,
+                format!(
+                    "project {home}: its own record is damaged or missing, so its certificates are not served; \
+                     declare it in the configuration file with id = \"{home}\""
+                ),
+            );
+        }
+    }
+    all
+}
+
+fn find(homes: &BTreeMap<String, Records>, is_it: impl Fn(&str, &Records) -> bool) -> Option<String> {
+    homes.iter().find(|(home, records)| is_it(home, records)).map(|(home, _)| home.clone())
+}
+
+/// Brings the record of a declared project up to date, so that the project is the same once it leaves the file.
+/// A store that cannot be written now is no reason not to serve.
+async fn refresh(store: &Store, info: &ProjectInfo, records: &Records) {
+    let stale = records.info.as_ref().is_some_and(|old| ProjectRecord::of(old) != ProjectRecord::of(info));
+    if stale {
+        let write = Write::Put(store.project_key(&info.id), ProjectRecord::of(info).to_bytes());
+        if let Err(error) = store.write(vec![write]).await {
+            tracing::warn!(project = %info.id, %error, "the project's record could not be brought up to date");
+        }
+    }
+}
+
+type Known = HashMap<CertificateId, Arc<Certificate>>;
+
+/// Every certificate of the project that can be used: the declared and the stored. Damaged ones are added to `records.lost`.
+fn certificates(
+    store: &Store,
+    maker: &Maker,
+    info: &ProjectInfo,
+    records: &mut Records,
+    declared: &[Binding],
+) -> Known {
+    let mut known = Known::new();
+    for (key, plain) in std::mem::take(&mut records.certificates) {
+        match stored_certificate(maker, info, &key, &plain) {
+            Ok(certificate) => {
+                known.insert(certificate.info.id.clone(), certificate);
+            }
+            Err(why) => {
+                let sentence = format!("{key}: {why}");
+                records.set_aside(&key, &why);
+                store.note_damage(Some(key), sentence);
+            }
+        }
+    }
+    for binding in declared {
+        if let Target::Certificate(certificate) = &binding.target {
+            known.insert(certificate.info.id.clone(), certificate.clone());
+        }
+    }
+    known
+}
+
+fn stored_certificate(
+    maker: &Maker,
+    info: &ProjectInfo,
+    key: &RecordKey,
+    plain: &[u8],
+) -> Result<Arc<Certificate>, String> {
+    let id = CertificateId::parse(&key.id).ok_or("the record's name is no certificate id")?;
+    let record = CertificateRecord::parse(plain).map_err(|e| e.to_string())?;
+    // It was judged when it was uploaded; dates have passed since, and what it says of itself is what it said then.
+    let material = Material { cert: &record.cert, key: &record.key, ca: &record.ca, skip_validation: true };
+    let valid = validate(material, clock::now()).map_err(|faults| {
+        let words: Vec<_> = faults.iter().map(|f| format!("{}; {}", f.what, f.remedy)).collect();
+        words.join(" | ")
+    })?;
+    let facts = Facts {
+        id,
+        cert_pem: record.cert,
+        ca_pem: record.ca,
+        uploaded_at: record.uploaded_at,
+        skip_validation: record.skip_validation,
+        warnings: Some(record.warnings),
+        source: Source::Api,
+    };
+    Ok(maker.certificate(info, valid, facts))
+}
+
+fn stored_bindings(store: &Store, info: &ProjectInfo, records: Records, known: &Known, edit: &mut SnapshotEdit) {
+    let mut quarantined = records.quarantined;
+    for (key, plain) in records.bindings {
+        let parsed = BindingRecord::parse(&plain).map_err(|e| e.to_string());
+        let parsed = parsed.and_then(|record| {
+            // Sealed for this name, but the name is not that of its pattern: nobody but a fault makes such a record.
+            let fits = store.binding_key(&info.id, &record.pattern) == key;
+            if fits { Ok(record) } else { Err("the record's name is not that of its pattern".to_owned()) }
+        });
+        match parsed {
+            Ok(record) => {
+                let target = target(record.certificate, known, &records.lost);
+                edit.bind(Binding { pattern: record.pattern, target, source: Source::Api, since: record.since });
+            }
+            Err(why) => {
+                quarantined.insert(key.id.clone());
+                let sentence = format!("{key}: {why}");
+                store.note_damage(Some(key), sentence);
+            }
+        }
+    }
+    edit.quarantine(quarantined, store.record_name());
+}
+
+fn target(id: Option<CertificateId>, known: &Known, lost: &HashMap<CertificateId, String>) -> Target {
+    let Some(id) = id else { return Target::None };
+    if let Some(certificate) = known.get(&id) {
+        return Target::Certificate(certificate.clone());
+    }
+    let why = lost.get(&id).map_or("there is no record of it", String::as_str);
+    let why = format!("{why}; upload the certificate again");
+    Target::Unavailable(Unavailable { id, why })
+}
+
+/// The binding of a declared certificate; one that could not be read holds its slot all the same.
+fn declare(maker: &Maker, info: &ProjectInfo, file: &Path, declared: Declared, unloaded: &mut Vec<String>) -> Binding {
+    let Declared { certificate: settings, id, found } = declared;
+    let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
+    let source = Source::File(file.to_owned());
+    let target = match found {
+        Ok((valid, cert_pem, ca_pem)) => {
+            let facts = Facts {
+                id,
+                cert_pem,
+                ca_pem,
+                uploaded_at: now,
+                skip_validation: settings.skip_validation,
+                warnings: None,
+                source: source.clone(),
+            };
+            Target::Certificate(maker.certificate(info, valid, facts))
+        }
+        Err(why) => {
+            unloaded.push(why.clone());
+            Target::Unavailable(Unavailable { id, why })
+        }
+    };
+    Binding { pattern: settings.pattern, target, source, since: now }
+}

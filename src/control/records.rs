@@ -1,0 +1,286 @@
+//! What a record says once it is opened: JSON, versioned by the store's schema.
+//!
+//! A private key crosses this file as base64 in JSON: without an escape in it, serde hands it on by reference and
+//! leaves no copy behind. All other buffers that held it are wiped.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::domain::{
+    CertificateId, DefaultScope, OnExpiry, Pattern, ProjectId, ProjectInfo, ProjectState, ServerTrust, Team,
+};
+
+/// Why an opened record means nothing to this egret. Never says anything of the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the record was opened, but its content is not understood")]
+pub(super) struct NotUnderstood;
+
+/// A certificate with its key.
+pub(super) struct CertificateRecord {
+    /// Chain as uploaded.
+    pub(super) cert: String,
+    /// CA bundle as uploaded.
+    pub(super) ca: String,
+    /// Key as uploaded, PEM.
+    pub(super) key: Zeroizing<String>,
+    /// As in the upload.
+    pub(super) skip_validation: bool,
+    /// Whole seconds.
+    pub(super) uploaded_at: OffsetDateTime,
+    /// What validation said then.
+    pub(super) warnings: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CertificateJson<'a> {
+    #[serde(borrow)]
+    cert: Cow<'a, str>,
+    #[serde(borrow)]
+    ca: Cow<'a, str>,
+    key: &'a str,
+    skip_validation: bool,
+    uploaded_at: i64,
+    #[serde(borrow)]
+    warnings: Vec<Cow<'a, str>>,
+}
+
+impl CertificateRecord {
+    pub(super) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let key = to_base64(self.key.as_bytes());
+        let json = CertificateJson {
+            cert: Cow::Borrowed(&self.cert),
+            ca: Cow::Borrowed(&self.ca),
+            key: &key,
+            skip_validation: self.skip_validation,
+            uploaded_at: self.uploaded_at.unix_timestamp(),
+            warnings: self.warnings.iter().map(|w| Cow::Borrowed(w.as_str())).collect(),
+        };
+        // Room for the worst case (every byte escaped), so that no grown-out-of buffer with the key is left behind.
+        let texts = self.cert.len() + self.ca.len() + self.warnings.iter().map(String::len).sum::<usize>();
+        to_json(&json, key.len() + 6 * texts + 1024)
+    }
+
+    pub(super) fn parse(plain: &[u8]) -> Result<Self, NotUnderstood> {
+        let json: CertificateJson<'_> = serde_json::from_slice(plain).map_err(|_| NotUnderstood)?;
+        Ok(Self {
+            cert: json.cert.into_owned(),
+            ca: json.ca.into_owned(),
+            key: from_base64(json.key)?,
+            skip_validation: json.skip_validation,
+            uploaded_at: time_of(json.uploaded_at)?,
+            warnings: json.warnings.into_iter().map(Cow::into_owned).collect(),
+        })
+    }
+}
+
+fn to_base64(secret: &[u8]) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(vec![0; base64::encoded_len(secret.len(), true).unwrap_or_default()]);
+    let written = STANDARD.encode_slice(secret, &mut text).expect("the buffer has the length that base64 names");
+    text.truncate(written);
+    Zeroizing::new(String::from_utf8(std::mem::take(&mut *text)).expect("base64 is ASCII"))
+}
+
+fn from_base64(text: &str) -> Result<Zeroizing<String>, NotUnderstood> {
+    let mut secret = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
+    let written = STANDARD.decode_slice(text, &mut secret).map_err(|_| NotUnderstood)?;
+    secret.truncate(written);
+    String::from_utf8(std::mem::take(&mut *secret)).map(Zeroizing::new).map_err(|error| {
+        error.into_bytes().zeroize();
+        NotUnderstood
+    })
+}
+
+fn to_json<T: Serialize>(value: &T, room: usize) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+    serde_json::to_writer(&mut *bytes, value)
+        .expect("a record is text, numbers and lists; writing to memory cannot fail");
+    bytes
+}
+
+fn time_of(seconds: i64) -> Result<OffsetDateTime, NotUnderstood> {
+    OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| NotUnderstood)
+}
+
+/// A binding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BindingRecord {
+    /// Where.
+    pub(super) pattern: Pattern,
+    /// What; `None` = *none*.
+    pub(super) certificate: Option<CertificateId>,
+    /// When it was written, whole seconds.
+    pub(super) since: OffsetDateTime,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BindingJson {
+    pattern: String,
+    certificate: Option<String>,
+    since: i64,
+}
+
+impl BindingRecord {
+    pub(super) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let json = BindingJson {
+            pattern: self.pattern.to_string(),
+            certificate: self.certificate.as_ref().map(|id| id.as_str().to_owned()),
+            since: self.since.unix_timestamp(),
+        };
+        to_json(&json, 256)
+    }
+
+    pub(super) fn parse(plain: &[u8]) -> Result<Self, NotUnderstood> {
+        let json: BindingJson = serde_json::from_slice(plain).map_err(|_| NotUnderstood)?;
+        let certificate = match json.certificate {
+            Some(id) => Some(CertificateId::parse(&id).ok_or(NotUnderstood)?),
+            None => None,
+        };
+        let pattern = Pattern::parse(&json.pattern).map_err(|_| NotUnderstood)?;
+        Ok(Self { pattern, certificate, since: time_of(json.since)? })
+    }
+}
+
+/// What is known of a project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProjectRecord {
+    id: String,
+    name: String,
+    team: Option<Team>,
+    account_id: Option<String>,
+    zone_id: Option<String>,
+    state: ProjectState,
+    default_scope: ScopeJson,
+    on_expiry: OnExpiry,
+    servers: ServerTrust,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ScopeJson {
+    Any,
+    Hinted,
+    Listed(Vec<String>),
+}
+
+impl ProjectRecord {
+    pub(super) fn of(info: &ProjectInfo) -> Self {
+        Self {
+            id: info.id.as_str().to_owned(),
+            name: info.name.clone(),
+            team: info.team.clone(),
+            account_id: info.account_id.clone(),
+            zone_id: info.zone_id.clone(),
+            state: info.state,
+            default_scope: match &info.default_scope {
+                DefaultScope::Any => ScopeJson::Any,
+                DefaultScope::Hinted => ScopeJson::Hinted,
+                DefaultScope::Listed(list) => ScopeJson::Listed(list.iter().map(Pattern::to_string).collect()),
+            },
+            on_expiry: info.on_expiry,
+            servers: info.servers,
+        }
+    }
+
+    pub(super) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        to_json(self, 512)
+    }
+
+    /// The project as it is when no file declares it.
+    pub(super) fn parse(plain: &[u8]) -> Result<ProjectInfo, NotUnderstood> {
+        let json: Self = serde_json::from_slice(plain).map_err(|_| NotUnderstood)?;
+        let default_scope = match json.default_scope {
+            ScopeJson::Any => DefaultScope::Any,
+            ScopeJson::Hinted => DefaultScope::Hinted,
+            ScopeJson::Listed(list) => {
+                let patterns = list.iter().map(|p| Pattern::parse(p)).collect::<Result<_, _>>();
+                DefaultScope::Listed(patterns.map_err(|_| NotUnderstood)?)
+            }
+        };
+        Ok(ProjectInfo {
+            id: ProjectId::parse(&json.id).ok_or(NotUnderstood)?,
+            name: json.name,
+            team: json.team,
+            account_id: json.account_id,
+            zone_id: json.zone_id,
+            state: json.state,
+            default_scope,
+            on_expiry: json.on_expiry,
+            servers: json.servers,
+            declared: false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brings_a_certificate_back_byte_for_byte() {
+        let record = CertificateRecord {
+            cert: "-----BEGIN\r\n\"ü\u{1}\\".to_owned(),
+            ca: "\u{feff}x".to_owned(),
+            key: Zeroizing::new("-----BEGIN PRIVATE KEY-----\nMC4C\n".to_owned()),
+            skip_validation: true,
+            uploaded_at: OffsetDateTime::from_unix_timestamp(1_800_000_000).expect("a time"),
+            warnings: vec!["\"quoted\"\n".to_owned()],
+        };
+        let bytes = record.to_bytes();
+        assert!(bytes.len() < bytes.capacity(), "grown out of a buffer that held the key");
+        let back = CertificateRecord::parse(&bytes).expect("its own bytes");
+        assert_eq!((&back.cert, &back.ca, &*back.key), (&record.cert, &record.ca, &*record.key));
+        assert_eq!(
+            (back.skip_validation, back.uploaded_at, back.warnings),
+            (true, record.uploaded_at, record.warnings)
+        );
+    }
+
+    #[test]
+    fn brings_bindings_back() {
+        for (pattern, certificate) in [("*", Some("cert_1")), ("https://*.example.com:*", None)] {
+            let record = BindingRecord {
+                pattern: Pattern::parse(pattern).expect("valid"),
+                certificate: certificate.and_then(CertificateId::parse),
+                since: OffsetDateTime::UNIX_EPOCH,
+            };
+            assert_eq!(BindingRecord::parse(&record.to_bytes()), Ok(record));
+        }
+    }
+
+    #[test]
+    fn brings_projects_back() {
+        let listed = DefaultScope::Listed(vec![Pattern::parse("https://a.test").expect("valid")]);
+        for default_scope in [DefaultScope::Any, DefaultScope::Hinted, listed] {
+            let info = ProjectInfo {
+                default_scope,
+                team: Some(Team { id: Some("team_1".to_owned()), slug: None }),
+                state: ProjectState::Blocked,
+                servers: ServerTrust::Ca,
+                ..ProjectInfo::named("payments")
+            };
+            let bytes = ProjectRecord::of(&info).to_bytes();
+            assert_eq!(ProjectRecord::parse(&bytes), Ok(info));
+        }
+    }
+
+    #[test]
+    fn understands_nothing_else() {
+        for bytes in
+            [&b""[..], b"{}", b"[]", b"{\"pattern\":\"*\",\"certificate\":null,\"since\":0,\"more\":1}", b"\xff"]
+        {
+            assert_eq!(BindingRecord::parse(bytes), Err(NotUnderstood));
+            assert!(CertificateRecord::parse(bytes).is_err());
+            assert_eq!(ProjectRecord::parse(bytes), Err(NotUnderstood));
+        }
+        let wide = br#"{"pattern":"https://*.co.uk","certificate":null,"since":0}"#;
+        assert_eq!(BindingRecord::parse(wide), Err(NotUnderstood));
+    }
+}

@@ -1,0 +1,143 @@
+use std::sync::Arc;
+
+use super::testing::{anonymous, binding, certificate, empty};
+use super::*;
+use crate::domain::{Origin, ProjectInfo, Role, Rule};
+
+fn project(name: &str, team: Option<(&str, &str)>) -> Arc<Project> {
+    let team = team.map(|(id, slug)| Team { id: Some(id.to_owned()), slug: Some(slug.to_owned()) });
+    let id = ProjectId::derived(name, team.as_ref());
+    Project::new(empty(ProjectInfo { id, team, ..ProjectInfo::named(name) }))
+}
+
+#[test]
+fn finds_by_id_before_name() {
+    let registry = Registry::default();
+    let first = project("payments", None);
+    let second = project(first.id().as_str(), None);
+    registry.insert(first.clone());
+    registry.insert(second);
+    assert_eq!(registry.find(first.id().as_str(), None, None).expect("found").id(), first.id());
+    assert_eq!(registry.find("payments", None, None).expect("found").id(), first.id());
+    assert!(registry.find("Payments", None, None).is_none());
+    assert!(registry.find("", None, None).is_none());
+}
+
+#[test]
+fn finds_no_project_of_another_team() {
+    let registry = Registry::default();
+    let teamed = project("payments", Some(("team_1", "one")));
+    registry.insert(teamed.clone());
+    registry.insert(project("free", None));
+    for key in ["payments", teamed.id().as_str()] {
+        assert!(registry.find(key, None, None).is_some());
+        assert!(registry.find(key, Some("team_1"), None).is_some());
+        assert!(registry.find(key, None, Some("one")).is_some());
+        assert!(registry.find(key, Some("team_1"), Some("one")).is_some());
+        assert!(registry.find(key, Some("team_2"), None).is_none());
+        assert!(registry.find(key, None, Some("two")).is_none());
+        assert!(registry.find(key, Some("team_1"), Some("two")).is_none());
+    }
+    assert!(registry.find("free", Some("team_9"), Some("nine")).is_some(), "without a team they are ignored");
+}
+
+#[test]
+fn tells_namesakes_apart_by_their_team() {
+    let registry = Registry::default();
+    let (one, two) = (project("p", Some(("team_1", "one"))), project("p", Some(("team_2", "two"))));
+    registry.insert(one.clone());
+    registry.insert(two.clone());
+    assert!(registry.find("p", None, None).is_none(), "ambiguous");
+    assert_eq!(registry.find("p", Some("team_1"), None).expect("found").id(), one.id());
+    assert_eq!(registry.find("p", None, Some("two")).expect("found").id(), two.id());
+    let free = project("p", None);
+    registry.insert(free.clone());
+    assert_eq!(registry.find("p", None, None).expect("found").id(), free.id());
+    assert_eq!(registry.find("p", Some("team_2"), None).expect("found").id(), two.id());
+}
+
+#[test]
+fn follows_a_project_whose_name_changes() {
+    let registry = Registry::default();
+    let old = project("old", None);
+    registry.insert(old.clone());
+    let info = ProjectInfo { id: old.id().clone(), ..ProjectInfo::named("new") };
+    registry.insert(Project::new(empty(info)));
+    assert!(registry.find("old", None, None).is_none());
+    assert_eq!(registry.find("new", None, None).expect("found").id(), old.id());
+    assert_eq!(registry.projects().len(), 1);
+}
+
+#[test]
+fn lists_projects_by_name() {
+    let registry = Registry::default();
+    for name in ["b", "c", "a"] {
+        registry.insert(project(name, None));
+    }
+    let names: Vec<_> = registry.projects().iter().map(|p| p.load().info().name.clone()).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+}
+
+#[test]
+fn leaves_a_denying_project_behind() {
+    let registry = Registry::default();
+    let held = project("payments", None);
+    let mut edit = held.load().edit();
+    edit.put_certificate(certificate("cert_1"));
+    edit.bind(binding("https://a.test", Target::Certificate(certificate("cert_1"))));
+    held.publish(edit.finish());
+    registry.insert(held.clone());
+    let generation = registry.token_generation();
+
+    assert!(registry.remove(held.id()).is_some());
+    assert!(registry.remove(held.id()).is_none());
+    assert!(registry.find("payments", None, None).is_none());
+    assert!(registry.project(held.id()).is_none());
+    let left = held.snapshot();
+    assert!(left.is_removed() && left.is_empty() && left.certificates().is_empty());
+    let selection = left.select(&Origin::parse("a.test").expect("valid"));
+    assert_eq!(selection.rule, Rule::Nothing);
+    assert!(selection.tls.identity().is_none());
+    assert_ne!(registry.token_generation(), generation);
+}
+
+#[test]
+fn knows_a_token_by_its_text_alone() {
+    let registry = Registry::default();
+    let generation = registry.token_generation();
+    let sha256 = |text: &[u8]| digest::digest(&digest::SHA256, text).as_ref().try_into().expect("32 bytes");
+    let token = Token { name: "ci".to_owned(), email: None, role: Role::Write, scope: TokenScope::All };
+    registry.insert_token(sha256(b"secret"), token);
+    assert_eq!(registry.token(b"secret").expect("known").name, "ci");
+    assert!(registry.token(b"Secret").is_none());
+    assert!(registry.token(b"").is_none());
+    assert!(registry.token(&sha256(b"secret")).is_none(), "a digest is no token");
+    assert_ne!(registry.token_generation(), generation);
+}
+
+#[test]
+fn forgets_a_retired_certificate_with_its_last_connection_and_holds_no_key() {
+    let project = project("payments", None);
+    let tls = anonymous();
+    tls.life().opened();
+    let retired = Retired {
+        id: certificate("cert_1").info.id.clone(),
+        superseded_by: None,
+        tls: vec![Arc::downgrade(&tls)],
+        info: certificate("cert_1").info.clone(),
+        deadline: time::OffsetDateTime::UNIX_EPOCH,
+    };
+    project.remember_retired(retired.clone());
+    assert_eq!(project.retired().iter().map(Retired::connections).collect::<Vec<_>>(), [1]);
+    tls.life().closed();
+    assert!(project.retired().is_empty());
+
+    tls.life().opened();
+    for _ in 0..300 {
+        project.remember_retired(retired.clone());
+    }
+    assert_eq!(project.retired().len(), 256, "bounded");
+    assert_eq!(Arc::strong_count(&tls), 1);
+    drop(tls);
+    assert!(project.retired().is_empty());
+}
