@@ -5,6 +5,7 @@
 
 mod ca;
 mod signals;
+mod token;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -16,12 +17,12 @@ use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use zeroize::Zeroizing;
 
 use crate::api::{self, CaCertificate, ListenerStatus, Management, Stage, StatusInfo};
 use crate::backend::{Backend, MemoryBackend, SqliteBackend};
 use crate::config::{ListenerSettings, Settings, StoreBackend};
 use crate::control::Control;
+use crate::domain::Role;
 use crate::identity::TlsFactory;
 use crate::observe::{AccessLog, Metrics};
 use crate::pki::anchors::SharedAnchors;
@@ -260,8 +261,11 @@ async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core
         registry.insert_token(token.sha256, made);
     }
     if settings.tokens.is_empty() {
-        let token = admin_token(settings)?;
-        registry.insert_token(sha256(token.as_bytes()), Token::administrator("admin.token"));
+        if let Some(text) = token::administrator(settings)? {
+            let name = "admin.token".to_owned();
+            let made = Token { name, email: None, role: Role::Admin, scope: TokenScope::All };
+            registry.insert_token(sha256(text.as_bytes()), made);
+        }
     }
     let sealer = Arc::new(Sealer::new(key));
     let control =
@@ -302,19 +306,4 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
     out
-}
-
-/// The administrator's token of an egret that was given none: written once, 0600, and named in the log.
-fn admin_token(settings: &Settings) -> anyhow::Result<Zeroizing<String>> {
-    if settings.store.backend == StoreBackend::Memory {
-        let token = kek::random_hex()?;
-        tracing::warn!("no token is configured and the memory store keeps none: set EGRET_TOKEN to use the API");
-        return Ok(token);
-    }
-    let path = settings.data_dir.join("admin.token");
-    let (token, made) = kek::secret_file(&path).with_context(|| path.display().to_string())?;
-    if made {
-        tracing::info!(path = %path.display(), "made an administrator token; egret's commands find it there, or set EGRET_TOKEN");
-    }
-    Ok(token)
 }

@@ -1,0 +1,54 @@
+//! The administrator's token of an egret that was given none.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use zeroize::Zeroizing;
+
+use crate::config::{Settings, StoreBackend};
+use crate::domain::hex;
+use crate::pki::files;
+
+/// In `data_dir`, 0600.
+const FILE: &str = "admin.token";
+/// Longest token file that is read.
+const MAX: usize = 1024;
+
+/// Read from its file, or made and written there once; the log names the file, never the token.
+/// With the memory store nothing may be written, so there is none.
+pub(super) fn administrator(settings: &Settings) -> anyhow::Result<Option<Zeroizing<String>>> {
+    if settings.store.backend == StoreBackend::Memory {
+        tracing::warn!("no token is configured, and the memory store keeps none: set EGRET_TOKEN to use the API");
+        return Ok(None);
+    }
+    files::private_folder(&settings.data_dir)?;
+    let path = settings.data_dir.join(FILE);
+    match files::open_private(&path, false) {
+        Ok(file) => {
+            let bytes = files::read_bounded(&file, MAX)?.context("the administrator's token is too long")?;
+            let token = std::str::from_utf8(&bytes).map(str::trim_end).unwrap_or_default();
+            ensure!(
+                token.len() >= 32,
+                "{} holds no token; delete it, and the next start makes a new one",
+                path.display()
+            );
+            Ok(Some(Zeroizing::new(token.to_owned())))
+        }
+        Err(error) if error.is_not_found() => make(&path).map(Some),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn make(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let mut bits = Zeroizing::new([0; 32]);
+    aws_lc_rs::rand::fill(&mut *bits).map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
+    let token = Zeroizing::new(hex(&*bits));
+    let mut file = files::create_private(path)?;
+    file.write_all(token.as_bytes()).and_then(|()| file.write_all(b"\n")).and_then(|()| file.sync_all())?;
+    if let Some(folder) = path.parent() {
+        files::sync_folder(folder)?;
+    }
+    tracing::info!(path = %path.display(), "made an administrator token; egret's commands find it there");
+    Ok(token)
+}
