@@ -52,7 +52,7 @@ async function byHttp({ url, proxy, ca, absolute, method = 'GET', headers = {}, 
   }
   const socket = await connect(via, `${target.hostname}:${target.port || 443}`);
   const createConnection = () => tls.connect({ socket, servername: target.hostname, ca: read(ca) });
-  return exchange(https.request(target, { method, headers, createConnection, agent: false }), body);
+  return exchange(https.request(target, { method, headers, createConnection }), body);
 }
 
 const agents = new Map();
