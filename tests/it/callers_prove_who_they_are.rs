@@ -145,3 +145,16 @@ fn curl_with_a_credential_in_the_proxy_url() {
     curl.env("HTTPS_PROXY", format!("http://alpha:{ALPHA}@{}", egret.proxy())).arg(nginx.origin(NAME));
     assert!(stdout_of(&mut curl).contains("CN=alpha-client"));
 }
+
+/// A sidecar plays the origin, and a proxy's 407 would be out of place.
+#[test]
+fn a_sidecar_answers_401() {
+    let world = World::new();
+    let egret = Setup::new(&world)
+        .listener("side", "sidecar", &format!("auth = \"token\"\norigin = \"https://{NAME}\""))
+        .hosts(&[NAME])
+        .start();
+    let reply = Wire::connect(egret.proxy()).request("GET", "/", NAME);
+    reply.assert_failure(401, "caller.unauthenticated");
+    assert!(reply.header("www-authenticate").is_some(), "{reply:?}");
+}

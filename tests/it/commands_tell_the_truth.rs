@@ -126,7 +126,7 @@ fn status_shows_listeners_and_days_left() {
         .start();
     let id = egret.upload("default", Some("https://one.test"), &world.client("one"));
     let status = json(&mut egret.cli(&["status", "--json"]));
-    assert_eq!(status, egret.api("GET", "/v1/status", None).1);
+    assert_eq!(status["certificates"], egret.api("GET", "/v1/status", None).1["certificates"]);
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"), "{status}");
     let listeners = status["listeners"].as_array().expect("listeners");
     let listed: Vec<_> = listeners.iter().map(|l| (l["name"].as_str(), l["mode"].as_str())).collect();
