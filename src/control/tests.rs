@@ -1,1 +1,6 @@
-//! t
+//! The writers against a store that can be stopped, broken and looked into.
+
+mod changes;
+mod projects;
+mod start;
+mod support;

@@ -1,0 +1,204 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+};
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+
+use crate::backend::{
+    Backend, BackendError, BoxFuture, Changes, Expect, Loaded, Op, RecordKey, RecordKind, Revision, SealedRecord,
+};
+use crate::config::{
+    EgressSettings, KeySource, Limits, PostQuantum, Profile, Settings, StoreBackend, StoreSettings, TelemetrySettings,
+    TrustSettings,
+};
+use crate::control::{Control, ControlError, Drain, Upload, Uploaded};
+use crate::domain::{Origin, Pattern, ProjectInfo, ServerTrust};
+use crate::observe::Metrics;
+use crate::pki::seal::Sealer;
+use crate::registry::testing::shared;
+use crate::registry::{Project, Registry, Selection};
+
+/// A store in memory that outlives the egret that writes it.
+pub(super) struct Shelf {
+    pub(super) records: Mutex<BTreeMap<RecordKey, SealedRecord>>,
+    /// Given to those who load, as a backend that noticed damage itself would.
+    pub(super) lost: Mutex<Vec<RecordKey>>,
+    pub(super) broken: AtomicBool,
+    /// One permit lets one commit through.
+    pub(super) gate: Semaphore,
+}
+
+impl Shelf {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            records: Mutex::default(),
+            lost: Mutex::default(),
+            broken: AtomicBool::default(),
+            gate: Semaphore::new(Semaphore::MAX_PERMITS),
+        })
+    }
+
+    pub(super) fn keys(&self, kind: RecordKind) -> Vec<RecordKey> {
+        self.records.lock().unwrap().keys().filter(|k| k.kind == kind).cloned().collect()
+    }
+
+    pub(super) fn spoil(&self, key: &RecordKey) {
+        let mut records = self.records.lock().unwrap();
+        let sealed = &mut records.get_mut(key).expect("there").sealed;
+        *sealed.last_mut().expect("not empty") ^= 1;
+    }
+}
+
+impl Backend for Shelf {
+    fn load(&self) -> BoxFuture<'_, Result<Loaded, BackendError>> {
+        Box::pin(async {
+            let lost = self.lost.lock().unwrap().clone();
+            let mut records: Vec<_> = self.records.lock().unwrap().values().cloned().collect();
+            records.retain(|r| !lost.contains(&r.key));
+            let damaged = lost.iter().map(|key| format!("{key} is missing or cannot be read")).collect();
+            Ok(Loaded { records, damaged, lost, revision: Revision::default() })
+        })
+    }
+
+    fn commit(&self, ops: Vec<Op>) -> BoxFuture<'_, Result<Revision, BackendError>> {
+        Box::pin(async {
+            self.gate.acquire().await.expect("never closed").forget();
+            if self.broken.load(Ordering::Relaxed) {
+                return Err(BackendError::Unavailable { doing: "written", cause: "no space left".to_owned() });
+            }
+            let mut records = self.records.lock().unwrap();
+            let lost = std::mem::take(&mut *self.lost.lock().unwrap());
+            let mut next = records.clone();
+            next.retain(|key, _| !lost.contains(key));
+            for op in ops {
+                let (key, expect) = match &op {
+                    Op::Put(record, expect) => (record.key.clone(), *expect),
+                    Op::Delete(key, expect) => (key.clone(), *expect),
+                };
+                let found = next.get(&key).map(|r| r.version);
+                let holds = match expect {
+                    Expect::Absent => found.is_none(),
+                    Expect::Version(version) => found == Some(version),
+                    Expect::Any => true,
+                };
+                if !holds {
+                    return Err(BackendError::Conflict(key));
+                }
+                match op {
+                    Op::Put(record, _) => {
+                        assert_eq!(record.version, found.unwrap_or(0) + 1);
+                        next.insert(key, record)
+                    }
+                    Op::Delete(..) => next.remove(&key),
+                };
+            }
+            *records = next;
+            Ok(Revision(1))
+        })
+    }
+
+    fn watch(&self, _after: Revision) -> Changes {
+        Box::pin(futures_util::stream::pending())
+    }
+}
+
+pub(super) fn settings() -> Settings {
+    Settings {
+        profile: Profile::Local,
+        data_dir: PathBuf::new(),
+        workers: 1,
+        config_file: Some(PathBuf::from("egret.toml")),
+        management: "127.0.0.1:0".parse().expect("an address"),
+        listeners: Vec::new(),
+        projects: vec![ProjectInfo::named("default")],
+        certificates: Vec::new(),
+        tokens: Vec::new(),
+        egress: EgressSettings::default(),
+        store: StoreSettings { backend: StoreBackend::Memory, key_encryption_key: KeySource::Generated },
+        dns_hosts: std::collections::HashMap::new(),
+        limits: Limits::default(),
+        trust: TrustSettings { anchors: Vec::new(), servers: ServerTrust::SystemAndCa, post_quantum: PostQuantum::Off },
+        telemetry: TelemetrySettings { access_log: false },
+    }
+}
+
+/// One start of egret over a shelf.
+pub(super) struct Egret {
+    pub(super) registry: Arc<Registry>,
+    pub(super) control: Arc<Control>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Egret {
+    pub(super) async fn start(shelf: &Arc<Shelf>, settings: &Settings) -> Self {
+        Self::with_key(shelf, settings, 1).await.expect("it starts")
+    }
+
+    pub(super) async fn with_key(shelf: &Arc<Shelf>, settings: &Settings, key: u8) -> anyhow::Result<Self> {
+        let (factory, anchors) = shared();
+        let (registry, metrics) = (Arc::new(Registry::default()), Arc::new(Metrics::default()));
+        let sealer = Arc::new(Sealer::new(Zeroizing::new([key; 32])));
+        let control =
+            Control::load(settings, registry.clone(), shelf.clone(), sealer, factory, anchors, metrics.clone()).await?;
+        Ok(Self { registry, control: Arc::new(control), metrics })
+    }
+
+    pub(super) fn project(&self, name: &str) -> Arc<Project> {
+        self.registry.find(name, None, None).expect("the project exists")
+    }
+
+    pub(super) async fn upload(&self, pattern: &str, material: &Material) -> Result<Uploaded, ControlError> {
+        self.control.upload(&self.project("default"), material.upload(pattern), Drain::Grace).await
+    }
+
+    pub(super) fn select(&self, origin: &str) -> Selection {
+        select(&self.project("default"), origin)
+    }
+}
+
+pub(super) fn select(project: &Project, origin: &str) -> Selection {
+    project.load().select(&Origin::parse(origin).expect(origin))
+}
+
+pub(super) fn pattern(text: &str) -> Pattern {
+    Pattern::parse(text).expect(text)
+}
+
+/// A client certificate with its issuer.
+pub(super) struct Material {
+    pub(super) cert: String,
+    pub(super) key: String,
+    pub(super) ca: String,
+}
+
+impl Material {
+    pub(super) fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::<String>::new()).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("{name} CA"));
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
+        let mut params = CertificateParams::new(Vec::<String>::new()).expect("parameters");
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let key = KeyPair::generate().expect("a key");
+        let leaf = params.signed_by(&key, &issuer).expect("a leaf");
+        Self { cert: leaf.pem(), key: key.serialize_pem(), ca: issuer.pem() }
+    }
+
+    pub(super) fn upload(&self, at: &str) -> Upload {
+        Upload {
+            cert: Zeroizing::new(self.cert.clone()),
+            key: Zeroizing::new(self.key.clone()),
+            ca: Zeroizing::new(self.ca.clone()),
+            pattern: pattern(at),
+            skip_validation: false,
+        }
+    }
+}
