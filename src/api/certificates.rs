@@ -99,7 +99,7 @@ impl Facts {
 
 impl Draining {
     fn of(retired: &Retired) -> Self {
-        Self { id: retired.id.to_string(), connections: connections(&retired.tls), deadline: rfc3339(retired.deadline) }
+        Self { id: retired.id.to_string(), connections: retired.connections(), deadline: rfc3339(retired.deadline) }
     }
 }
 
@@ -151,10 +151,10 @@ fn find(project: &Project, id: &CertificateId, now: OffsetDateTime) -> Option<De
     let own = all.iter().find(|r| r.id == *id)?;
     Some(Details {
         status: Status::Draining,
-        facts: Some(Facts::of(&own.certificate.info, now)),
+        facts: Some(Facts::of(&own.info, now)),
         superseded_by: own.superseded_by.as_ref().map(CertificateId::to_string),
         deadline: Some(rfc3339(own.deadline)),
-        connections: connections(&own.tls),
+        connections: own.connections(),
         ..details
     })
 }

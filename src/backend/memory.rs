@@ -66,6 +66,7 @@ impl Backend for MemoryBackend {
             Ok(Loaded {
                 records: state.records.values().cloned().collect(),
                 damaged: Vec::new(),
+                lost: Vec::new(),
                 revision: state.revision,
             })
         })

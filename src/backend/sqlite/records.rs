@@ -73,9 +73,9 @@ impl Store {
         }
         damaged.extend(lost.into_iter().map(|row| row.sentence));
 
-        let (records, quarantined) = compare(found, ledger, complete, &mut damaged);
-        self.quarantined = quarantined;
-        Ok(Loaded { records, damaged, revision })
+        let compared = compare(found, ledger, complete, &mut damaged);
+        self.quarantined = compared.quarantined;
+        Ok(Loaded { records: compared.records, damaged, lost: compared.lost, revision })
     }
 
     /// All of `ops`, synced, or none.
@@ -283,24 +283,38 @@ fn ledger(connection: &Connection) -> (BTreeMap<RecordKey, Entry>, bool) {
     (entries, complete)
 }
 
+/// What was read, held against the ledger.
+struct Compared {
+    /// As it was committed.
+    records: Vec<SealedRecord>,
+    /// Rows that are there but not served.
+    quarantined: HashSet<RecordKey>,
+    /// Committed once, and now changed or missing.
+    lost: Vec<RecordKey>,
+}
+
 /// Splits what was read into what was committed and what contradicts the ledger.
 fn compare(
     found: Vec<SealedRecord>,
     ledger: BTreeMap<RecordKey, Entry>,
     complete: bool,
     damaged: &mut Vec<String>,
-) -> (Vec<SealedRecord>, HashSet<RecordKey>) {
+) -> Compared {
     let mut found: HashMap<RecordKey, SealedRecord> = found.into_iter().map(|r| (r.key.clone(), r)).collect();
     let mut records = Vec::with_capacity(found.len());
-    let mut quarantined = HashSet::new();
+    let (mut quarantined, mut lost) = (HashSet::new(), Vec::new());
     for (key, entry) in ledger {
         match found.remove(&key) {
             Some(record) if (record.version, sha256(&record.sealed)) == entry => records.push(record),
             Some(record) => {
                 damaged.push(format!("{key} is not as it was committed (damaged, or put back to an earlier state)"));
+                lost.push(record.key.clone());
                 quarantined.insert(record.key);
             }
-            None => damaged.push(format!("{key} is missing or cannot be read")),
+            None => {
+                damaged.push(format!("{key} is missing or cannot be read"));
+                lost.push(key);
+            }
         }
     }
     for (key, record) in found {
@@ -313,7 +327,7 @@ fn compare(
         }
     }
     records.sort_by(|a, b| a.key.cmp(&b.key));
-    (records, quarantined)
+    Compared { records, quarantined, lost }
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {
