@@ -1,8 +1,16 @@
 //! Floor 1: certificates and keys as data, and the files that hold egret's own.
+//!
+//! What is uploaded is read ([`pem`]), judged ([`validate`]) and sealed ([`seal`]) under the key-encryption
+//! key ([`kek`]); servers are vouched for by [`anchors`]; the leafs of intercepted tunnels come from [`issuer`].
+
 pub mod anchors;
+mod der;
 pub mod files;
 pub mod issuer;
 pub mod kek;
+mod names;
 pub mod pem;
 pub mod seal;
+#[cfg(test)]
+mod testing;
 pub mod validate;

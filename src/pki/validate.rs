@@ -1,15 +1,36 @@
 //! What is uploaded becomes a [`ValidCertificate`], or a list of every fault in it.
+//!
+//! Two sorts of faults. *Hard* ones make the identity unusable: what cannot be read, a key that is not the
+//! certificate's, a key too weak or of a kind that rustls cannot sign with. *Soft* ones (chain, dates, extended key
+//! usage, weak signatures) are faults too, but `skip_validation` turns them into warnings.
 
+mod certificate;
+mod checks;
+mod key;
+mod path;
+mod signature;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
-use std::sync::Arc;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+use self::certificate::{Certificate, PublicKey};
+use self::checks::Checks;
+use self::key::{Loaded, MAX_RSA, MIN_RSA};
+use self::path::Graph;
+use super::names;
+use super::pem::{self, PrivateKey};
 use crate::domain::{Fingerprint, KeyKind};
 
-/// A field of an upload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A field of an upload, in the order of the wire contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Field {
     /// `cert`
     Cert,
@@ -17,6 +38,24 @@ pub enum Field {
     Key,
     /// `ca`
     Ca,
+}
+
+impl Field {
+    /// The name on the wire: `cert`, `key` or `ca`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cert => "cert",
+            Self::Key => "key",
+            Self::Ca => "ca",
+        }
+    }
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// One thing that is wrong: where, what, and what to do. Never a piece of the input.
@@ -28,6 +67,13 @@ pub struct Fault {
     pub what: String,
     /// What to do; often a command.
     pub remedy: String,
+}
+
+impl fmt::Display for Fault {
+    /// `field: what; remedy`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.field, self.what, self.remedy)
+    }
 }
 
 /// What is uploaded, as text.
@@ -76,10 +122,277 @@ pub struct ValidCertificate {
     pub digest: [u8; 32],
 }
 
+impl fmt::Debug for ValidCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ValidCertificate({})", self.fingerprint)
+    }
+}
+
 /// Checks everything and collects every fault.
 ///
 /// # Errors
 /// All faults, in field order.
-pub fn validate(_material: Material<'_>, _now: OffsetDateTime) -> Result<ValidCertificate, Vec<Fault>> {
-    todo!()
+pub fn validate(material: Material<'_>, now: OffsetDateTime) -> Result<ValidCertificate, Vec<Fault>> {
+    let chain = pem::chain(Field::Cert, material.cert);
+    let key = pem::key(material.key);
+    let ca = pem::chain(Field::Ca, material.ca);
+    judge(chain, key, ca, material.skip_validation, now)
+}
+
+/// Makes a stored record usable again: as [`validate`] with `skip_validation`, so that time passing makes nothing
+/// unusable. `key_der` is [`ValidCertificate::key_der`] as it was stored. The warnings of the result are those of
+/// now; the record keeps its own.
+///
+/// # Errors
+/// Only what makes the identity unusable: the record is damaged.
+pub fn restore(
+    cert_pem: &str,
+    key_der: &[u8],
+    ca_pem: &str,
+    now: OffsetDateTime,
+) -> Result<ValidCertificate, Vec<Fault>> {
+    let key = PrivateKey::from_der(Zeroizing::new(key_der.to_vec())).ok_or_else(|| vec![key::damaged()]);
+    judge(pem::chain(Field::Cert, cert_pem), key, pem::chain(Field::Ca, ca_pem), true, now)
+}
+
+type Read<T> = Result<T, Vec<Fault>>;
+
+/// Faults found so far.
+#[derive(Default)]
+struct Findings {
+    /// Whatever the caller says.
+    hard: Vec<Fault>,
+    /// Unless the caller skips validation.
+    soft: Vec<Fault>,
+    /// Worth saying in any case.
+    warnings: Vec<String>,
+}
+
+impl Findings {
+    fn hard(&mut self, field: Field, what: impl Into<String>, remedy: impl Into<String>) {
+        self.hard.push(Fault { field, what: what.into(), remedy: remedy.into() });
+    }
+
+    fn soft(&mut self, field: Field, what: impl Into<String>, remedy: impl Into<String>) {
+        self.soft.push(Fault { field, what: what.into(), remedy: remedy.into() });
+    }
+
+    /// The faults that stand; soft ones become warnings if validation is skipped.
+    fn close(&mut self, skip_validation: bool) -> Vec<Fault> {
+        let mut faults = std::mem::take(&mut self.hard);
+        let soft = std::mem::take(&mut self.soft);
+        if skip_validation {
+            self.warnings.splice(0..0, soft.into_iter().map(|fault| format!("{}: {}", fault.field, fault.what)));
+        } else {
+            faults.extend(soft);
+        }
+        faults.sort_by_key(|fault| fault.field);
+        faults
+    }
+}
+
+fn judge(
+    chain: Read<Vec<CertificateDer<'static>>>,
+    key: Read<PrivateKey>,
+    ca: Read<Vec<CertificateDer<'static>>>,
+    skip_validation: bool,
+    now: OffsetDateTime,
+) -> Result<ValidCertificate, Vec<Fault>> {
+    let mut findings = Findings::default();
+    let chain = kept(chain, &mut findings);
+    let key = kept(key, &mut findings);
+    let ca = kept(ca, &mut findings);
+    let loaded = key.as_ref().and_then(|key| key::load(key).map_err(|fault| findings.hard.push(fault)).ok());
+    let parsed = chain.as_deref().and_then(|chain| parse_all(Field::Cert, chain, &mut findings));
+    let parsed_ca = ca.as_deref().and_then(|ca| parse_all(Field::Ca, ca, &mut findings));
+
+    // From here on as far as what could be read allows, so that one answer names everything.
+    let leaf = match (&parsed, &loaded) {
+        (Some(parsed), Some(loaded)) => find_leaf(parsed, parsed_ca.as_deref(), loaded, &mut findings),
+        _ => 0,
+    };
+    let mut sent = None;
+    if let Some(parsed) = parsed {
+        check_leaf_key(&parsed[leaf], &mut findings);
+        let has_ca = parsed_ca.is_some();
+        let count = (parsed.len(), parsed_ca.as_ref().map_or(0, Vec::len));
+        let leaf_der = parsed[leaf].der;
+        let graph = Graph::new(parsed, parsed_ca.unwrap_or_default());
+        let leaf = graph.nodes.iter().position(|n| n.certificate.der == leaf_der).expect("the leaf is a node");
+        let path = graph.path(leaf, now);
+        let checks = Checks { graph: &graph, path: &path, leaf, count, now };
+        if has_ca {
+            checks.anchor(&mut findings);
+        }
+        let chosen = checks.choose(&mut findings);
+        checks.dates(&chosen, &mut findings);
+        checks.purposes(&chosen, &mut findings);
+        checks.signatures(&chosen, &mut findings);
+        checks.issuers(&mut findings);
+        sent = Some(Sent::of(&graph, &chosen));
+    }
+
+    let faults = findings.close(skip_validation);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let (Some(chain), Some(key), Some(ca), Some(loaded), Some(sent)) = (&chain, key, ca, loaded, sent) else {
+        unreachable!("whatever could not be read left a fault");
+    };
+    let digest = material_digest(chain, &key, &ca);
+    Ok(ValidCertificate {
+        certified: Arc::new(CertifiedKey::new(sent.certificates, loaded.signing)),
+        key_der: key.into_der(),
+        ca,
+        subject: sent.subject,
+        issuer: sent.issuer,
+        serial_number: sent.serial_number,
+        not_before: sent.not_before,
+        not_after: sent.not_after,
+        fingerprint: sent.fingerprint,
+        spki_fingerprint: sent.spki_fingerprint,
+        key: loaded.kind,
+        issuer_names: sent.issuer_names,
+        warnings: findings.warnings,
+        digest,
+    })
+}
+
+fn kept<T>(read: Read<T>, findings: &mut Findings) -> Option<T> {
+    read.map_err(|faults| findings.hard.extend(faults)).ok()
+}
+
+fn parse_all<'a>(
+    field: Field,
+    certificates: &'a [CertificateDer<'static>],
+    findings: &mut Findings,
+) -> Option<Vec<Certificate<'a>>> {
+    let mut parsed = Vec::with_capacity(certificates.len());
+    for (place, certificate) in certificates.iter().enumerate() {
+        match Certificate::parse(certificate) {
+            Some(certificate) => parsed.push(certificate),
+            None => findings.hard(
+                field,
+                format!("{} is malformed", position(place, certificates.len())),
+                format!("copy the file again; this must succeed: openssl x509 -in {field}.pem -noout -text"),
+            ),
+        }
+    }
+    (parsed.len() == certificates.len()).then_some(parsed)
+}
+
+/// "certificate 2 of 3"; "the certificate" if it is the only one.
+fn position(place: usize, count: usize) -> String {
+    if count == 1 { "the certificate".to_owned() } else { format!("certificate {} of {count}", place + 1) }
+}
+
+/// The certificate that the key belongs to; the first, with a fault, if there is none.
+fn find_leaf(
+    chain: &[Certificate<'_>],
+    ca: Option<&[Certificate<'_>]>,
+    key: &Loaded,
+    findings: &mut Findings,
+) -> usize {
+    let fits = |c: &Certificate<'_>| key.public_key().is_some_and(|spki| c.has_key(&spki));
+    if let Some(leaf) = chain.iter().position(fits) {
+        return leaf;
+    }
+    let what = if ca.is_some_and(|ca| ca.iter().any(fits)) {
+        "this is the private key of a CA certificate, not of the client certificate"
+    } else {
+        "this private key does not belong to the certificate"
+    };
+    findings.hard(
+        Field::Key,
+        what,
+        "send the key that the certificate was made for; these two must print the same: openssl x509 -in cert.pem \
+         -noout -pubkey and openssl pkey -in key.pem -pubout",
+    );
+    0
+}
+
+fn check_leaf_key(leaf: &Certificate<'_>, findings: &mut Findings) {
+    match leaf.public_key {
+        PublicKey::Known(KeyKind::Rsa(bits)) if bits < MIN_RSA => findings.hard(
+            Field::Cert,
+            format!("the certificate's RSA key is too weak: {bits} bits; at least {MIN_RSA} are needed"),
+            pem::NEW_KEY,
+        ),
+        PublicKey::Known(KeyKind::Rsa(bits)) if bits > MAX_RSA => findings.hard(
+            Field::Cert,
+            format!("the certificate's RSA key has {bits} bits; egret takes at most {MAX_RSA}"),
+            pem::NEW_KEY,
+        ),
+        PublicKey::Known(_) => {}
+        PublicKey::Other(name) => findings.hard(
+            Field::Cert,
+            format!("the certificate's key is of a kind that egret cannot sign with ({name})"),
+            pem::NEW_KEY,
+        ),
+    }
+}
+
+/// SHA-256 over chain, key and `ca`, each with its length in front, so that no bytes can move from one to the next.
+fn material_digest(chain: &[CertificateDer<'static>], key: &PrivateKey, ca: &[CertificateDer<'static>]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    let mut add = |bytes: &[u8]| {
+        context.update(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+        context.update(bytes);
+    };
+    add(b"egret material");
+    for certificates in [chain, ca] {
+        add(&certificates.len().to_be_bytes());
+        certificates.iter().for_each(|certificate| add(certificate));
+    }
+    add(key.der());
+    finished(context)
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(bytes);
+    finished(context)
+}
+
+fn finished(context: digest::Context) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(context.finish().as_ref());
+    out
+}
+
+/// What is sent, and the facts of its leaf, free of the borrow of the input.
+struct Sent {
+    certificates: Vec<CertificateDer<'static>>,
+    subject: String,
+    issuer: String,
+    serial_number: String,
+    not_before: OffsetDateTime,
+    not_after: OffsetDateTime,
+    fingerprint: Fingerprint,
+    spki_fingerprint: Fingerprint,
+    issuer_names: Vec<Vec<u8>>,
+}
+
+impl Sent {
+    fn of(graph: &Graph<'_>, chosen: &[usize]) -> Self {
+        let chosen: Vec<&Certificate<'_>> = chosen.iter().map(|n| &graph.nodes[*n].certificate).collect();
+        let leaf = chosen[0];
+        let mut issuer_names: Vec<Vec<u8>> = Vec::with_capacity(chosen.len());
+        for certificate in &chosen {
+            if !issuer_names.iter().any(|name| name == certificate.issuer()) {
+                issuer_names.push(certificate.issuer().to_vec());
+            }
+        }
+        Self {
+            certificates: chosen.iter().map(|c| c.der.clone()).collect(),
+            subject: names::rfc4514(leaf.x509.subject()),
+            issuer: names::rfc4514(leaf.x509.issuer()),
+            serial_number: names::serial(leaf.x509.raw_serial()),
+            not_before: leaf.not_before(),
+            not_after: leaf.not_after(),
+            fingerprint: Fingerprint(sha256(leaf.der)),
+            spki_fingerprint: Fingerprint(sha256(leaf.x509.public_key().raw)),
+            issuer_names,
+        }
+    }
 }

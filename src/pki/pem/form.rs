@@ -1,0 +1,343 @@
+//! What was found instead of what is wanted, and the command that converts it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::engine::{DecodePaddingMode, general_purpose};
+use zeroize::Zeroizing;
+
+use super::super::der::{self, Extent, Kind};
+use super::super::validate::{Fault, Field};
+
+/// What a block, or a text without blocks, turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Certificate,
+    Key,
+    EncryptedKey,
+    LegacyEncryptedKey,
+    TrustedCertificate,
+    PublicKey,
+    Request,
+    Crl,
+    Pkcs7,
+    Pkcs12,
+    OpenSsh,
+    SshPublic,
+    Putty,
+    Pgp,
+    DsaKey,
+    DhParameters,
+    DsaParameters,
+    EcParameters,
+    JavaKeystore,
+    /// A block whose label nobody here knows.
+    Unknown,
+    /// Base64 around a PEM.
+    EncodedPem,
+    Empty,
+    Garbage,
+    NoBegin,
+    NoEnd,
+    BadArmour,
+    BadBase64,
+    BadContent,
+    Truncated,
+}
+
+/// How it was wrapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wrapping {
+    /// Between armour lines.
+    Pem,
+    /// The bytes themselves, as far as JSON let them live.
+    Binary,
+    /// Base64 of the bytes, without armour lines.
+    Base64,
+}
+
+/// What a label says. Never trusted further than a choice of words: the content is looked at as well.
+pub(super) fn of_label(label: &str) -> Form {
+    match label.trim() {
+        "CERTIFICATE" | "X509 CERTIFICATE" => Form::Certificate,
+        "TRUSTED CERTIFICATE" => Form::TrustedCertificate,
+        "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" => Form::Key,
+        "ENCRYPTED PRIVATE KEY" => Form::EncryptedKey,
+        "PUBLIC KEY" | "RSA PUBLIC KEY" => Form::PublicKey,
+        "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Form::Request,
+        "X509 CRL" => Form::Crl,
+        "PKCS7" | "PKCS #7 SIGNED DATA" | "CMS" => Form::Pkcs7,
+        "PKCS12" => Form::Pkcs12,
+        "OPENSSH PRIVATE KEY" => Form::OpenSsh,
+        "DSA PRIVATE KEY" => Form::DsaKey,
+        "DH PARAMETERS" | "X9.42 DH PARAMETERS" => Form::DhParameters,
+        "DSA PARAMETERS" => Form::DsaParameters,
+        "EC PARAMETERS" => Form::EcParameters,
+        other if other.starts_with("PGP ") => Form::Pgp,
+        _ => Form::Unknown,
+    }
+}
+
+pub(super) fn of_kind(kind: Kind) -> Form {
+    match kind {
+        Kind::Certificate => Form::Certificate,
+        Kind::Request => Form::Request,
+        Kind::Crl => Form::Crl,
+        Kind::Pkcs1Key | Kind::Pkcs8Key | Kind::Sec1Key => Form::Key,
+        Kind::EncryptedKey => Form::EncryptedKey,
+        Kind::DsaKey => Form::DsaKey,
+        Kind::PublicKey => Form::PublicKey,
+        Kind::Pkcs7 => Form::Pkcs7,
+        Kind::Pkcs12 => Form::Pkcs12,
+    }
+}
+
+/// The fault of a text without a single armour line.
+pub(super) fn without_armour(field: Field, text: &str) -> Fault {
+    let trimmed = text.trim();
+    if trimmed.is_empty() {
+        return fault(field, Form::Empty, Wrapping::Pem);
+    }
+    if trimmed.starts_with("PuTTY-User-Key-File") {
+        return fault(field, Form::Putty, Wrapping::Pem);
+    }
+    if ["ssh-rsa ", "ssh-ed25519 ", "ecdsa-sha2-", "---- BEGIN SSH2"].iter().any(|p| trimmed.starts_with(p)) {
+        return fault(field, Form::SshPublic, Wrapping::Pem);
+    }
+    if trimmed.contains("BEGIN ") && trimmed.contains("END ") {
+        return fault(field, Form::BadArmour, Wrapping::Pem);
+    }
+    // It may be a key all the same, so no copy of it is left behind by growing.
+    let mut compact = Zeroizing::new(String::with_capacity(trimmed.len()));
+    compact.extend(trimmed.chars().filter(|c| !c.is_whitespace() && !matches!(c, '"' | '\'')));
+    if let Some(bytes) = decoded(&compact) {
+        if bytes.starts_with(b"-----BEGIN ") || bytes.starts_with(b"\xef\xbb\xbf-----BEGIN ") {
+            return fault(field, Form::EncodedPem, Wrapping::Base64);
+        }
+        if bytes.starts_with(&[0xfe, 0xed, 0xfe, 0xed]) {
+            return fault(field, Form::JavaKeystore, Wrapping::Base64);
+        }
+        if der::extent(&bytes) == Extent::Short && compact.len() > 16 {
+            return fault(field, Form::Truncated, Wrapping::Base64);
+        }
+        if let Some(kind) = der::kind(&bytes) {
+            return fault(field, of_kind(kind), Wrapping::Base64);
+        }
+    }
+    let binary = trimmed.chars().any(|c| (c.is_control() && !c.is_whitespace()) || c == '\u{fffd}');
+    if !binary {
+        return fault(field, Form::Garbage, Wrapping::Pem);
+    }
+    // What is left of bytes that were forced into a string: those above 0x7f are U+FFFD, or Latin-1.
+    let start: Vec<char> = text.trim_start_matches(['\n', ' ']).chars().take(16).collect();
+    if start.windows(4).any(|w| w == ['\u{2}', '\u{1}', '\u{3}', '0']) {
+        return fault(field, Form::Pkcs12, Wrapping::Binary);
+    }
+    if start.first() == Some(&'0') {
+        let form = if field == Field::Key { Form::Key } else { Form::Certificate };
+        return fault(field, form, Wrapping::Binary);
+    }
+    fault(field, Form::Garbage, Wrapping::Binary)
+}
+
+fn decoded(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    const LENIENT: GeneralPurposeConfig =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let engine = GeneralPurpose::new(&base64::alphabet::STANDARD, LENIENT);
+    let decoded = engine.decode(text).or_else(|_| general_purpose::URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')));
+    decoded.ok().map(Zeroizing::new)
+}
+
+/// More certificates than anyone sends.
+pub(super) fn too_many(field: Field, most: usize) -> Fault {
+    Fault {
+        field,
+        what: format!("there are more than {most} certificates"),
+        remedy: match field {
+            Field::Cert => "send the client certificate and its intermediates alone".to_owned(),
+            _ => "send the CA that issued the client certificate alone, not a whole bundle of roots".to_owned(),
+        },
+    }
+}
+
+/// Which of them is meant cannot be known.
+pub(super) fn two_keys(count: usize) -> Fault {
+    Fault {
+        field: Field::Key,
+        what: format!("there are {count} private keys instead of one"),
+        remedy: "keep the one that belongs to the certificate; this keeps the first: openssl pkey -in key.pem -out \
+                 one-key.pem"
+            .to_owned(),
+    }
+}
+
+/// The fault for `form` in `field`, with the command that converts it.
+pub(super) fn fault(field: Field, form: Form, wrapping: Wrapping) -> Fault {
+    let name = field.as_str();
+    let what = what(form, wrapping).to_owned();
+    let remedy = match (form, wrapping) {
+        (Form::Pkcs12, wrapping) => {
+            let decode = if wrapping == Wrapping::Base64 { "base64 -d client.txt > client.p12; " } else { "" };
+            let select = match field {
+                Field::Cert => "-clcerts -nokeys",
+                Field::Key => "-nocerts -nodes",
+                Field::Ca => "-cacerts -nokeys",
+            };
+            format!("take it apart: {decode}openssl pkcs12 -in client.p12 {select} -out {name}.pem")
+        }
+        (Form::Pkcs7, wrapping) => {
+            let inform = if wrapping == Wrapping::Pem { "" } else { "-inform DER " };
+            format!(
+                "unpack it: {}openssl pkcs7 {inform}-in certs.p7b -print_certs -out {name}.pem",
+                undo(wrapping, "certs.p7b")
+            )
+        }
+        (Form::EncryptedKey | Form::LegacyEncryptedKey, wrapping) => {
+            let inform = if wrapping == Wrapping::Pem { "" } else { "-inform DER " };
+            let note = if field == Field::Key {
+                "decrypt it"
+            } else {
+                "it does not belong here; decrypt it and send it as key"
+            };
+            format!("{note}: {}openssl pkey {inform}-in encrypted.key -out key.pem", undo(wrapping, "encrypted.key"))
+        }
+        (Form::Certificate, Wrapping::Binary | Wrapping::Base64) => {
+            format!("convert it: {}openssl x509 -inform DER -in cert.der -out cert.pem", undo(wrapping, "cert.der"))
+        }
+        (Form::Key, Wrapping::Binary | Wrapping::Base64) => {
+            format!("convert it: {}openssl pkey -inform DER -in key.der -out key.pem", undo(wrapping, "key.der"))
+        }
+        (Form::Certificate, Wrapping::Pem) => {
+            "send the private key alone here, and certificates as cert or ca: openssl pkey -in bundle.pem -out key.pem"
+                .to_owned()
+        }
+        (Form::Key, Wrapping::Pem) => format!(
+            "send the private key as key, and certificates alone here: openssl crl2pkcs7 -nocrl -certfile bundle.pem | \
+             openssl pkcs7 -print_certs -out {name}.pem"
+        ),
+        (Form::TrustedCertificate, _) => "convert it: openssl x509 -in trusted.pem -out cert.pem".to_owned(),
+        (Form::PublicKey, _) if field == Field::Key => {
+            "send the private key that it was made from; this succeeds for a private key alone: openssl pkey -in \
+             key.pem -noout"
+                .to_owned()
+        }
+        (Form::PublicKey, _) => {
+            "send the certificate that the CA issued; this succeeds for a certificate alone: openssl x509 -in cert.pem \
+             -noout -subject"
+                .to_owned()
+        }
+        (Form::Request, _) => {
+            "send the certificate that the CA made of it; a CA of your own makes one with: openssl x509 -req -in \
+             client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 365 -out cert.pem"
+                .to_owned()
+        }
+        (Form::Crl, _) => format!(
+            "leave it out: openssl crl2pkcs7 -nocrl -certfile bundle.pem | openssl pkcs7 -print_certs -out {name}.pem"
+        ),
+        (Form::OpenSsh, _) => {
+            "if the certificate was made for this key, convert a copy of it in place: ssh-keygen -p -N '' -m PKCS8 -f \
+             key.pem"
+                .to_owned()
+        }
+        (Form::Putty, _) => {
+            "export it: puttygen key.ppk -O private-openssh-new -o key, then ssh-keygen -p -N '' -m PKCS8 -f key"
+                .to_owned()
+        }
+        (Form::SshPublic, _) => {
+            format!("an SSH key is no part of TLS; send PEM, as openssl pkey or openssl x509 write it, as {name}")
+        }
+        (Form::Pgp, _) => {
+            format!("PGP is no part of TLS; send PEM, as openssl pkey or openssl x509 write it, as {name}")
+        }
+        (Form::DsaKey, _) => NEW_KEY.to_owned(),
+        (Form::DhParameters | Form::DsaParameters | Form::EcParameters, _) => match field {
+            Field::Key => {
+                "send the private key; from a file that has both: openssl pkey -in bundle.pem -out key.pem".to_owned()
+            }
+            Field::Cert | Field::Ca => format!(
+                "send certificates alone: openssl crl2pkcs7 -nocrl -certfile bundle.pem | openssl pkcs7 -print_certs -out \
+                 {name}.pem"
+            ),
+        },
+        (Form::JavaKeystore, _) => format!(
+            "convert it: base64 -d client.txt > client.jks; keytool -importkeystore -srckeystore client.jks -destkeystore \
+             client.p12 -deststoretype PKCS12, then openssl pkcs12 -in client.p12 {} -out {name}.pem",
+            if field == Field::Key { "-nocerts -nodes" } else { "-nokeys" }
+        ),
+        (Form::EncodedPem, _) => format!("decode it once: base64 -d {name}.txt > {name}.pem"),
+        (Form::Truncated | Form::NoBegin | Form::NoEnd | Form::BadArmour | Form::BadBase64 | Form::BadContent, _) => {
+            let check = if field == Field::Key {
+                "openssl pkey -in key.pem -noout"
+            } else {
+                "openssl x509 -noout -subject -in"
+            };
+            let file = if field == Field::Key { String::new() } else { format!(" {name}.pem") };
+            format!(
+                "copy the whole file again, from -----BEGIN to the end of the -----END line; this must succeed: {check}{file}"
+            )
+        }
+        (Form::Empty | Form::Garbage | Form::Unknown, _) => match field {
+            Field::Key => {
+                "send the content of the PEM file, not its name; this shows it: openssl pkey -in key.pem".to_owned()
+            }
+            Field::Cert | Field::Ca => {
+                format!("send the content of the PEM file, not its name; this shows it: openssl x509 -in {name}.pem")
+            }
+        },
+    };
+    Fault { field, what, remedy }
+}
+
+pub(in crate::pki) const NEW_KEY: &str = "make a new key and have a certificate issued for it: openssl genpkey -algorithm EC \
+     -pkeyopt ec_paramgen_curve:P-256 -out key.pem";
+
+/// The step in front of a command when the file is base64 without armour.
+fn undo(wrapping: Wrapping, file: &str) -> String {
+    if wrapping == Wrapping::Base64 { format!("base64 -d in.txt > {file}; ") } else { String::new() }
+}
+
+fn what(form: Form, wrapping: Wrapping) -> &'static str {
+    match (form, wrapping) {
+        (Form::Certificate, Wrapping::Pem) => "this is a certificate, not a private key",
+        (Form::Certificate, Wrapping::Binary) => "this is binary, likely a certificate in DER",
+        (Form::Certificate, Wrapping::Base64) => "this is a certificate in DER, base64 without armour lines",
+        (Form::Key, Wrapping::Pem) => "there is a private key among the certificates",
+        (Form::Key, Wrapping::Binary) => "this is binary, likely a private key in DER",
+        (Form::Key, Wrapping::Base64) => "this is a private key in DER, base64 without armour lines",
+        (Form::EncryptedKey, _) => {
+            "this is an encrypted private key (ENCRYPTED PRIVATE KEY), and egret takes no passphrase"
+        }
+        (Form::LegacyEncryptedKey, _) => {
+            "this is an encrypted private key (Proc-Type: 4,ENCRYPTED), and egret takes no passphrase"
+        }
+        (Form::TrustedCertificate, _) => "this is a TRUSTED CERTIFICATE, OpenSSL's own form",
+        (Form::PublicKey, _) => "this is a public key",
+        (Form::Request, _) => "this is a certificate request (CSR)",
+        (Form::Crl, _) => "this is a revocation list (CRL)",
+        (Form::Pkcs7, _) => "this is a PKCS#7 bundle",
+        (Form::Pkcs12, Wrapping::Base64) => "this is a PKCS#12 file (.p12, .pfx) in base64",
+        (Form::Pkcs12, _) => "this is a PKCS#12 file (.p12, .pfx)",
+        (Form::OpenSsh, _) => "this is a private key in OpenSSH's own form",
+        (Form::SshPublic, _) => "this is an SSH public key",
+        (Form::Putty, _) => "this is a private key of PuTTY (.ppk)",
+        (Form::Pgp, _) => "this is PGP material",
+        (Form::DsaKey, _) => "this is a DSA key, which TLS no longer takes",
+        (Form::DhParameters, _) => "there are DH parameters here",
+        (Form::DsaParameters, _) => "there are DSA parameters here",
+        (Form::EcParameters, _) => "there is nothing here but EC parameters",
+        (Form::JavaKeystore, _) => "this is a Java keystore (.jks) in base64",
+        (Form::Unknown, _) => "there is a PEM block of a kind that does not belong here",
+        (Form::EncodedPem, _) => "this is base64 of a PEM file",
+        (Form::Empty, _) => "nothing is here",
+        (Form::Garbage, Wrapping::Binary) => "this is binary, not PEM",
+        (Form::Garbage, _) => "this is not PEM",
+        (Form::NoBegin, _) => "a PEM block has no -----BEGIN line",
+        (Form::NoEnd, _) => "a PEM block has no matching -----END line; the text may be cut off",
+        (Form::BadArmour, _) => {
+            "the armour lines of the PEM are damaged (five dashes, BEGIN or END, a label, five dashes)"
+        }
+        (Form::BadBase64, _) => "a PEM block holds something that is not base64",
+        (Form::BadContent, _) => "a PEM block is damaged: its content is not what its label says",
+        (Form::Truncated, Wrapping::Pem) => "a PEM block is cut off: its content announces more than is there",
+        (Form::Truncated, _) => "this is DER in base64, without armour lines, and cut off",
+    }
+}
