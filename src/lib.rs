@@ -10,6 +10,6 @@ pub mod net;
 pub mod observe;
 pub mod pki;
 pub mod policy;
-pub mod proxy;
+//pub mod proxy;
 pub mod registry;
 pub mod upstream;

@@ -7,11 +7,10 @@ use anyhow::Context;
 use rustls::ServerConfig;
 use tokio::sync::OnceCell;
 
-use crate::config::Limits;
 use crate::control::Control;
 use crate::domain::Host;
 use crate::observe::Metrics;
-use crate::pki::issuer::LeafIssuer;
+use crate::pki::issuer::{self, LeafIssuer};
 use crate::proxy::{LeafFuture, Leafs};
 
 /// The CA's certificate under `data_dir`, for `--cacert` and the like.
@@ -20,7 +19,7 @@ const FILE: &str = "ca.pem";
 /// The interception CA of one egret.
 pub(crate) struct LocalCa {
     control: Arc<Control>,
-    limits: Limits,
+    max_leafs: usize,
     metrics: Arc<Metrics>,
     /// `None` where nothing may be written (memory store).
     path: Option<PathBuf>,
@@ -28,9 +27,9 @@ pub(crate) struct LocalCa {
 }
 
 impl LocalCa {
-    pub(crate) fn new(control: Arc<Control>, limits: Limits, metrics: Arc<Metrics>, data_dir: Option<&Path>) -> Arc<Self> {
+    pub(crate) fn new(control: Arc<Control>, max_leafs: usize, metrics: Arc<Metrics>, data_dir: Option<&Path>) -> Arc<Self> {
         let path = data_dir.map(|dir| dir.join(FILE));
-        Arc::new(Self { control, limits, metrics, path, issuer: OnceCell::new() })
+        Arc::new(Self { control, max_leafs, metrics, path, issuer: OnceCell::new() })
     }
 
     /// The issuer; read from the store, or made and stored, by the first who asks. The others wait for it.
@@ -39,8 +38,10 @@ impl LocalCa {
     }
 
     async fn load(&self) -> anyhow::Result<Arc<LeafIssuer>> {
-        let stored = self.control.local_ca(LeafIssuer::generate).await.context("the interception CA")?;
-        let issuer = LeafIssuer::load(&stored, &self.limits, self.metrics.clone()).context("the interception CA")?;
+        let stored = self.control.local_ca(|| Ok(issuer::generate()?)).await.context("the interception CA")?;
+        let metrics = self.metrics.clone();
+        let issuer = LeafIssuer::load(&stored, self.max_leafs, move || metrics.leafs_minted.add())
+            .context("the interception CA")?;
         if let Some(path) = &self.path {
             export(path, issuer.ca_pem()).with_context(|| format!("{} could not be written", path.display()))?;
         }

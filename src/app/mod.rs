@@ -271,7 +271,7 @@ async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core
     let control =
         Control::load(settings, registry.clone(), backend, sealer, factory, anchors, metrics.clone()).await?;
     let control = Arc::new(control);
-    let local_ca = LocalCa::new(control.clone(), settings.limits.clone(), metrics.clone(), data_dir);
+    let local_ca = LocalCa::new(control.clone(), settings.limits.max_leafs, metrics.clone(), data_dir);
     Ok(Core { registry, control, metrics, local_ca })
 }
 
