@@ -1,6 +1,8 @@
 //! egret
 #![forbid(unsafe_code)]
+pub mod app;
 pub mod backend;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod domain;

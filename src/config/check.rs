@@ -37,6 +37,7 @@ pub(super) fn check(
         complaints: source.complaints.clone(),
         warnings: Vec::new(),
         unready: Vec::new(),
+        places: Vec::new(),
     };
     checker.profile(file, overlay);
     let servers = file.trust.servers.unwrap_or_default();
@@ -67,9 +68,9 @@ pub(super) fn check(
         telemetry: TelemetrySettings { access_log: file.telemetry.access_log.unwrap_or(true) },
         projects: projects.into_settings(),
     };
-    let Checker { mut complaints, warnings, unready, .. } = checker;
+    let Checker { mut complaints, warnings, unready, places, .. } = checker;
     if complaints.is_empty() {
-        return Ok(Loaded { settings, warnings, unready });
+        return Ok(Loaded { settings, warnings, unready, places });
     }
     complaints.sort_by_key(|c| c.line);
     Err(Refused(complaints))
@@ -82,6 +83,7 @@ struct Checker<'a> {
     complaints: Vec<Complaint>,
     warnings: Vec<Complaint>,
     unready: Vec<Complaint>,
+    places: Vec<(String, Option<usize>)>,
 }
 
 impl Checker<'_> {

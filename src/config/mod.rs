@@ -63,6 +63,8 @@ pub struct Loaded {
     /// Declared certificate files that are not there (yet): egret starts, and is not ready until they are.
     /// For `egret check` they are faults.
     pub unready: Vec<Complaint>,
+    /// Where each of `settings.certificates` is declared, in the same order: its key (`certificates[0]`) and line.
+    pub places: Vec<(String, Option<usize>)>,
 }
 
 /// The process environment. A variable that is empty or not UTF-8 counts as not set.

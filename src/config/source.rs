@@ -54,12 +54,22 @@ impl Source {
         }
     }
 
-    /// A complaint about a key of the file. A key that is not there is placed at its table.
-    pub(super) fn complaint(&self, key: &str, what: impl Into<String>, remedy: impl Into<String>) -> Complaint {
-        let line = std::iter::successors(Some(key), |key| key.rfind(['.', '[']).map(|end| &key[..end]))
+    /// The line of a key; that of its table if the key is not there.
+    pub(super) fn line(&self, key: &str) -> Option<usize> {
+        std::iter::successors(Some(key), |key| key.rfind(['.', '[']).map(|end| &key[..end]))
             .find_map(|key| self.places.iter().find(|place| place.path == key))
-            .map(|place| place.line);
-        Complaint { file: self.file.clone(), line, key: key.to_owned(), what: what.into(), remedy: remedy.into() }
+            .map(|place| place.line)
+    }
+
+    /// A complaint about a key of the file.
+    pub(super) fn complaint(&self, key: &str, what: impl Into<String>, remedy: impl Into<String>) -> Complaint {
+        Complaint {
+            file: self.file.clone(),
+            line: self.line(key),
+            key: key.to_owned(),
+            what: what.into(),
+            remedy: remedy.into(),
+        }
     }
 
     /// Whether reading complained of this key or of one inside it.

@@ -187,6 +187,7 @@ impl Checker<'_> {
             }
             if let (Some(cert), Some(key), Some(ca)) = (cert, key, ca) {
                 let skip_validation = table.skip_validation.unwrap_or(false);
+                self.places.push((at.clone(), self.source.line(&at)));
                 certificates.push(DeclaredCertificate { project, pattern, cert, key, ca, skip_validation });
             }
         }
