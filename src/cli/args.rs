@@ -29,8 +29,7 @@ data directory, which the first `egret serve` writes (if the API is on this mach
     about = "An egress mTLS forward proxy: the right client certificate for every origin",
     long_about = "An egress mTLS forward proxy. Applications send their requests through it; it picks the client \
                   certificate that is registered for the origin, and makes the mTLS connection.",
-    after_help = EXAMPLES,
-    max_term_width = 110
+    after_help = EXAMPLES
 )]
 pub struct Cli {
     /// What to do.
