@@ -195,7 +195,7 @@ fn the_checker_lets_lower_floors_and_the_own_folder_pass() {
         ("proxy/forward/tests.rs", "use super::super::headers;"),
         ("lib.rs", "pub mod proxy; use crate::proxy::Forwarder;"),
     ] {
-        assert_eq!(bad_arrows(path, line), [String::new(); 0], "{path}: {line}");
+        assert!(bad_arrows(path, line).is_empty(), "{path}: {line}");
     }
 }
 
