@@ -7,14 +7,12 @@ use anyhow::Context;
 use rustls::ServerConfig;
 use tokio::sync::OnceCell;
 
+use crate::config::CA_CERTIFICATE;
 use crate::control::Control;
 use crate::domain::Host;
 use crate::observe::Metrics;
 use crate::pki::issuer::{self, LeafIssuer};
 use crate::proxy::{LeafFuture, Leafs};
-
-/// The CA's certificate under `data_dir`, for `--cacert` and the like.
-const FILE: &str = "ca.pem";
 
 /// The interception CA of one egret.
 pub(crate) struct LocalCa {
@@ -28,7 +26,7 @@ pub(crate) struct LocalCa {
 
 impl LocalCa {
     pub(crate) fn new(control: Arc<Control>, max_leafs: usize, metrics: Arc<Metrics>, data_dir: Option<&Path>) -> Arc<Self> {
-        let path = data_dir.map(|dir| dir.join(FILE));
+        let path = data_dir.map(|dir| dir.join(CA_CERTIFICATE));
         Arc::new(Self { control, max_leafs, metrics, path, issuer: OnceCell::new() })
     }
 

@@ -7,7 +7,7 @@ mod ca;
 mod signals;
 mod token;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use tokio::task::JoinHandle;
 
 use crate::api::{self, CaCertificate, ListenerStatus, Management, Stage, StatusInfo};
 use crate::backend::{Backend, MemoryBackend, SqliteBackend};
-use crate::config::{ListenerSettings, Settings, StoreBackend};
+use crate::config::{ADMIN_TOKEN, ListenerSettings, Settings, StoreBackend};
 use crate::control::Control;
 use crate::domain::Role;
 use crate::identity::TlsFactory;
-use crate::observe::{AccessLog, Metrics};
+use crate::observe::{AccessLog, Format, Metrics};
 use crate::pki::anchors::SharedAnchors;
 use crate::pki::seal::Sealer;
 use crate::pki::{kek, pem};
@@ -76,7 +76,7 @@ struct Core {
 /// # Errors
 /// What makes starting senseless: a port that is taken, a store that cannot be opened, a key-encryption key that is
 /// missing. Each names the thing and the remedy.
-pub async fn build(settings: Settings, access: AccessLog) -> anyhow::Result<Bound> {
+pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     let metrics: Arc<Metrics> = Arc::default();
     // Sockets first: a second egret fails here, before it touches anything.
     let sockets: Vec<(ListenerSettings, TcpListener)> = settings
@@ -114,6 +114,7 @@ pub async fn build(settings: Settings, access: AccessLog) -> anyhow::Result<Boun
         }
     });
 
+    let access = access_log(&settings, &metrics)?;
     let policy = Arc::new(EgressPolicy::new(&settings.egress));
     policy.set_own(listeners.iter().map(|l| l.address).chain([management]).collect());
     let data_plane = tokio::runtime::Builder::new_multi_thread()
@@ -212,18 +213,37 @@ impl Drop for Bound {
 ///
 /// # Errors
 /// See [`build`].
-pub async fn serve(settings: Settings, access: AccessLog) -> anyhow::Result<()> {
-    // Before anything is started: a signal that comes early must not be missed.
-    let mut signals = Signals::new()?;
-    let bound = build(settings, access).await?;
-    announce(&bound);
-    signals.next().await;
-    tracing::info!("ending: what runs may finish; a second signal ends at once");
-    tokio::select! {
-        () = bound.shut_down() => {}
-        () = signals.next() => tracing::warn!("ended at once by a second signal"),
-    }
-    Ok(())
+pub fn serve(settings: Settings) -> anyhow::Result<()> {
+    let runtime = control_runtime()?;
+    let outcome = runtime.block_on(async {
+        // Before anything is started: a signal that comes early must not be missed.
+        let mut signals = Signals::new()?;
+        let bound = build(settings).await?;
+        announce(&bound);
+        signals.next().await;
+        tracing::info!("ending: what runs may finish; a second signal ends at once");
+        tokio::select! {
+            () = bound.shut_down() => {}
+            () = signals.next() => tracing::warn!("ended at once by a second signal"),
+        }
+        Ok(())
+    });
+    // A validation that still runs must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// `egret demo`: true if every step did what it should.
+///
+/// # Errors
+/// When it could not even be set up.
+pub fn demo() -> anyhow::Result<bool> {
+    control_runtime()?.block_on(crate::demo::run())
+}
+
+/// The runtime of store, control and API: one thread is enough for a cold path.
+fn control_runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime could not be started")
 }
 
 /// The lines that scripts wait for, after all sockets are bound.
@@ -240,10 +260,12 @@ fn announce(bound: &Bound) {
 ///
 /// # Errors
 /// When the store cannot be opened; for example because an egret runs on it (ask that one).
-pub async fn local_ca(settings: &Settings) -> anyhow::Result<(Option<PathBuf>, String)> {
-    let core = core(settings, Arc::default()).await?;
-    let issuer = core.local_ca.issuer().await?;
-    Ok((core.local_ca.path().map(PathBuf::from), issuer.ca_pem().to_owned()))
+pub fn local_ca(settings: &Settings) -> anyhow::Result<(Option<PathBuf>, String)> {
+    control_runtime()?.block_on(async {
+        let core = core(settings, Arc::default()).await?;
+        let issuer = core.local_ca.issuer().await?;
+        Ok((core.local_ca.path().map(PathBuf::from), issuer.ca_pem().to_owned()))
+    })
 }
 
 async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core> {
@@ -262,7 +284,7 @@ async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core
     }
     if settings.tokens.is_empty() {
         if let Some(text) = token::administrator(settings)? {
-            let name = "admin.token".to_owned();
+            let name = ADMIN_TOKEN.to_owned();
             let made = Token { name, email: None, role: Role::Admin, scope: TokenScope::All };
             registry.insert_token(sha256(text.as_bytes()), made);
         }
@@ -273,6 +295,14 @@ async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core
     let control = Arc::new(control);
     let local_ca = LocalCa::new(control.clone(), settings.limits.max_leafs, metrics.clone(), data_dir);
     Ok(Core { registry, control, metrics, local_ca })
+}
+
+fn access_log(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Result<AccessLog> {
+    if !settings.telemetry.access_log {
+        return Ok(AccessLog::off(metrics.clone()));
+    }
+    let format = if std::io::stderr().is_terminal() { Format::Human } else { Format::Json };
+    AccessLog::new(Box::new(std::io::stderr()), format, metrics.clone()).context("the access log could not be started")
 }
 
 fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {

@@ -6,12 +6,10 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use zeroize::Zeroizing;
 
-use crate::config::{Settings, StoreBackend};
+use crate::config::{ADMIN_TOKEN, Settings, StoreBackend};
 use crate::domain::hex;
 use crate::pki::files;
 
-/// In `data_dir`, 0600.
-const FILE: &str = "admin.token";
 /// Longest token file that is read.
 const MAX: usize = 1024;
 
@@ -23,7 +21,7 @@ pub(super) fn administrator(settings: &Settings) -> anyhow::Result<Option<Zeroiz
         return Ok(None);
     }
     files::private_folder(&settings.data_dir)?;
-    let path = settings.data_dir.join(FILE);
+    let path = settings.data_dir.join(ADMIN_TOKEN);
     match files::open_private(&path, false) {
         Ok(file) => {
             let bytes = files::read_bounded(&file, MAX)?.context("the administrator's token is too long")?;

@@ -1,8 +1,120 @@
-//! Floor 1: what an operator writes ([`file`]) and what egret means by it ([`Settings`]).
+//! Floor 1: what an operator writes ([`file::File`]) and what egret means by it ([`Settings`]).
 //!
-//! Two types on purpose: `File` is the text of the TOML, unchecked; `Settings` can only be made by
-//! [`check`], so nothing above looks at a value twice.
+//! Two types on purpose: `File` is the text of the TOML, unchecked; `Settings` comes out of
+//! [`load`], so nothing above looks at a value twice.
+//!
+//! What must stay true:
+//! - every complaint is collected, and each names file, line, key and remedy;
+//! - no message repeats a value that was not understood: a token or key may stand in the wrong place;
+//! - nothing is parsed and then not enforced: a key that is not built is an unknown key.
 
+mod check;
+mod complaint;
+pub mod file;
+mod limits;
+mod paths;
 mod settings;
+mod source;
 
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+pub use complaint::{Complaint, Refused};
+pub use paths::{ADMIN_TOKEN, CA_CERTIFICATE, KEY_ENCRYPTION_KEY, default_data_dir};
 pub use settings::*;
+
+use file::{File, ProfileName};
+use source::Source;
+
+/// The project that always exists.
+pub const DEFAULT_PROJECT: &str = "default";
+/// Where the forward proxy listens when no file says otherwise.
+pub const DEFAULT_PROXY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+/// Where the management API listens when no file says otherwise.
+pub const DEFAULT_MANAGEMENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9090);
+/// The environment variable that holds an administrator token.
+pub const TOKEN_VARIABLE: &str = "EGRET_TOKEN";
+
+/// What flags and environment variables put in place of the file's values.
+#[derive(Debug, Clone, Default)]
+pub struct Overlay {
+    /// `--config`: the file to read. None: the defaults.
+    pub config: Option<PathBuf>,
+    /// `--data-dir`.
+    pub data_dir: Option<PathBuf>,
+    /// `--proxy`: replaces the address of the first forward listener.
+    pub proxy: Option<SocketAddr>,
+    /// `--management`.
+    pub management: Option<SocketAddr>,
+    /// `--profile`.
+    pub profile: Option<ProfileName>,
+}
+
+/// Looks up an environment variable; tests bring their own.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// A configuration that egret can start with.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What is meant.
+    pub settings: Settings,
+    /// What is worth saying at start; egret starts all the same.
+    pub warnings: Vec<Complaint>,
+    /// Declared certificate files that are not there (yet): egret starts, and is not ready until they are.
+    /// For `egret check` they are faults.
+    pub unready: Vec<Complaint>,
+    /// Where each of `settings.certificates` is declared, in the same order: its key (`certificates[0]`) and line.
+    pub places: Vec<(String, Option<usize>)>,
+}
+
+/// The process environment. A variable that is empty or not UTF-8 counts as not set.
+#[must_use]
+pub fn process_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Reads the file that `overlay` names (none: the defaults), and checks everything.
+///
+/// # Errors
+/// Every complaint, in the order of the file.
+pub fn load(overlay: &Overlay, environment: Environment<'_>) -> Result<Loaded, Refused> {
+    let Some(path) = &overlay.config else {
+        return check::check(&File::default(), &Source::none(), overlay, environment);
+    };
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    match std::fs::read_to_string(&path) {
+        Ok(text) => load_text(&text, &path, overlay, environment),
+        Err(cause) => Err(Refused(vec![Complaint {
+            file: Some(path),
+            line: None,
+            key: "--config".to_owned(),
+            what: format!("the file cannot be read: {cause}"),
+            remedy: "name a readable TOML file, or leave --config and EGRET_CONFIG out to run with the defaults"
+                .to_owned(),
+        }])),
+    }
+}
+
+/// As [`load`], with the text of the file at hand. Relative paths in it start at the folder of `path`.
+///
+/// # Errors
+/// Every complaint, in the order of the file.
+pub fn load_text(text: &str, path: &Path, overlay: &Overlay, environment: Environment<'_>) -> Result<Loaded, Refused> {
+    let (file, source) = source::read(text, path)?;
+    check::check(&file, &source, overlay, environment)
+}
+
+/// The data directory alone, for commands that only look for the administrator token there:
+/// `--data-dir`, else the file's `data_dir` whatever else is wrong with the file, else the default.
+#[must_use]
+pub fn data_dir(overlay: &Overlay, environment: Environment<'_>) -> PathBuf {
+    if let Some(folder) = &overlay.data_dir {
+        return folder.clone();
+    }
+    let written = overlay.config.as_deref().and_then(|path| {
+        let text = std::fs::read_to_string(path).ok()?;
+        let (file, source) = source::read(&text, &std::path::absolute(path).ok()?).ok()?;
+        Some(source.resolve(&file.data_dir?))
+    });
+    written.unwrap_or_else(|| default_data_dir(environment))
+}

@@ -16,8 +16,8 @@ pub enum Profile {
     Local,
 }
 
-/// Everything that [`crate::app::build`] needs.
-#[derive(Debug, Clone)]
+/// Everything that `app::build` needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Which set of defaults is in force.
     pub profile: Profile,
@@ -52,7 +52,7 @@ pub struct Settings {
 }
 
 /// One way in.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerSettings {
     /// Unique name.
     pub name: String,
@@ -96,7 +96,8 @@ pub enum CallerSettings {
 }
 
 /// Which CONNECTs are intercepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Intercept {
     /// Those with an identity (product.md section 3).
     Registered,
@@ -107,7 +108,7 @@ pub enum Intercept {
 }
 
 /// A `[[certificates]]` table.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeclaredCertificate {
     /// Whose.
     pub project: ProjectId,
@@ -124,7 +125,7 @@ pub struct DeclaredCertificate {
 }
 
 /// A token of the file or of the environment. Only its digest is kept.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenSettings {
     /// Unique name.
     pub name: String,
@@ -139,7 +140,7 @@ pub struct TokenSettings {
 }
 
 /// `[egress]`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EgressSettings {
     /// Patterns that may be reached; [`Pattern::Default`] = any.
     pub allow: Vec<Pattern>,
@@ -150,7 +151,7 @@ pub struct EgressSettings {
 }
 
 /// `[store]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreSettings {
     /// Which backend.
     pub backend: StoreBackend,
@@ -159,7 +160,8 @@ pub struct StoreSettings {
 }
 
 /// Which backend keeps the records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum StoreBackend {
     /// SQLite in `data_dir`.
     Embedded,
@@ -179,7 +181,7 @@ pub enum KeySource {
 }
 
 /// `[trust]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustSettings {
     /// PEM files with more trust anchors for servers.
     pub anchors: Vec<PathBuf>,
@@ -190,7 +192,8 @@ pub struct TrustSettings {
 }
 
 /// `[trust] post_quantum`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PostQuantum {
     /// Its key share is in the first ClientHello.
     #[default]
@@ -202,14 +205,14 @@ pub enum PostQuantum {
 }
 
 /// `[telemetry]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TelemetrySettings {
     /// One line per exchange.
     pub access_log: bool,
 }
 
 /// `[limits]`. Durations and sizes with the defaults of security.md section 2.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Client connections open at once, over all listeners; accepting pauses at the cap.
     pub max_connections: usize,

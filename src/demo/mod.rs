@@ -32,14 +32,11 @@ pub async fn run() -> anyhow::Result<bool> {
     let partner = pki::Authority::new()?;
     let origin = origin::start(&partner, PARTNER).await?;
     std::fs::write(folder.path().join("partner-ca.pem"), partner.pem())?;
-    std::fs::write(folder.path().join("egret.toml"), configuration())?;
-    let overlay = Overlay {
-        config: Some(folder.path().join("egret.toml")),
-        token: Some(TOKEN.to_owned().into()),
-        ..Overlay::default()
-    };
-    let settings = config::load(&overlay).map_err(|complaints| anyhow::anyhow!("{complaints}"))?;
-    let bound = app::build(settings).await?;
+    // Nothing of the caller's environment may change what the demo shows.
+    let environment = |name: &str| (name == config::TOKEN_VARIABLE).then(|| TOKEN.to_owned());
+    let file = folder.path().join("egret.toml");
+    let loaded = config::load_text(CONFIGURATION, &file, &Overlay::default(), &environment)?;
+    let bound = app::build(loaded.settings).await?;
     let demo = Demo {
         url: format!("https://{PARTNER}:{}/", origin.port()),
         origin: format!("https://{PARTNER}:{}", origin.port()),
@@ -62,15 +59,26 @@ pub async fn run() -> anyhow::Result<bool> {
     }
 }
 
-fn configuration() -> String {
-    // The partner's CA stands for the public one that a real partner's server certificate comes from.
-    "data_dir = \"data\"\nworkers = 1\n\
-     [management]\nlisten = \"127.0.0.1:0\"\n\
-     [[listeners]]\nname = \"demo\"\nlisten = \"127.0.0.1:0\"\nmode = \"forward\"\nproject = \"default\"\n\
-     [trust]\nanchors = [\"partner-ca.pem\"]\n\
-     [telemetry]\naccess_log = false\n"
-        .to_owned()
-}
+/// The partner's CA stands for the public one that a real partner's server certificate comes from.
+const CONFIGURATION: &str = r#"
+data_dir = "data"
+workers = 1
+
+[management]
+listen = "127.0.0.1:0"
+
+[[listeners]]
+name = "demo"
+listen = "127.0.0.1:0"
+mode = "forward"
+project = "default"
+
+[trust]
+anchors = ["partner-ca.pem"]
+
+[telemetry]
+access_log = false
+"#;
 
 struct Demo {
     url: String,

@@ -1,0 +1,322 @@
+//! The command line. Help text is written here once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Overlay;
+use crate::config::file::ProfileName;
+
+const EXAMPLES: &str = "\
+Examples:
+  egret demo                       see it work: one origin that wants a certificate, all on this machine
+  egret serve                      proxy on 127.0.0.1:8080, management API on 127.0.0.1:9090
+  egret certs upload --cert client.crt --key client.key --ca ca.crt --origin https://api.example.com
+  curl --proxy http://127.0.0.1:8080 --cacert \"$(egret ca path)\" https://api.example.com/
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration.";
+
+const API_HELP: &str = "\
+The token for the API is taken from the environment variable EGRET_TOKEN, else from the file admin.token in the
+data directory, which the first `egret serve` writes (if the API is on this machine).";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "egret",
+    version,
+    about = "An egress mTLS forward proxy: the right client certificate for every origin",
+    long_about = "An egress mTLS forward proxy. Applications send their requests through it; it picks the client \
+                  certificate that is registered for the origin, and makes the mTLS connection.",
+    after_help = EXAMPLES
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Commands,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Commands {
+    /// Run the proxy and its management API
+    #[command(after_help = "\
+Examples:
+  egret serve                               a working laptop proxy, nothing to configure
+  egret serve --config egret.toml
+  egret serve --proxy 127.0.0.1:0           any free port; standard output tells which
+
+Addresses go to standard output once everything listens; logs go to standard error. SIGTERM or ctrl-c lets what
+runs finish, a second one ends at once. EGRET_TOKEN, if set, is an administrator token of the API.")]
+    Serve(ServeArgs),
+    /// Watch a request reach an mTLS-protected origin with the right certificate, step by step
+    #[command(long_about = "Starts an origin that wants a client certificate, the proxy and the API, registers a \
+                            certificate through the API, sends requests with and without it, and shows what the \
+                            origin saw. Needs no network, leaves nothing behind; fails if any step did not do what \
+                            it should.")]
+    Demo(DemoArgs),
+    /// List, upload, show and delete client certificates
+    #[command(after_help = API_HELP)]
+    Certs {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: CertsCommand,
+    },
+    /// The local CA whose certificates clients see inside intercepted tunnels
+    #[command(after_help = API_HELP)]
+    Ca {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: CaCommand,
+    },
+    /// Validate the configuration: every complaint with file, line and remedy
+    #[command(after_help = "\
+Examples:
+  egret check --config egret.toml
+  egret check                               the defaults and the environment
+
+Prints ok and a summary, or one line per complaint as FILE:LINE: KEY: WHAT; REMEDY, and then exits with 2.")]
+    Check(CheckArgs),
+    /// Health, listeners, and certificates with the days they have left
+    #[command(after_help = API_HELP)]
+    Status(StatusArgs),
+}
+
+/// `egret serve`
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Configuration file (TOML); config/egret.toml of the source shows every key
+    #[arg(long, value_name = "FILE", env = "EGRET_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where egret keeps its own files [default: ~/.local/share/egret]
+    #[arg(long, value_name = "DIR", env = "EGRET_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address of the first forward listener [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub proxy: Option<SocketAddr>,
+    /// Address of the management API [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDR")]
+    pub management: Option<SocketAddr>,
+    /// Set of defaults [default: local]
+    #[arg(long, value_name = "PROFILE")]
+    pub profile: Option<ProfileName>,
+    /// Logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+impl ServeArgs {
+    pub(super) fn overlay(&self) -> Overlay {
+        Overlay {
+            config: self.config.clone(),
+            data_dir: self.data_dir.clone(),
+            proxy: self.proxy,
+            management: self.management,
+            profile: self.profile,
+        }
+    }
+}
+
+/// `egret demo`
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// What is logged.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// What is logged to standard error: error, warn, info, debug, trace, or by part as in info,egret::upstream=debug
+    #[arg(long = "log", value_name = "FILTER", env = "EGRET_LOG", default_value = "info")]
+    pub filter: String,
+}
+
+/// `egret check`
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "EGRET_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where the API is.
+#[derive(Debug, Clone, Args)]
+pub struct ApiArgs {
+    /// Management API of the running egret
+    #[arg(long, value_name = "URL", env = "EGRET_URL", default_value = "http://127.0.0.1:9090")]
+    pub url: String,
+    /// Data directory in which admin.token is looked for [default: that of the configuration file, else
+    /// ~/.local/share/egret]
+    #[arg(long, value_name = "DIR", env = "EGRET_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Configuration file of the running egret
+    #[arg(long, value_name = "FILE", env = "EGRET_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+impl ApiArgs {
+    pub(super) fn overlay(&self) -> Overlay {
+        Overlay { config: self.config.clone(), data_dir: self.data_dir.clone(), ..Overlay::default() }
+    }
+}
+
+/// Whose certificates.
+#[derive(Debug, Clone, Args)]
+pub struct ProjectArgs {
+    /// Name or id of the project
+    #[arg(long, value_name = "PROJECT", env = "EGRET_PROJECT", default_value = "default")]
+    pub project: String,
+    /// Where the API is.
+    #[command(flatten)]
+    pub api: ApiArgs,
+}
+
+/// `egret certs …`
+#[derive(Debug, Subcommand)]
+pub enum CertsCommand {
+    /// List the project's certificates: where they are presented, whose they are, how long they last
+    List {
+        /// Whose.
+        #[command(flatten)]
+        project: ProjectArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Register a certificate for an origin, or for the whole project; replaces the one that is there
+    #[command(after_help = "\
+Examples:
+  egret certs upload --cert client.crt --key client.key --ca ca.crt --origin https://api.example.com
+  egret certs upload --cert client.crt --key client.key --ca ca.crt --origin 'https://*.example.com'
+  egret certs upload --cert client.crt --key client.key --ca ca.crt          for every origin that asks
+  pass show client.key | egret certs upload --cert client.crt --key - --ca ca.crt")]
+    Upload(UploadArgs),
+    /// Show one certificate: subject, dates, fingerprints, where it is presented (never its key)
+    Show {
+        /// Id, as `egret certs list` shows it
+        id: String,
+        /// Whose.
+        #[command(flatten)]
+        project: ProjectArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete a certificate: no new request uses it once this has returned
+    Delete {
+        /// Id, as `egret certs list` shows it
+        id: String,
+        /// Whose.
+        #[command(flatten)]
+        project: ProjectArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `egret certs upload`
+#[derive(Debug, Args)]
+pub struct UploadArgs {
+    /// Client certificate, PEM, with its chain if it has one; - reads standard input
+    #[arg(long, value_name = "FILE")]
+    pub cert: PathBuf,
+    /// Its private key, PEM (PKCS#8, PKCS#1 or SEC1, not encrypted); - reads standard input
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// The CA that the certificate leads to, PEM; for an origin it also vouches for that server; - reads standard input
+    #[arg(long, value_name = "FILE")]
+    pub ca: PathBuf,
+    /// Where it is presented: https://host, https://host:port, https://host:* or https://*.example.com
+    /// [default: every origin that asks]
+    #[arg(long, value_name = "ORIGIN")]
+    pub origin: Option<String>,
+    /// Do not check chain, dates and usage; the certificate is then sent even when expired
+    #[arg(long)]
+    pub skip_validation: bool,
+    /// Whose.
+    #[command(flatten)]
+    pub project: ProjectArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `egret ca …`
+#[derive(Debug, Subcommand)]
+pub enum CaCommand {
+    /// Print the path of the CA's certificate (PEM), for --cacert and its like; makes the CA if need be
+    #[command(after_help = "\
+Examples:
+  curl --proxy http://127.0.0.1:8080 --cacert \"$(egret ca path)\" https://api.example.com/
+  export NODE_EXTRA_CA_CERTS=\"$(egret ca path)\"")]
+    Path {
+        /// Where the API is.
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// Print the CA's certificate: who it is, until when, its fingerprint, and the PEM
+    Show {
+        /// Where the API is.
+        #[command(flatten)]
+        api: ApiArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `egret status`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Where the API is.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_names_only_what_is_built() {
+        let mut help = String::new();
+        let mut commands = vec![Cli::command()];
+        while let Some(mut command) = commands.pop() {
+            help.push_str(&command.render_long_help().to_string());
+            commands.extend(command.get_subcommands().cloned());
+        }
+        for later in ["explain", "probe", "etcd", "socks5", "transparent", "unix:", "rollback", "disclosures"] {
+            assert!(!help.contains(later), "the help speaks of {later}");
+        }
+        for variable in ["EGRET_CONFIG", "EGRET_DATA_DIR", "EGRET_TOKEN", "EGRET_URL", "EGRET_PROJECT", "EGRET_LOG"] {
+            assert!(help.contains(variable), "the help does not name {variable}");
+        }
+    }
+
+    #[test]
+    fn an_upload_needs_its_three_files() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("egret certs upload --cert c --key k --ca a").is_ok());
+        let error = parse("egret certs upload --cert c --key k").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert_eq!(parse("egret serve --proxy nowhere").unwrap_err().exit_code(), 2);
+        assert!(parse("egret serve --profile gateway").is_ok(), "the refusal explains itself later");
+    }
+}

@@ -1,0 +1,268 @@
+//! `egret certs …`
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde::Serialize;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::Usage;
+use super::args::{CertsCommand, ProjectArgs, UploadArgs};
+use super::client::{Api, ApiError, segment};
+use super::output::{clean, facts, print, print_json, table, text, while_waiting};
+
+/// More than any PEM that the API takes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+pub(super) async fn run(command: CertsCommand) -> anyhow::Result<()> {
+    match command {
+        CertsCommand::List { project, json } => list(&project, json).await,
+        CertsCommand::Upload(args) => upload(&args).await,
+        CertsCommand::Show { id, project, json } => show(&id, &project, json).await,
+        CertsCommand::Delete { id, project, json } => delete(&id, &project, json).await,
+    }
+}
+
+fn project_path(project: &ProjectArgs) -> String {
+    format!("/v1/projects/{}", segment(&project.project))
+}
+
+async fn list(project: &ProjectArgs, as_json: bool) -> anyhow::Result<()> {
+    let mut api = Api::new(&project.api)?;
+    let path = project_path(project);
+    let read = Cell::new(0);
+    let what = || format!("reading the certificates of {} ({} so far)", project.project, read.get());
+    let rows = while_waiting(what, async {
+        let answer = api.get(&format!("{path}/bindings")).await?;
+        let mut details: BTreeMap<String, Value> = BTreeMap::new();
+        let mut rows = Vec::new();
+        for binding in answer["bindings"].as_array().into_iter().flatten() {
+            let id = binding["certId"].as_str();
+            if let Some(id) = id
+                && !details.contains_key(id)
+            {
+                details.insert(id.to_owned(), about(&mut api, &path, id).await?);
+                read.set(details.len());
+            }
+            rows.push(row(binding, id.and_then(|id| details.get(id))));
+        }
+        Ok::<_, ApiError>(rows)
+    })
+    .await?;
+    if as_json {
+        return print_json(&json!({ "certificates": rows }));
+    }
+    if rows.is_empty() {
+        return print(&format!(
+            "project {} has no certificates; register one with: egret certs upload --cert FILE --key FILE --ca FILE\n",
+            clean(&project.project)
+        ));
+    }
+    let cells: Vec<[String; 5]> =
+        rows.iter().map(|row| ["origin", "id", "subject", "daysLeft", "status"].map(|name| text(&row[name]))).collect();
+    print(&table(["ORIGIN", "ID", "SUBJECT", "DAYS LEFT", "STATUS"], &cells))
+}
+
+/// The details of a certificate; one that was deleted since the list was made has none.
+async fn about(api: &mut Api, project: &str, id: &str) -> Result<Value, ApiError> {
+    match api.get(&format!("{project}/certificates/{}", segment(id))).await {
+        Err(ApiError::Refused { status, .. }) if status == http::StatusCode::NOT_FOUND => Ok(json!({"status": "gone"})),
+        answer => answer,
+    }
+}
+
+fn row(binding: &Value, details: Option<&Value>) -> Value {
+    let mut row = json!({ "origin": binding["origin"], "id": binding["certId"], "source": binding["source"] });
+    match details {
+        // A binding to *none*: nothing is presented here.
+        None => row["status"] = json!("none"),
+        Some(details) => {
+            for name in ["subject", "notAfter", "daysLeft", "status"] {
+                row[name] = details[name].clone();
+            }
+        }
+    }
+    row
+}
+
+/// As the API takes it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct UploadBody<'a> {
+    cert: &'a str,
+    key: &'a str,
+    ca: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    skip_validation: bool,
+}
+
+async fn upload(args: &UploadArgs) -> anyhow::Result<()> {
+    let stdin = Path::new("-");
+    if [&args.cert, &args.key, &args.ca].into_iter().filter(|path| *path == stdin).count() > 1 {
+        return Err(Usage("only one of --cert, --key and --ca can be read from standard input".to_owned()).into());
+    }
+    let cert = read_pem("--cert", &args.cert, "openssl x509 -inform DER -in FILE -out cert.pem")?;
+    let key = read_pem("--key", &args.key, "openssl pkey -inform DER -in FILE -out key.pem")?;
+    let ca = read_pem("--ca", &args.ca, "openssl x509 -inform DER -in FILE -out ca.pem")?;
+    // Room for every newline as two characters, so that the buffer is not moved and its copies left behind.
+    let room = 2 * (cert.len() + key.len() + ca.len()) + 4096;
+    let mut body = Zeroizing::new(Vec::with_capacity(room));
+    let (origin, skip_validation) = (args.origin.as_deref(), args.skip_validation);
+    serde_json::to_writer(&mut *body, &UploadBody { cert: &cert, key: &key, ca: &ca, origin, skip_validation })
+        .context("the upload could not be written as JSON")?;
+    drop((cert, key, ca));
+
+    let mut api = Api::new(&args.project.api)?;
+    let project = project_path(&args.project);
+    let path = format!("{project}/client-cert");
+    let answer = while_waiting(|| "uploading".to_owned(), api.post(&path, body)).await?;
+    if args.json {
+        return print_json(&answer);
+    }
+    let id = text(&answer["certId"]);
+    let (done, origin) =
+        (if answer["updated"] == json!(true) { "replaced" } else { "uploaded" }, origin_text(&answer["origin"]));
+    let mut lines = format!("{done}: {} for {}\n", clean(&id), clean(&origin));
+    // It is stored; should the details fail now, that is no failure of the upload.
+    if let Ok(details) = about(&mut api, &project, &id).await {
+        lines.push_str(&format!("{}, {} days left\n", clean(&text(&details["subject"])), text(&details["daysLeft"])));
+        for warning in details["warnings"].as_array().into_iter().flatten() {
+            lines.push_str(&format!("warning: {}\n", clean(&text(warning))));
+        }
+    }
+    print(&lines)
+}
+
+/// The project-wide slot in words.
+fn origin_text(origin: &Value) -> String {
+    match origin.as_str() {
+        Some("*") => "every origin that asks".to_owned(),
+        _ => text(origin),
+    }
+}
+
+fn read_pem(flag: &str, path: &Path, convert: &str) -> anyhow::Result<Zeroizing<String>> {
+    let from_stdin = path == Path::new("-");
+    let name = if from_stdin { "standard input".to_owned() } else { path.display().to_string() };
+    let mut bytes = Zeroizing::new(Vec::new());
+    let read = if from_stdin {
+        std::io::stdin().lock().take(MAX_FILE + 1).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|file| {
+            bytes.reserve(file.metadata().map_or(0, |m| usize::try_from(m.len().min(MAX_FILE)).unwrap_or(0) + 1));
+            file.take(MAX_FILE + 1).read_to_end(&mut bytes)
+        })
+    };
+    read.with_context(|| format!("{flag}: {name} cannot be read"))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(Usage(format!("{flag}: {name} is larger than 1 MiB; is it the right file?")).into());
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+        Err(_) => Err(Usage(format!(
+            "{flag}: {name} is not PEM but binary; if it is DER convert it with `{convert}`, if it is PKCS#12 with \
+             `openssl pkcs12 -nodes -in FILE -out all.pem`"
+        ))
+        .into()),
+    }
+}
+
+async fn show(id: &str, project: &ProjectArgs, as_json: bool) -> anyhow::Result<()> {
+    let mut api = Api::new(&project.api)?;
+    let path = format!("{}/certificates/{}", project_path(project), segment(id));
+    let answer = while_waiting(|| "waiting for the API".to_owned(), api.get(&path)).await?;
+    if as_json {
+        return print_json(&answer);
+    }
+    print(&facts(&described(&answer)))
+}
+
+/// What matters most first, then whatever else the API tells.
+fn described(answer: &Value) -> Vec<(String, String)> {
+    const FIRST: [&str; 8] = ["id", "status", "bindings", "subject", "issuer", "notBefore", "notAfter", "daysLeft"];
+    let Some(map) = answer.as_object() else { return Vec::new() };
+    let rest = map.keys().map(String::as_str).filter(|name| !FIRST.contains(name));
+    let mut facts = Vec::new();
+    for name in FIRST.into_iter().filter(|name| map.contains_key(*name)).chain(rest) {
+        let words = words(name);
+        match &map[name] {
+            // One line each: these are sentences.
+            Value::Array(list) if name == "warnings" => {
+                facts.extend(list.iter().map(|warning| ("warning".to_owned(), text(warning))));
+            }
+            Value::Array(list) if list.is_empty() => {}
+            Value::Array(list) if list.iter().all(Value::is_object) => {
+                facts.extend(list.iter().map(|entry| (words.clone(), text(entry))));
+            }
+            value => facts.push((words, text(value))),
+        }
+    }
+    facts
+}
+
+/// `notAfter` as `not after`.
+fn words(name: &str) -> String {
+    let mut words = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() {
+            words.push(' ');
+        }
+        words.push(c.to_ascii_lowercase());
+    }
+    words
+}
+
+async fn delete(id: &str, project: &ProjectArgs, as_json: bool) -> anyhow::Result<()> {
+    let mut api = Api::new(&project.api)?;
+    let path = format!("{}/client-cert/{}", project_path(project), segment(id));
+    let answer = while_waiting(|| "deleting".to_owned(), api.delete(&path)).await?;
+    if as_json {
+        return print_json(&answer);
+    }
+    let (id, origin) = (text(&answer["certId"]), origin_text(&answer["origin"]));
+    print(&format!("deleted: {}, which was presented to {}\n", clean(&id), clean(&origin)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_described_most_important_first() {
+        let answer = json!({
+            "chainLength": 1, "id": "cert_1", "retired": [{"id": "cert_0", "connections": 2}], "warnings": ["a b", "c"],
+            "bindings": ["https://a.test"], "notAfter": "2027-01-01T00:00:00Z", "status": "active", "empty": [],
+        });
+        let names: Vec<String> = described(&answer).into_iter().map(|(n, v)| format!("{n}={v}")).collect();
+        assert_eq!(
+            names,
+            [
+                "id=cert_1",
+                "status=active",
+                "bindings=https://a.test",
+                "not after=2027-01-01T00:00:00Z",
+                "chain length=1",
+                "retired=connections 2 id cert_0",
+                "warning=a b",
+                "warning=c",
+            ]
+        );
+    }
+
+    #[test]
+    fn binary_files_are_told_how_to_become_pem() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("k.der");
+        std::fs::write(&path, [0x30, 0x82, 0xff, 0xfe]).unwrap();
+        let error = read_pem("--key", &path, "openssl pkey").unwrap_err();
+        assert!(error.is::<Usage>() && error.to_string().contains("openssl pkey"), "{error}");
+        let error = read_pem("--key", &folder.path().join("none"), "").unwrap_err();
+        assert!(format!("{error:#}").starts_with("--key: "), "{error:#}");
+    }
+}

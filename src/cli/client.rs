@@ -1,0 +1,269 @@
+//! The management API as the commands see it: HTTP/1.1 over TCP, one connection, JSON in and out.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use zeroize::Zeroizing;
+
+use super::Usage;
+use super::args::ApiArgs;
+use crate::config::{ADMIN_TOKEN, TOKEN_VARIABLE, data_dir, process_environment};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// An upload waits for the disk; a list of ten thousand certificates for the wire.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
+/// Why the API did not do it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    /// No egret there.
+    #[error("nothing listens at {url}; start it with `egret serve`, or say with --url or EGRET_URL where it is")]
+    NotListening { url: String },
+    /// The network said no.
+    #[error("{url} cannot be reached: {cause}; --url or EGRET_URL says where the API is")]
+    Unreachable { url: String, cause: String },
+    /// 401.
+    #[error("the API at {url} did not accept the token: {token}")]
+    Unauthorized { url: String, token: String },
+    /// Another error of the API's own.
+    #[error("the API refused (HTTP {}): {message}", status.as_u16())]
+    Refused { status: StatusCode, message: String },
+    /// Something that is not egret.
+    #[error("what listens at {url} does not answer like egret's management API ({what}); check --url or EGRET_URL")]
+    Foreign { url: String, what: String },
+}
+
+/// Where the token came from; said when it is not accepted.
+#[derive(Debug)]
+enum Token {
+    Environment(Zeroizing<String>),
+    File(Zeroizing<String>, PathBuf),
+    Missing(PathBuf, std::io::Error),
+    /// The administrator token of this machine is not shown to another one.
+    Elsewhere,
+}
+
+/// A client of one API.
+pub(super) struct Api {
+    authority: String,
+    token: Token,
+    connection: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Api {
+    /// Finds out where the API is and which token to show it. Talks to no one yet.
+    ///
+    /// # Errors
+    /// The URL makes no sense.
+    pub(super) fn new(args: &ApiArgs) -> anyhow::Result<Self> {
+        let authority = parse_url(&args.url)?;
+        let local = is_loopback(&authority);
+        let token = match process_environment(TOKEN_VARIABLE) {
+            Some(token) => {
+                if !local {
+                    eprintln!("egret: warning: the token crosses the network in clear; use a tunnel to {authority}");
+                }
+                Token::Environment(Zeroizing::new(token))
+            }
+            None if !local => Token::Elsewhere,
+            None => {
+                let path = data_dir(&args.overlay(), &process_environment).join(ADMIN_TOKEN);
+                match std::fs::read_to_string(&path) {
+                    Ok(token) => Token::File(Zeroizing::new(token), path),
+                    Err(error) => Token::Missing(path, error),
+                }
+            }
+        };
+        Ok(Self { authority, token, connection: None })
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.authority)
+    }
+
+    /// Whether the API is on this machine, so that paths it names are paths here.
+    pub(super) fn is_local(&self) -> bool {
+        is_loopback(&self.authority)
+    }
+
+    /// `GET`
+    pub(super) async fn get(&mut self, path: &str) -> Result<Value, ApiError> {
+        self.call(Method::GET, path, Bytes::new()).await
+    }
+
+    /// `DELETE`
+    pub(super) async fn delete(&mut self, path: &str) -> Result<Value, ApiError> {
+        self.call(Method::DELETE, path, Bytes::new()).await
+    }
+
+    /// `POST` of JSON that is wiped once it was sent.
+    pub(super) async fn post(&mut self, path: &str, json: Zeroizing<Vec<u8>>) -> Result<Value, ApiError> {
+        self.call(Method::POST, path, Bytes::from_owner(json)).await
+    }
+
+    async fn call(&mut self, method: Method, path: &str, body: Bytes) -> Result<Value, ApiError> {
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(method, path, body));
+        let (status, bytes) = match answer.await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(self.unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
+        };
+        let value: Option<Value> = serde_json::from_slice(&bytes).ok();
+        match (status, value) {
+            (status, Some(value)) if status.is_success() => Ok(value),
+            (StatusCode::UNAUTHORIZED, _) => Err(ApiError::Unauthorized { url: self.url(), token: self.token.blame() }),
+            (status, Some(value)) => match value.pointer("/error/message").and_then(Value::as_str) {
+                Some(message) => Err(ApiError::Refused { status, message: super::output::clean(message) }),
+                None => Err(self.foreign(format!("HTTP {}, and an error of another form", status.as_u16()))),
+            },
+            (status, None) => Err(self.foreign(format!("HTTP {}, and no JSON", status.as_u16()))),
+        }
+    }
+
+    async fn exchange(&mut self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), ApiError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, &self.authority)
+            .header(header::ACCEPT, "application/json")
+            .header(header::USER_AGENT, concat!("egret/", env!("CARGO_PKG_VERSION")));
+        if let Some(token) = self.token.text() {
+            let bearer = Zeroizing::new(format!("Bearer {}", token.trim()));
+            let mut value = http::HeaderValue::from_str(&bearer).map_err(|_| ApiError::Unauthorized {
+                url: self.url(),
+                token: format!("it holds characters that no token has; {}", self.token.blame()),
+            })?;
+            value.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(Full::new(body)).expect("method, path and headers are our own and valid");
+        let mut sender = match self.connection.take() {
+            Some(sender) if sender.is_ready() => sender,
+            _ => self.connect().await?,
+        };
+        let response = sender.send_request(request).await.map_err(|error| self.foreign(error.to_string()))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let bytes = body.map_err(|error| self.foreign(error.to_string()))?.to_bytes();
+        // The next request waits until the connection says that it is idle.
+        if sender.ready().await.is_ok() {
+            self.connection = Some(sender);
+        }
+        Ok((status, bytes))
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ApiError> {
+        let stream = match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address())).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                return Err(ApiError::NotListening { url: self.url() });
+            }
+            Ok(Err(error)) => return Err(self.unreachable(error.to_string())),
+            Err(_) => return Err(self.unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))),
+        };
+        let (sender, connection) =
+            handshake(TokioIo::new(stream)).await.map_err(|error| self.foreign(error.to_string()))?;
+        // Ends with the sender, or with the runtime of this one command.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+
+    /// `host:port` with the port of http where none is written.
+    fn address(&self) -> String {
+        let authority = &self.authority;
+        match authority.rsplit_once(':') {
+            Some((_, port)) if port.bytes().all(|b| b.is_ascii_digit()) => authority.clone(),
+            _ => format!("{authority}:80"),
+        }
+    }
+
+    fn foreign(&self, what: String) -> ApiError {
+        ApiError::Foreign { url: self.url(), what }
+    }
+
+    fn unreachable(&self, cause: String) -> ApiError {
+        ApiError::Unreachable { url: self.url(), cause }
+    }
+}
+
+impl Token {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Environment(token) | Self::File(token, _) => Some(token),
+            Self::Missing(..) | Self::Elsewhere => None,
+        }
+    }
+
+    /// Which token was used, and what to do when it was the wrong one.
+    fn blame(&self) -> String {
+        match self {
+            Self::Environment(_) => "it was taken from EGRET_TOKEN; set that to a token of this egret".to_owned(),
+            Self::File(_, path) => format!(
+                "it was taken from {}; set EGRET_TOKEN to a token of this egret, or --data-dir to its data directory",
+                path.display()
+            ),
+            Self::Missing(path, error) => format!(
+                "there was none, EGRET_TOKEN is not set and {} cannot be read ({error}); set EGRET_TOKEN, or --data-dir \
+                 to the data directory of the running egret",
+                path.display()
+            ),
+            Self::Elsewhere => {
+                "there was none; set EGRET_TOKEN (this machine's admin.token is not sent to another machine)".to_owned()
+            }
+        }
+    }
+}
+
+/// One segment of a path, percent-encoded (RFC 3986 section 3.3, only what is unreserved stays).
+pub(super) fn segment(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+/// The authority of `http://host[:port][/]`.
+fn parse_url(text: &str) -> anyhow::Result<String> {
+    let usage = |what: &str| Usage(format!("--url (EGRET_URL) {what}; write it as http://127.0.0.1:9090"));
+    let uri: Uri = text.parse().map_err(|_| usage("is not a URL"))?;
+    if uri.scheme_str() != Some("http") {
+        return Err(usage("has to begin with http://, the management API speaks nothing else").into());
+    }
+    match uri.authority() {
+        Some(authority) if authority.as_str().contains('@') => Err(usage("takes no user info").into()),
+        Some(authority) if matches!(uri.path(), "" | "/") && uri.query().is_none() => Ok(authority.to_string()),
+        _ => Err(usage("takes no path").into()),
+    }
+}
+
+fn is_loopback(authority: &str) -> bool {
+    let Ok(authority) = authority.parse::<http::uri::Authority>() else { return false };
+    let host = authority.host();
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    match bare.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => bare.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! Floor 6: the commands.
+//!
+//! What must stay true: exit code 0 = done, 1 = failed, 2 = usage or configuration; results go to standard
+//! output, everything else to standard error; `--json` on whatever lists or shows.
+
+mod args;
+mod ca;
+mod certs;
+mod check;
+mod client;
+mod logging;
+mod output;
+mod status;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+pub use args::{Cli, Commands};
+
+use crate::config::{Refused, load, process_environment};
+
+/// The command line was understood, but what it asks for makes no sense: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// Parses the command line, does what it says, and reports a failure on standard error.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            if error.is::<Refused>() {
+                eprintln!("egret: the configuration cannot be used\n{error}");
+            } else {
+                eprintln!("egret: {error:#}");
+            }
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<Refused>() || error.is::<Usage>() { 2 } else { 1 }
+}
+
+fn dispatch(command: Commands) -> anyhow::Result<ExitCode> {
+    match command {
+        Commands::Serve(args) => {
+            logging::init(&args.log)?;
+            let loaded = load(&args.overlay(), &process_environment)?;
+            for complaint in loaded.warnings.iter().chain(&loaded.unready) {
+                tracing::warn!("{complaint}");
+            }
+            crate::app::serve(loaded.settings)?;
+        }
+        Commands::Demo(args) => {
+            logging::init(&args.log)?;
+            if !crate::app::demo()? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Commands::Certs { command } => block_on(certs::run(command))?,
+        Commands::Ca { command } => ca::run(command)?,
+        Commands::Check(args) => return check::run(&args),
+        Commands::Status(args) => block_on(status::run(&args))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
