@@ -67,5 +67,8 @@ fn export(path: &Path, pem: &str) -> std::io::Result<()> {
     }
     let fresh = path.with_extension("pem.new");
     std::fs::write(&fresh, pem)?;
+    // A public certificate, for every client on the machine, whatever the umask of a process that holds keys.
+    #[cfg(unix)]
+    std::fs::set_permissions(&fresh, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     std::fs::rename(&fresh, path)
 }

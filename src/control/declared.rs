@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use crate::config::DeclaredCertificate;
@@ -44,7 +45,8 @@ fn material(declared: &DeclaredCertificate) -> Result<(ValidCertificate, String,
     let ca = text(&declared.ca)?;
     warn_if_exposed(&declared.key);
     let material = Material { cert: &cert, key: &key, ca: &ca, skip_validation: declared.skip_validation };
-    let valid = validate(material, clock::now()).map_err(|faults| {
+    let now = clock::now();
+    let valid = validate(material, now).or_else(|faults| outlived(material, now).ok_or(faults)).map_err(|faults| {
         let sentences = faults.iter().map(|fault| {
             let path = match fault.field {
                 Field::Cert => &declared.cert,
@@ -56,6 +58,14 @@ fn material(declared: &DeclaredCertificate) -> Result<(ValidCertificate, String,
         sentences.collect::<Vec<_>>().join(" | ")
     })?;
     Ok((valid, String::clone(&cert), String::clone(&ca)))
+}
+
+/// A certificate whose only fault is that it is not valid right now is loaded all the same: its requests are then
+/// refused as expired (or sent, where the project says so), which tells more than a certificate that is missing.
+fn outlived(material: Material<'_>, now: OffsetDateTime) -> Option<ValidCertificate> {
+    let lenient = validate(Material { skip_validation: true, ..material }, now).ok()?;
+    let within = now.clamp(lenient.not_before, lenient.not_after);
+    if within == now { None } else { validate(material, within).ok() }
 }
 
 /// The text of a file. It may be a key, so no buffer that held it is left behind.
