@@ -8,6 +8,7 @@ pub mod identity;
 pub mod net;
 pub mod observe;
 pub mod pki;
+pub mod policy;
 pub mod proxy;
 pub mod registry;
 pub mod upstream;

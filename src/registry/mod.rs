@@ -4,6 +4,7 @@ mod snapshot;
 mod tokens;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
 
@@ -18,6 +19,7 @@ pub use tokens::{Token, TokenScope};
 pub struct Registry {
     projects: DashMap<ProjectId, Arc<Project>>,
     tokens: DashMap<[u8; 32], Arc<Token>>,
+    generation: AtomicU64,
 }
 
 impl Registry {
@@ -49,6 +51,12 @@ impl Registry {
     #[must_use]
     pub fn token(&self, _presented: &[u8]) -> Option<Arc<Token>> {
         todo!()
+    }
+    /// Grows whenever a project or token is added or removed: what a connection remembers of its caller holds
+    /// only while this stands still.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
     /// Adds a token by its digest.
     pub fn insert_token(&self, _sha256: [u8; 32], _token: Token) {
