@@ -155,3 +155,62 @@ async fn counts_what_the_parser_refuses() {
     served.task.await.unwrap();
     assert_eq!(served.serving.metrics.client_malformed.get(), 1);
 }
+
+#[tokio::test]
+async fn hands_a_tunnel_over_with_the_bytes_that_came_behind_its_head() {
+    use tokio::net::{TcpListener, TcpStream};
+
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = socket.accept().await.unwrap();
+    let meter = Meter::new();
+    let io = crate::net::Io::new(stream, meter.clone());
+    let (tell, told) = std::sync::mpsc::channel();
+    let handle = move |mut request: Request<Incoming>| -> Answering<Empty<Bytes>> {
+        tell.send(hyper::upgrade::on(&mut request)).unwrap();
+        Box::pin(async { Response::new(Empty::new()) })
+    };
+    let task = tokio::spawn(serve(io, meter, Serving::new(Limits::default(), Arc::default()), handle));
+    client.write_all(b"CONNECT a.test:443 HTTP/1.1\r\n\r\nearly").await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(client.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 200") && !head.contains("content-length") && !head.contains("transfer-"));
+    task.await.unwrap();
+    let upgraded = told.recv().unwrap().await.unwrap();
+    let parts = upgraded.downcast::<TokioIo<crate::net::Io<TcpStream>>>().expect("it is what was served");
+    assert_eq!(&parts.read_buf[..], b"early");
+    let mut io = parts.io.into_inner();
+    client.write_all(b"late").await.unwrap();
+    let mut late = [0; 4];
+    io.read_exact(&mut late).await.unwrap();
+    assert_eq!(&late, b"late");
+}
+
+#[tokio::test]
+async fn drops_an_exchange_whose_client_has_gone() {
+    struct Dropped(tokio::sync::mpsc::UnboundedSender<()>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+        }
+    }
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (mut client, server) = tokio::io::duplex(4096);
+    let meter = Meter::new();
+    let io = crate::net::Io::new(server, meter.clone());
+    let handle = move |_: Request<Incoming>| -> Answering<Empty<Bytes>> {
+        let dropped = Dropped(tell.clone());
+        Box::pin(async move {
+            let _dropped = dropped;
+            std::future::pending().await
+        })
+    };
+    let task = tokio::spawn(serve(io, meter, Serving::new(Limits::default(), Arc::default()), handle));
+    client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    drop(client);
+    told.recv().await.unwrap();
+    task.await.unwrap();
+}
