@@ -86,7 +86,8 @@ async fn world() -> World {
     let anchors = Arc::new(SharedAnchors::load(&[], factory.provider()).unwrap());
     let sealer = Arc::new(Sealer::new(Zeroizing::new([7; 32])));
     let backend = Arc::new(MemoryBackend::default());
-    let control = Control::load(&settings, registry.clone(), backend, sealer, factory, anchors, Arc::default()).await.unwrap();
+    let control =
+        Control::load(&settings, registry.clone(), backend, sealer, factory, anchors, Arc::default()).await.unwrap();
     let only = || TokenScope::Projects(vec!["payments".to_owned()]);
     for (text, role, scope) in [
         (ADMIN, Role::Admin, TokenScope::All),

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use rustls::ServerConfig;
 use tokio::sync::OnceCell;
 
 use crate::config::CA_CERTIFICATE;
@@ -25,7 +24,12 @@ pub(crate) struct LocalCa {
 }
 
 impl LocalCa {
-    pub(crate) fn new(control: Arc<Control>, max_leafs: usize, metrics: Arc<Metrics>, data_dir: Option<&Path>) -> Arc<Self> {
+    pub(crate) fn new(
+        control: Arc<Control>,
+        max_leafs: usize,
+        metrics: Arc<Metrics>,
+        data_dir: Option<&Path>,
+    ) -> Arc<Self> {
         let path = data_dir.map(|dir| dir.join(CA_CERTIFICATE));
         Arc::new(Self { control, max_leafs, metrics, path, issuer: OnceCell::new() })
     }
@@ -52,7 +56,7 @@ impl LocalCa {
 }
 
 impl Leafs for LocalCa {
-    fn server_config<'a>(&'a self, project: &'a str, host: &'a Host) -> LeafFuture<'a, Result<Arc<ServerConfig>, String>> {
+    fn server_config<'a>(&'a self, project: &'a str, host: &'a Host) -> LeafFuture<'a> {
         Box::pin(async move {
             let issuer = self.issuer().await.map_err(|error| format!("{error:#}"))?;
             issuer.server_config(project, host).map_err(|error| error.to_string())

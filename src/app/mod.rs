@@ -146,8 +146,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         });
         for (listener, socket) in sockets {
             let socket = tokio::net::TcpListener::from_std(socket)?;
-            Listener::start(&proxy, &listener, socket)
-                .with_context(|| format!("listener {} could not be started", listener.name))?;
+            Listener::on(socket, &listener, proxy.clone())?.start();
         }
         (upstreams, proxy)
     };
@@ -290,8 +289,7 @@ async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core
         }
     }
     let sealer = Arc::new(Sealer::new(key));
-    let control =
-        Control::load(settings, registry.clone(), backend, sealer, factory, anchors, metrics.clone()).await?;
+    let control = Control::load(settings, registry.clone(), backend, sealer, factory, anchors, metrics.clone()).await?;
     let control = Arc::new(control);
     let local_ca = LocalCa::new(control.clone(), settings.limits.max_leafs, metrics.clone(), data_dir);
     Ok(Core { registry, control, metrics, local_ca })

@@ -51,7 +51,9 @@ pub(super) async fn api(
 
 /// `GET url` in absolute form: what clients send to a proxy without a tunnel.
 pub(super) async fn absolute(proxy: SocketAddr, url: &str) -> anyhow::Result<Answer> {
-    let request = Request::builder().uri(url).header(header::HOST, url.parse::<http::Uri>()?.authority().context("a host")?.as_str());
+    let request = Request::builder()
+        .uri(url)
+        .header(header::HOST, url.parse::<http::Uri>()?.authority().context("a host")?.as_str());
     send(TcpStream::connect(proxy).await?, request.body(Full::default())?).await
 }
 
@@ -73,7 +75,8 @@ pub(super) async fn tunnelled(proxy: SocketAddr, host: &str, port: u16, ca_pem: 
         .with_root_certificates(roots)
         .with_no_client_auth();
     let name = ServerName::try_from(host.to_owned())?;
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, tunnel).await.context("TLS with the interception leaf")?;
+    let stream =
+        TlsConnector::from(Arc::new(config)).connect(name, tunnel).await.context("TLS with the interception leaf")?;
     let request = Request::builder().uri("/").header(header::HOST, authority).body(Full::default())?;
     let answer = send(stream, request).await;
     driver.abort();

@@ -46,7 +46,8 @@ pub(super) async fn start(authority: &Authority, name: &str) -> anyhow::Result<S
                     let saw = saw.clone();
                     async move { Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(saw)))) }
                 });
-                let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                let _ =
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
             });
         }
     });

@@ -4,12 +4,15 @@
 //! milliseconds. A sink that does not keep up costs lines (counted), never requests. No path and no
 //! query is ever logged: they carry secrets.
 
+use std::fmt;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use aws_lc_rs::rand;
 use serde::Serialize;
 
 use super::Metrics;
@@ -20,6 +23,38 @@ const GATHER: Duration = Duration::from_millis(20);
 /// Bytes that may wait; further lines are dropped and counted.
 const MAX_WAITING: usize = 4 * 1024 * 1024;
 
+/// Names one exchange in logs and error bodies: 8 hex digits of this process, then a number that grows.
+/// Taken only when something is to be said, so that a silent exchange touches nothing shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId {
+    process: u32,
+    number: u64,
+}
+
+impl RequestId {
+    /// The next one.
+    ///
+    /// # Panics
+    /// If the system gives no random numbers, without which no TLS works either.
+    #[must_use]
+    pub fn next() -> Self {
+        static PROCESS: OnceLock<u32> = OnceLock::new();
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let process = *PROCESS.get_or_init(|| {
+            let mut bytes = [0; 4];
+            rand::fill(&mut bytes).expect("the system gives random numbers");
+            u32::from_ne_bytes(bytes)
+        });
+        Self { process, number: NUMBER.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}-{:x}", self.process, self.number)
+    }
+}
+
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -29,71 +64,100 @@ pub enum Format {
     Json,
 }
 
-/// Everything that one line says. Field names of the JSON form are these, durations in milliseconds.
-#[derive(Debug, Clone)]
-pub struct Line<'a> {
-    /// The request's number.
-    pub request_id: u64,
-    /// The caller's project.
-    pub project: &'a str,
+/// One exchange or one tunnel, as its line says it. The JSON form has these names, durations in milliseconds.
+#[derive(Clone)]
+pub struct Exchange<'a> {
+    /// Also in the body of an error that egret answered.
+    pub request_id: RequestId,
     /// The listener's name.
     pub listener: &'a str,
-    /// `absolute`, `lifted`, `plain`, `intercepted`, `sidecar`, `tunnelled`.
+    /// How it came: `absolute`, `lifted`, `plain`, `intercepted`, `sidecar`, `connect`, `tunnelled`.
     pub way: &'a str,
     /// The client's address.
     pub peer: IpAddr,
-    /// The method; `CONNECT` for a tunnel.
+    /// The caller's project id; `None` if the caller is unknown.
+    pub project: Option<&'a str>,
+    /// The method; clients may send any token, so it is cut at 32 bytes.
     pub method: &'a str,
-    /// The destination's host.
-    pub host: &'a str,
-    /// The destination's port.
-    pub port: u16,
-    /// Whether egret spoke TLS to it.
-    pub tls: bool,
-    /// The rule that selected.
+    /// `https://host[:port]`, `http://…`, or `host:port` for a tunnel; `None` if none could be read.
+    pub origin: Option<&'a (dyn fmt::Display + Sync)>,
+    /// The rule that chose the identity.
     pub rule: Option<&'a str>,
-    /// The certificate that was selected.
+    /// The certificate that was chosen.
     pub certificate: Option<&'a str>,
-    /// Whether the upstream connection had served before.
+    /// Whether the upstream connection was used before.
     pub reused: Option<bool>,
     /// Whether its TLS session was resumed.
     pub resumed: Option<bool>,
-    /// The status that the client got.
+    /// What the client got.
     pub status: u16,
-    /// egret's own failure code.
+    /// The code, if egret itself answered.
     pub code: Option<&'a str>,
-    /// What happened, in words.
-    pub detail: Option<&'a str>,
-    /// Whether the whole body went through.
+    /// Why, in words: why a tunnel is blind, what failed.
+    pub reason: Option<&'a str>,
+    /// Whether the whole answer went through.
     pub complete: bool,
-    /// Body bytes from the client.
+    /// Body bytes from the client (all bytes, for a tunnel).
     pub bytes_up: u64,
-    /// Body bytes to the client.
+    /// Body bytes to the client (all bytes, for a tunnel).
     pub bytes_down: u64,
-    /// From the request's head to the end of the response.
+    /// From the request's head to the end of the answer.
     pub total: Duration,
-    /// Spent on getting a new connection.
-    pub connecting: Duration,
-    /// From the request's head to the response's head.
+    /// Until the upstream connection stood, if one was opened.
+    pub connect: Option<Duration>,
+    /// Until the answer's head had come.
     pub first_byte: Option<Duration>,
     /// The address that was connected to.
     pub address: Option<SocketAddr>,
 }
 
+impl<'a> Exchange<'a> {
+    /// A line with nothing known but this; the rest is filled in by field.
+    #[must_use]
+    pub fn new(listener: &'a str, way: &'a str, peer: IpAddr, method: &'a str) -> Self {
+        Self {
+            request_id: RequestId::next(),
+            listener,
+            way,
+            peer,
+            project: None,
+            method,
+            origin: None,
+            rule: None,
+            certificate: None,
+            reused: None,
+            resumed: None,
+            status: 0,
+            code: None,
+            reason: None,
+            complete: true,
+            bytes_up: 0,
+            bytes_down: 0,
+            total: Duration::ZERO,
+            connect: None,
+            first_byte: None,
+            address: None,
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Json<'a> {
-    time: &'a str,
+    timestamp: &'a str,
     level: &'static str,
     target: &'static str,
-    request_id: String,
-    project: &'a str,
+    request_id: Text<'a>,
     listener: &'a str,
     way: &'a str,
     peer: IpAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    project: Option<&'a str>,
     method: &'a str,
-    origin: Origin<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<Text<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     certificate: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reused: Option<bool>,
@@ -103,36 +167,25 @@ struct Json<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'a str>,
+    reason: Option<&'a str>,
     complete: bool,
     bytes_up: u64,
     bytes_down: u64,
     ms: f64,
-    connect_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_byte_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<SocketAddr>,
 }
 
-/// `https://host[:port]`, written without a buffer of its own.
-struct Origin<'a> {
-    host: &'a str,
-    port: u16,
-    tls: bool,
-}
+/// Written without a buffer of its own.
+struct Text<'a>(&'a (dyn fmt::Display + Sync));
 
-impl std::fmt::Display for Origin<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (scheme, default) = if self.tls { ("https", domain::HTTPS_PORT) } else { ("http", domain::HTTP_PORT) };
-        write!(f, "{scheme}://{}", self.host)?;
-        if self.port == default { Ok(()) } else { write!(f, ":{}", self.port) }
-    }
-}
-
-impl Serialize for Origin<'_> {
+impl Serialize for Text<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.collect_str(self.0)
     }
 }
 
@@ -141,9 +194,9 @@ fn ms(duration: Duration) -> f64 {
     f64::from(u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)) / 1000.0
 }
 
-impl Line<'_> {
-    fn origin(&self) -> Origin<'_> {
-        Origin { host: self.host, port: self.port, tls: self.tls }
+impl Exchange<'_> {
+    fn method(&self) -> &str {
+        self.method.get(..32).unwrap_or(self.method)
     }
 
     fn write_to(&self, out: &mut Vec<u8>, format: Format) {
@@ -151,28 +204,28 @@ impl Line<'_> {
         match format {
             Format::Json => {
                 let json = Json {
-                    time: &time,
+                    timestamp: &time,
                     level: "INFO",
                     target: "egret::access",
-                    request_id: format!("{:016x}", self.request_id),
-                    project: self.project,
+                    request_id: Text(&self.request_id),
                     listener: self.listener,
                     way: self.way,
                     peer: self.peer,
-                    method: self.method,
-                    origin: self.origin(),
+                    project: self.project,
+                    method: self.method(),
+                    origin: self.origin.map(Text),
                     rule: self.rule,
                     certificate: self.certificate,
                     reused: self.reused,
                     resumed: self.resumed,
                     status: self.status,
                     code: self.code,
-                    detail: self.detail,
+                    reason: self.reason,
                     complete: self.complete,
                     bytes_up: self.bytes_up,
                     bytes_down: self.bytes_down,
                     ms: ms(self.total),
-                    connect_ms: ms(self.connecting),
+                    connect_ms: self.connect.map(ms),
                     first_byte_ms: self.first_byte.map(ms),
                     address: self.address,
                 };
@@ -185,7 +238,11 @@ impl Line<'_> {
     }
 
     fn write_human(&self, out: &mut Vec<u8>, time: &str) {
-        let _ = write!(out, "{time} {} {} {} {}", self.status, self.method, self.origin(), self.way);
+        let _ = write!(out, "{time} {} {}", self.status, self.method());
+        if let Some(origin) = self.origin {
+            let _ = write!(out, " {origin}");
+        }
+        let _ = write!(out, " {}", self.way);
         if let Some(code) = self.code {
             let _ = write!(out, " {code}");
         }
@@ -207,8 +264,8 @@ impl Line<'_> {
             let _ = write!(out, " INCOMPLETE");
         }
         let _ = write!(out, " up={} down={} {:.1}ms", self.bytes_up, self.bytes_down, ms(self.total));
-        if let Some(detail) = self.detail {
-            let _ = write!(out, " - {detail}");
+        if let Some(reason) = self.reason {
+            let _ = write!(out, " - {reason}");
         }
     }
 }
@@ -258,7 +315,7 @@ impl AccessLog {
     }
 
     /// Writes a line, soon.
-    pub fn write(&self, line: &Line<'_>) {
+    pub fn write(&self, line: &Exchange<'_>) {
         if self.writer.is_none() {
             return;
         }
@@ -329,38 +386,19 @@ mod tests {
         }
     }
 
-    fn line() -> Line<'static> {
-        Line {
-            request_id: 255,
-            project: "prj_1",
-            listener: "dev",
-            way: "intercepted",
-            peer: IpAddr::from([127, 0, 0, 1]),
-            method: "GET",
-            host: "api.example.com",
-            port: 8443,
-            tls: true,
-            rule: Some("exact"),
-            certificate: Some("cert_1"),
-            reused: Some(true),
-            resumed: Some(false),
-            status: 200,
-            code: None,
-            detail: None,
-            complete: true,
-            bytes_up: 1,
-            bytes_down: 2,
-            total: Duration::from_micros(1500),
-            connecting: Duration::ZERO,
-            first_byte: None,
-            address: None,
-        }
-    }
-
     fn written(format: Format) -> String {
         let sink = Sink::default();
         let log = AccessLog::new(Box::new(sink.clone()), format, Arc::default()).unwrap();
-        log.write(&line());
+        let mut line = Exchange::new("dev", "intercepted", IpAddr::from([127, 0, 0, 1]), "GET");
+        line.origin = Some(&"https://api.example.com:8443");
+        line.rule = Some("exact");
+        line.certificate = Some("cert_1");
+        line.reused = Some(true);
+        line.resumed = Some(false);
+        line.status = 200;
+        (line.bytes_up, line.bytes_down) = (1, 2);
+        line.total = Duration::from_micros(1500);
+        log.write(&line);
         drop(log);
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -370,19 +408,23 @@ mod tests {
     fn writes_one_json_object_a_line_before_it_is_dropped() {
         let json: serde_json::Value = serde_json::from_str(&written(Format::Json)).unwrap();
         assert_eq!(json["origin"], "https://api.example.com:8443");
-        assert_eq!(json["request_id"], "00000000000000ff");
         assert_eq!(json["ms"], 1.5);
         assert_eq!(json["certificate"], "cert_1");
+        assert!(json.get("code").is_none());
     }
 
     #[test]
     fn writes_for_a_person() {
         let text = written(Format::Human);
-        assert!(
-            text.ends_with(
-                "200 GET https://api.example.com:8443 intercepted certificate=cert_1 (exact) reused up=1 down=2 1.5ms\n"
-            ),
-            "{text}"
-        );
+        let said =
+            "200 GET https://api.example.com:8443 intercepted certificate=cert_1 (exact) reused up=1 down=2 1.5ms\n";
+        assert!(text.ends_with(said), "{text}");
+    }
+
+    #[test]
+    fn numbers_never_repeat() {
+        let (a, b) = (RequestId::next(), RequestId::next());
+        assert_ne!(a, b);
+        assert_ne!(a.to_string(), b.to_string());
     }
 }

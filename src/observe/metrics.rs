@@ -43,6 +43,12 @@ table! {
     client_connections;
     /// Times that accepting paused at `limits.max_connections`.
     client_connections_full;
+    /// Requests that the HTTP parser refused by itself (400, 414 or 431 without a body).
+    client_malformed;
+    /// Client connections that ended at a deadline (first byte, head, idle, stalled).
+    client_timeouts;
+    /// Failed attempts to authenticate at a listener.
+    client_unauthenticated;
     /// Exchanges answered, by the origin or by egret.
     exchanges;
     /// Of them answered by egret itself.

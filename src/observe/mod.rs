@@ -3,5 +3,5 @@
 mod access_log;
 mod metrics;
 
-pub use access_log::{AccessLog, Format, Line};
+pub use access_log::{AccessLog, Exchange, Format, RequestId};
 pub use metrics::{Count, Metrics};

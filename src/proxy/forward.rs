@@ -6,10 +6,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response, Uri, header};
+use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use moka::sync::Cache;
 use tokio::time::Instant;
@@ -19,7 +18,7 @@ use super::headers::{self, Via};
 use crate::config::Limits;
 use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, ProjectId, Rule, Validity};
 use crate::identity::{Presented, UpstreamTls};
-use crate::observe::{AccessLog, Line, Metrics};
+use crate::observe::{AccessLog, Exchange, Metrics, RequestId};
 use crate::policy::EgressPolicy;
 use crate::registry::{Project, Selection, Target};
 use crate::upstream::{Destination, Ended, Failure, Lease, Refusal, Reply, ReplyBody, RequestBody, Upload, Upstreams};
@@ -84,7 +83,6 @@ pub struct Forwarder {
     download_idle: Duration,
     /// Where a project-wide certificate has been shown since start.
     disclosed: Cache<(ProjectId, Origin), ()>,
-    next_request: AtomicU64,
 }
 
 impl Forwarder {
@@ -107,14 +105,13 @@ impl Forwarder {
             upload_idle: limits.upload_idle_timeout,
             download_idle: limits.download_idle_timeout,
             disclosed: Cache::new(MAX_DISCLOSURES),
-            next_request: AtomicU64::new(1),
         }
     }
 
-    /// A number for a request, unique in this process.
+    /// The access log, also for what does not reach the waist.
     #[must_use]
-    pub fn request_id(&self) -> RequestId {
-        RequestId(self.next_request.fetch_add(1, Ordering::Relaxed))
+    pub fn access(&self) -> &AccessLog {
+        &self.access
     }
 
     /// Sends a request to its destination and gives back whatever the client is to see: the origin's
@@ -122,7 +119,7 @@ impl Forwarder {
     /// header rules, loop detection and the access-log line all happen here. The request's URI may be in
     /// absolute form; its Host header is replaced by the destination's authority.
     pub async fn forward(&self, inbound: &Inbound, to: Destination, request: Request<Incoming>) -> Response<ReplyBody> {
-        let id = self.request_id();
+        let id = RequestId::next();
         let mut record = Record::begin(inbound, &to, id, request.method().clone());
         match self.attempt(inbound, &to, request, &mut record).await {
             Ok(reply) => self.answer(inbound, to, reply, record),
@@ -208,11 +205,11 @@ impl Forwarder {
             if asked.presented == Presented::Sent && record.rule == Some(Rule::Default) {
                 self.disclose(inbound, &to, &record);
             }
-            if parts.status.is_client_error()
-                && let Some(value) = error::passed_on(parts.status, asked)
-            {
+            if parts.status.is_client_error() {
                 // The origin's own words pass unchanged; this says what egret knows of the reason.
-                parts.headers.append(header::HeaderName::from_static("proxy-status"), value);
+                let id = record.identity.as_ref().map(|i| &i.id).filter(|_| inbound.trusted);
+                let value = error::proxy_status_passed_on(parts.status, asked, id);
+                parts.headers.append(error::PROXY_STATUS, value);
             }
         }
         record.reused = Some(reply.reused);
@@ -220,7 +217,7 @@ impl Forwarder {
         record.connecting = reply.connecting;
         record.address = Some(reply.address);
         record.first_byte = Some(record.began.elapsed());
-        let ended = Box::new(Exchange {
+        let ended = Box::new(Finish {
             lease: reply.lease,
             log: self.access.is_enabled().then(|| (self.access.clone(), record, parts.status.as_u16())),
         });
@@ -296,16 +293,6 @@ fn origin_form(uri: Uri) -> Result<Uri, Failure> {
         .map_err(|_| Failure::new(Code::RequestMalformed, "the request target is not a valid URI"))
 }
 
-/// A request's number; printed as 16 hex digits.
-#[derive(Debug, Clone, Copy)]
-pub struct RequestId(u64);
-
-impl std::fmt::Display for RequestId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
 /// What is gathered on the way, for the log line and the failure's facts.
 struct Record {
     id: RequestId,
@@ -342,29 +329,27 @@ impl Record {
         }
     }
 
-    fn line<'a>(&'a self, status: u16, failure: Option<&'a Failure>, complete: bool, down: u64) -> Line<'a> {
-        Line {
-            request_id: self.id.0,
-            project: self.inbound.project.id().as_str(),
+    fn line<'a>(&'a self, status: u16, failure: Option<&'a Failure>, complete: bool, down: u64) -> Exchange<'a> {
+        Exchange {
+            request_id: self.id,
             listener: &self.inbound.listener,
             way: self.inbound.way.as_str(),
             peer: self.inbound.peer,
+            project: Some(self.inbound.project.id().as_str()),
             method: self.method.as_str(),
-            host: self.to.host().as_str(),
-            port: self.to.port(),
-            tls: matches!(self.to, Destination::Tls(_)),
+            origin: Some(&self.to),
             rule: self.rule.map(Rule::as_str),
             certificate: self.identity.as_ref().map(|i| i.id.as_str()),
             reused: self.reused,
             resumed: self.resumed,
             status,
             code: failure.map(|f| f.code.as_str()),
-            detail: failure.map(|f| f.detail.as_str()),
+            reason: failure.map(|f| f.detail.as_str()),
             complete,
             bytes_up: self.upload.as_ref().map_or(0, |u| u.bytes()),
             bytes_down: down,
             total: self.began.elapsed(),
-            connecting: self.connecting,
+            connect: (!self.connecting.is_zero()).then_some(self.connecting),
             first_byte: self.first_byte,
             address: self.address.or_else(|| failure.and_then(|f| f.facts.address)),
         }
@@ -372,12 +357,12 @@ impl Record {
 }
 
 /// What happens when a response body has ended.
-struct Exchange {
+struct Finish {
     lease: Lease,
     log: Option<(Arc<AccessLog>, Record, u16)>,
 }
 
-impl Ended for Exchange {
+impl Ended for Finish {
     fn ended(self: Box<Self>, complete: bool, bytes: u64) {
         let Self { lease, log } = *self;
         if complete {

@@ -1,0 +1,216 @@
+//! Who is calling: the listener's fixed project, or the one that the caller's credential names.
+//!
+//! The credential comes in `Proxy-Authorization`, on a sidecar too, because `Authorization` belongs to the
+//! origin there: `Bearer TOKEN`, or `Basic` with the project as user and the token as password. A connection
+//! remembers the digest of the last one, so that an unchanged credential costs one comparison.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::{constant_time, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use http::HeaderMap;
+use http::header::PROXY_AUTHORIZATION;
+use zeroize::Zeroizing;
+
+use crate::domain::Code;
+use crate::registry::{Project, Registry, Token, TokenScope};
+use crate::upstream::Failure;
+
+/// The project of a bearer token that reaches several.
+const DEFAULT_PROJECT: &str = "default";
+/// Longer credentials are nobody's: a project's name and 256 bits of token fit many times.
+const LONGEST_CREDENTIAL: usize = 4096;
+
+/// What a connection remembers of its caller.
+#[derive(Default)]
+pub(super) struct Memo(Mutex<Option<Remembered>>);
+
+struct Remembered {
+    /// SHA-256 of the field's value; the value itself is not kept.
+    digest: [u8; 32],
+    /// The registry's generation at that time: tokens and projects have not changed while it is the same.
+    generation: u64,
+    project: Arc<Project>,
+}
+
+/// The caller's project by its credential.
+///
+/// # Errors
+/// `caller.unauthenticated`, `caller.forbidden`, `limit.authentication`.
+pub(super) fn by_token(
+    headers: &HeaderMap,
+    memo: &Memo,
+    registry: &Registry,
+    throttle: &Throttle,
+    peer: IpAddr,
+) -> Result<Arc<Project>, Failure> {
+    let mut values = headers.get_all(PROXY_AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
+        return Err(unauthenticated("no credential was sent"));
+    };
+    if values.next().is_some() {
+        return Err(Failure::new(Code::RequestMalformed, "the request has several Proxy-Authorization fields"));
+    }
+    let hash: [u8; 32] =
+        digest::digest(&digest::SHA256, value.as_bytes()).as_ref().try_into().expect("SHA-256 has 32 bytes");
+    let generation = registry.token_generation();
+    {
+        let remembered = memo.0.lock().expect("nothing panics while holding it");
+        if let Some(last) = &*remembered
+            && last.generation == generation
+            && constant_time::verify_slices_are_equal(&last.digest, &hash).is_ok()
+        {
+            return Ok(last.project.clone());
+        }
+    }
+    if !throttle.may_try(peer, Instant::now()) {
+        return Err(Failure::new(
+            Code::LimitAuthentication,
+            "too many failed attempts to authenticate came from this address; wait a second",
+        ));
+    }
+    let project = Credential::parse(value.as_bytes()).and_then(|credential| credential.project(registry));
+    match project {
+        Ok(project) => {
+            *memo.0.lock().expect("nothing panics while holding it") =
+                Some(Remembered { digest: hash, generation, project: project.clone() });
+            Ok(project)
+        }
+        Err(failure) => {
+            if failure.code == Code::CallerUnauthenticated {
+                throttle.failed(peer, Instant::now());
+            }
+            Err(failure)
+        }
+    }
+}
+
+fn unauthenticated(what: &str) -> Failure {
+    Failure::new(Code::CallerUnauthenticated, what).fix(
+        "send Proxy-Authorization: Bearer TOKEN, or set HTTPS_PROXY=http://PROJECT:TOKEN@HOST:PORT (Basic, with \
+         the project as user)",
+    )
+}
+
+/// A credential as it was sent. Wiped when dropped.
+struct Credential {
+    /// Id or name; `None` for a bearer token, or an empty user.
+    project: Option<String>,
+    token: Zeroizing<Vec<u8>>,
+}
+
+impl Credential {
+    fn parse(value: &[u8]) -> Result<Self, Failure> {
+        if value.len() > LONGEST_CREDENTIAL {
+            return Err(unauthenticated("the credential is too long to be one"));
+        }
+        let value = value.trim_ascii();
+        let (scheme, rest) = value.split_at(value.iter().position(|b| *b == b' ').unwrap_or(value.len()));
+        let rest = rest.trim_ascii();
+        if scheme.eq_ignore_ascii_case(b"bearer") {
+            return Ok(Self { project: None, token: Zeroizing::new(rest.to_vec()) });
+        }
+        if !scheme.eq_ignore_ascii_case(b"basic") {
+            return Err(unauthenticated("only the schemes Basic and Bearer are understood"));
+        }
+        let decoded = STANDARD.decode(rest).or_else(|_| STANDARD_NO_PAD.decode(rest));
+        let decoded = Zeroizing::new(decoded.map_err(|_| unauthenticated("the Basic credential is not base64"))?);
+        let Some(colon) = decoded.iter().position(|b| *b == b':') else {
+            return Err(unauthenticated("the Basic credential is not user:password"));
+        };
+        let user =
+            std::str::from_utf8(&decoded[..colon]).map_err(|_| unauthenticated("the user is not valid UTF-8"))?;
+        Ok(Self {
+            project: (!user.is_empty()).then(|| user.to_owned()),
+            token: Zeroizing::new(decoded[colon + 1..].to_vec()),
+        })
+    }
+
+    fn project(&self, registry: &Registry) -> Result<Arc<Project>, Failure> {
+        let token = registry.token(&self.token).ok_or_else(|| unauthenticated("the token is not known"))?;
+        if !token.role.may_proxy() {
+            return Err(Failure::new(Code::CallerForbidden, "the token's role does not allow requests"));
+        }
+        match &self.project {
+            // One answer for what does not exist and what is out of reach: nobody learns other projects' names.
+            Some(name) => reached(&token, registry.find(name, None, None)).ok_or_else(|| {
+                Failure::new(Code::CallerForbidden, "the token does not reach the project that the user name says")
+                    .fix("use a token that reaches it, or another project as user")
+            }),
+            None => implied(&token, registry),
+        }
+    }
+}
+
+/// A bearer token's project: its only one, else `default`.
+fn implied(token: &Token, registry: &Registry) -> Result<Arc<Project>, Failure> {
+    let only = match &token.scope {
+        TokenScope::Projects(list) if list.len() == 1 => list[0].as_str(),
+        _ => DEFAULT_PROJECT,
+    };
+    reached(token, registry.find(only, None, None)).ok_or_else(|| {
+        Failure::new(Code::CallerForbidden, "the token does not say which project it speaks for")
+            .fix("use Basic with the project as user and the token as password (http://PROJECT:TOKEN@HOST:PORT)")
+    })
+}
+
+fn reached(token: &Token, project: Option<Arc<Project>>) -> Option<Arc<Project>> {
+    project.filter(|p| {
+        let snapshot = p.load();
+        token.reaches(p.id(), &snapshot.info().name)
+    })
+}
+
+/// Counts failed attempts per source, so that tokens cannot be guessed at speed.
+#[derive(Default)]
+pub(super) struct Throttle(Mutex<HashMap<IpAddr, (Instant, u32)>>);
+
+impl Throttle {
+    /// Failed attempts that a source has per [`Throttle::WINDOW`].
+    const ALLOWED: u32 = 10;
+    const WINDOW: Duration = Duration::from_secs(1);
+    /// Sources remembered at once.
+    const SOURCES: usize = 4096;
+
+    fn may_try(&self, peer: IpAddr, now: Instant) -> bool {
+        let sources = self.0.lock().expect("nothing panics while holding it");
+        sources
+            .get(&source(peer))
+            .is_none_or(|(since, count)| now.duration_since(*since) >= Self::WINDOW || *count < Self::ALLOWED)
+    }
+
+    fn failed(&self, peer: IpAddr, now: Instant) {
+        let mut sources = self.0.lock().expect("nothing panics while holding it");
+        if sources.len() >= Self::SOURCES {
+            sources.retain(|_, (since, _)| now.duration_since(*since) < Self::WINDOW);
+            // Still full: a flood from very many sources. Forgetting all is better than growing, and than
+            // locking out everyone.
+            if sources.len() >= Self::SOURCES {
+                sources.clear();
+            }
+        }
+        let entry = sources.entry(source(peer)).or_insert((now, 0));
+        if now.duration_since(entry.0) >= Self::WINDOW {
+            *entry = (now, 0);
+        }
+        entry.1 += 1;
+    }
+}
+
+/// One customer has a whole /64 of IPv6, so that is one source.
+fn source(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(a) => {
+            let [b0, b1, b2, b3, ..] = a.segments();
+            IpAddr::V6(Ipv6Addr::new(b0, b1, b2, b3, 0, 0, 0, 0))
+        }
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests;

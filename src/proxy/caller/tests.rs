@@ -1,0 +1,88 @@
+use super::*;
+
+fn basic(text: &str) -> String {
+    format!("Basic {}", STANDARD.encode(text))
+}
+
+fn parsed(value: &str) -> Result<(Option<String>, String), Code> {
+    Credential::parse(value.as_bytes())
+        .map(|c| (c.project.clone(), String::from_utf8(c.token.to_vec()).unwrap()))
+        .map_err(|f| f.code)
+}
+
+#[test]
+fn reads_both_schemes_in_any_case() {
+    for scheme in ["Bearer", "bearer", "BEARER"] {
+        assert_eq!(parsed(&format!("{scheme} t0ken")), Ok((None, "t0ken".into())));
+    }
+    assert_eq!(parsed("Bearer   t0ken  "), Ok((None, "t0ken".into())));
+    assert_eq!(parsed(&basic("payments:t:0ken")), Ok((Some("payments".into()), "t:0ken".into())));
+    assert_eq!(parsed(&basic("payments:t").replace("Basic", "bAsIc")), Ok((Some("payments".into()), "t".into())));
+    assert_eq!(parsed(basic("p:t").trim_end_matches('=')), Ok((Some("p".into()), "t".into())));
+    assert_eq!(parsed(&basic(":t")), Ok((None, "t".into())));
+}
+
+#[test]
+fn refuses_what_is_no_credential_without_repeating_it() {
+    let long = format!("Bearer {}", "x".repeat(LONGEST_CREDENTIAL));
+    for bad in ["", "Bearer-x", "Digest username=x", "Basic ***", &basic("no-colon"), &long] {
+        assert_eq!(parsed(bad), Err(Code::CallerUnauthenticated), "{bad}");
+    }
+    let failure = Credential::parse(b"Secret s3cret").err().unwrap();
+    assert!(!failure.detail.contains("s3cret") && !failure.fix.unwrap().contains("s3cret"));
+}
+
+#[test]
+fn asks_for_a_credential_before_anything_is_looked_up() {
+    let (memo, registry, throttle) = (Memo::default(), Registry::default(), Throttle::default());
+    let peer = IpAddr::from([192, 0, 2, 1]);
+    let mut headers = HeaderMap::new();
+    for _ in 0..100 {
+        let failure = by_token(&headers, &memo, &registry, &throttle, peer).err().unwrap();
+        assert_eq!(failure.code, Code::CallerUnauthenticated, "a missing credential is no guess");
+    }
+    headers.append(PROXY_AUTHORIZATION, "Basic a".parse().unwrap());
+    headers.append(PROXY_AUTHORIZATION, "Basic b".parse().unwrap());
+    let failure = by_token(&headers, &memo, &registry, &throttle, peer).err().unwrap();
+    assert_eq!(failure.code, Code::RequestMalformed);
+}
+
+#[test]
+fn slows_down_who_guesses() {
+    let (memo, registry, throttle) = (Memo::default(), Registry::default(), Throttle::default());
+    let peer = IpAddr::from([192, 0, 2, 1]);
+    let mut headers = HeaderMap::new();
+    headers.append(PROXY_AUTHORIZATION, "Digest x".parse().unwrap());
+    let codes: Vec<_> =
+        (0..12).map(|_| by_token(&headers, &memo, &registry, &throttle, peer).err().unwrap().code).collect();
+    assert!(codes[..10].iter().all(|c| *c == Code::CallerUnauthenticated));
+    assert!(codes[10..].iter().all(|c| *c == Code::LimitAuthentication));
+    let other = IpAddr::from([192, 0, 2, 2]);
+    assert_eq!(by_token(&headers, &memo, &registry, &throttle, other).err().unwrap().code, Code::CallerUnauthenticated);
+}
+
+#[test]
+fn forgives_after_a_second_and_stays_bounded() {
+    let throttle = Throttle::default();
+    let (peer, now) = (IpAddr::from([192, 0, 2, 1]), Instant::now());
+    for _ in 0..Throttle::ALLOWED {
+        assert!(throttle.may_try(peer, now));
+        throttle.failed(peer, now);
+    }
+    assert!(!throttle.may_try(peer, now));
+    assert!(throttle.may_try(peer, now + Throttle::WINDOW));
+    for n in 0..20_000_u32 {
+        throttle.failed(IpAddr::from(n.to_be_bytes()), now);
+    }
+    assert!(throttle.0.lock().unwrap().len() <= Throttle::SOURCES);
+}
+
+#[test]
+fn counts_a_network_as_one_source() {
+    let a: IpAddr = "2001:db8:1:2::1".parse().unwrap();
+    let b: IpAddr = "2001:db8:1:2:ffff::9".parse().unwrap();
+    let c: IpAddr = "2001:db8:1:3::1".parse().unwrap();
+    assert_eq!(source(a), source(b));
+    assert_ne!(source(a), source(c));
+    assert_eq!(source("::ffff:192.0.2.1".parse().unwrap()), IpAddr::from([192, 0, 2, 1]));
+}

@@ -1,0 +1,373 @@
+//! Front end: CONNECT (RFC 9110 section 9.3.6), the table of product.md section 3.
+//!
+//! Judged before the 200: the caller, the form of the target, the policy on its name, and, for what will be a
+//! blind tunnel in any case, whether it can be reached. After the 200 the first bytes decide. Bytes that came
+//! behind the request's head are held until then, and dropped with the connection after a refusal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderValue, Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, Parts};
+use hyper_util::rt::TokioIo;
+use moka::sync::Cache;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use super::explicit::{is_bound, malformed};
+use super::headers::only_host;
+use super::intercept::{self, Inside};
+use super::listener::{Client, Refused};
+use super::tunnel::{self, Held};
+use super::{Inbound, tunnel_opened};
+use crate::config::Intercept;
+use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, HttpTarget, Origin, ProjectId, Rule};
+use crate::identity::Asked;
+use crate::net::Io;
+use crate::registry::{Selection, Snapshot, Target};
+use crate::upstream::{Destination, Failure, ReplyBody};
+
+/// A client that has said nothing for so long waits for the server to speak first.
+const SILENCE: Duration = Duration::from_millis(300);
+/// The longest method that is taken for HTTP.
+const LONGEST_METHOD: usize = 24;
+/// A ClientHello with a hybrid key share fits.
+const FIRST_READ: usize = 4096;
+
+/// What *ask first* learned: per project, host and port the origin's CertificateRequest, or that none came.
+/// Bounded in number and time.
+pub(super) struct AskedBefore(Cache<(ProjectId, Origin), Option<Arc<Asked>>>);
+
+impl AskedBefore {
+    pub(super) fn new(most: usize, ttl: Duration) -> Self {
+        Self(Cache::builder().max_capacity(most as u64).time_to_live(ttl).build())
+    }
+
+    fn get(&self, project: &ProjectId, origin: &Origin) -> Option<Option<Arc<Asked>>> {
+        self.0.get(&(project.clone(), origin.clone()))
+    }
+
+    fn insert(&self, project: &ProjectId, origin: &Origin, asked: Option<Arc<Asked>>) {
+        self.0.insert((project.clone(), origin.clone()), asked);
+    }
+}
+
+/// What is to become of a CONNECT, as far as it is known before its first bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Plan {
+    /// TLS is intercepted if `tls`; plain HTTP is served if there is a destination for it; all else is tunnelled.
+    Intercept { tls: bool, plain: Option<Destination> },
+    /// Only the project default applies: the origin is asked whether it wants a certificate at all.
+    Ask,
+    /// Bytes only, and why.
+    Tunnel(&'static str),
+}
+
+/// Answers a CONNECT.
+pub(super) async fn answer(client: Arc<Client>, mut request: Request<Incoming>) -> Response<ReplyBody> {
+    let started = Instant::now();
+    let refuse = |failure: &Failure, origin: Option<&Origin>, inbound: Option<&Inbound>| {
+        let origin = origin.map(|o| format!("{}:{}", o.host(), o.port()));
+        let refused = Refused { way: "connect", method: "CONNECT", origin: origin.as_deref(), inbound };
+        let mut response = client.refuse(failure, refused);
+        // What follows may be meant for the tunnel that there is not.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response
+    };
+    if let Err(failure) = client.check_target(&request) {
+        return refuse(&failure, None, None);
+    }
+    let inbound = match client.inbound(&request) {
+        Ok(inbound) => inbound.into_owned(),
+        Err(failure) => return refuse(&failure, None, None),
+    };
+    let origin = match target(&request) {
+        Ok(origin) => origin,
+        Err(failure) => return refuse(&failure, None, Some(&inbound)),
+    };
+    if let Err(denied) = client.proxy.policy.judge_origin(origin.host(), origin.port(), true) {
+        return refuse(&Failure::new(denied.code, denied.why), Some(&origin), Some(&inbound));
+    }
+    let plan = {
+        let snapshot = inbound.project.load();
+        let before = || client.proxy.asked.get(inbound.project.id(), &origin);
+        plan(client.entry.intercept, &snapshot, &origin, before)
+    };
+    // A tunnel that cannot be dialled is refused in the open; afterwards nobody could be told.
+    let dialled = match &plan {
+        Plan::Tunnel(_) => {
+            match client.proxy.upstreams.dial(inbound.project.id(), origin.host(), origin.port()).await {
+                Ok(upstream) => Some((upstream, started.elapsed())),
+                Err(failure) => return refuse(&failure, Some(&origin), Some(&inbound)),
+            }
+        }
+        Plan::Intercept { .. } | Plan::Ask => None,
+    };
+    let opened = Opened { upgrade: hyper::upgrade::on(&mut request), inbound, origin, plan, dialled, started };
+    let tasks = client.proxy.tasks.clone();
+    tasks.spawn(opened.run(client));
+    tunnel_opened()
+}
+
+/// The strict authority form: `host:port`, nothing else; and a head that frames no body.
+fn target<B>(request: &Request<B>) -> Result<Origin, Failure> {
+    let headers = request.headers();
+    if headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING) {
+        return Err(Failure::new(
+            Code::RequestMalformed,
+            "CONNECT has no body; remove Content-Length and Transfer-Encoding",
+        ));
+    }
+    // The authority is in the target, so a missing Host says nothing else; several contradict.
+    only_host(headers)?;
+    authority(request.uri())
+}
+
+fn authority(uri: &Uri) -> Result<Origin, Failure> {
+    let bare = uri.scheme().is_none() && uri.path_and_query().is_none_or(|p| p.as_str().is_empty());
+    let Some(authority) = uri.authority().filter(|a| bare && a.port().is_some()) else {
+        return Err(Failure::new(Code::RequestMalformed, "the target of CONNECT is host:port, both written out"));
+    };
+    Origin::from_authority(authority.as_str(), HTTPS_PORT).map_err(|e| malformed(&e))
+}
+
+fn plan(
+    intercept: Intercept,
+    snapshot: &Snapshot,
+    origin: &Origin,
+    before: impl FnOnce() -> Option<Option<Arc<Asked>>>,
+) -> Plan {
+    if intercept == Intercept::Never {
+        return Plan::Tunnel("interception is off at this listener");
+    }
+    let lifted = lifted(origin);
+    let lift = is_bound(snapshot, &lifted).then_some(Destination::Tls(lifted));
+    if intercept == Intercept::Always {
+        return Plan::Intercept { tls: true, plain: lift.or_else(|| plain(origin).map(Destination::Plain)) };
+    }
+    let selection = snapshot.select(origin);
+    if is_chosen(&selection) {
+        return Plan::Intercept { tls: true, plain: lift };
+    }
+    if lift.is_some() {
+        return Plan::Intercept { tls: false, plain: lift };
+    }
+    match selection.rule {
+        Rule::Default => match before() {
+            None => Plan::Ask,
+            Some(asked) if is_wanted(&selection, asked.as_deref()) => Plan::Intercept { tls: true, plain: None },
+            Some(asked) => Plan::Tunnel(why_not(asked.as_deref())),
+        },
+        Rule::None => Plan::Tunnel("a binding says that nothing is presented to this origin"),
+        Rule::Exact | Rule::Wildcard | Rule::Nothing => Plan::Tunnel("no identity applies to this origin"),
+    }
+}
+
+/// Whether an exact or wildcard binding other than *none* chose.
+fn is_chosen(selection: &Selection) -> bool {
+    matches!(selection.rule, Rule::Exact | Rule::Wildcard)
+        && selection.binding.as_ref().is_some_and(|b| !matches!(b.target, Target::None))
+}
+
+/// Whether the project default would be shown to an origin that asked so; then its tunnel is intercepted. An
+/// identity that cannot be loaded counts, so that the failure can be told.
+fn is_wanted(selection: &Selection, asked: Option<&Asked>) -> bool {
+    let Some(asked) = asked else { return false };
+    match selection.tls.identity() {
+        // Of very many CA names only the first were kept; then the handshake itself decides.
+        Some(identity) => {
+            asked.ca_count > asked.cas.len()
+                || selection.tls.show().allows(identity, asked.cas.iter().map(Vec::as_slice))
+        }
+        None => selection.binding.as_ref().is_some_and(|b| matches!(b.target, Target::Unavailable(_))),
+    }
+}
+
+fn why_not(asked: Option<&Asked>) -> &'static str {
+    match asked {
+        Some(_) => "the origin asks for a certificate, and the scope of the project default withholds it",
+        None => "the origin does not ask for a certificate",
+    }
+}
+
+/// Where plain HTTP to this authority is lifted to.
+fn lifted(origin: &Origin) -> Origin {
+    let port = if origin.port() == HTTP_PORT { HTTPS_PORT } else { origin.port() };
+    Origin::new(origin.host().clone(), port)
+}
+
+fn plain(origin: &Origin) -> Option<HttpTarget> {
+    HttpTarget::from_authority(&format!("{}:{}", origin.host(), origin.port())).ok()
+}
+
+/// A CONNECT that was answered with 200.
+struct Opened {
+    upgrade: OnUpgrade,
+    inbound: Inbound,
+    origin: Origin,
+    plan: Plan,
+    /// The upstream of a tunnel that was certain from the start, and how long it took.
+    dialled: Option<(TcpStream, Duration)>,
+    started: Instant,
+}
+
+type ClientIo = Held<Io<TcpStream>>;
+
+/// What the first bytes led to.
+enum Next {
+    Inside(Box<Inside>, ClientIo),
+    Tunnel {
+        io: ClientIo,
+        upstream: TcpStream,
+        connect: Duration,
+        why: &'static str,
+    },
+    /// The client has gone, or what failed has been logged.
+    End,
+}
+
+impl Opened {
+    /// Deciding is boxed, so that its space is free again while the tunnel runs.
+    /// Belongs to the proxy's tasks; what runs long (tunnel, inner connection) ends by itself when it is cut.
+    async fn run(self, client: Arc<Client>) {
+        let Self { inbound, origin, started, .. } = &self;
+        let (inbound, origin, started) = (inbound.clone(), origin.clone(), *started);
+        let next = tokio::select! {
+            next = Box::pin(self.decide(&client)) => next,
+            () = client.proxy.serving.abort.cancelled() => Next::End,
+        };
+        match next {
+            Next::Inside(inside, io) => intercept::serve(client, *inside, io).await,
+            Next::Tunnel { io, upstream, connect, why } => {
+                let facts = tunnel::Facts { inbound: &inbound, origin: &origin, started, connect, why };
+                tunnel::run(&client, io, upstream, facts).await;
+            }
+            Next::End => {}
+        }
+    }
+
+    async fn decide(self, client: &Arc<Client>) -> Next {
+        let Self { upgrade, inbound, origin, plan, dialled, started } = self;
+        let Ok(upgraded) = upgrade.await else { return Next::End };
+        let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<Io<TcpStream>>>() else {
+            tracing::error!("an upgraded connection is not of the type that was served");
+            return Next::End;
+        };
+        let (mut io, mut held) = (io.into_inner(), BytesMut::from(read_buf));
+        if let (Some((upstream, connect)), Plan::Tunnel(why)) = (dialled, &plan) {
+            return Next::Tunnel { io: Held::new(held.freeze(), io), upstream, connect, why };
+        }
+        let first = peek(&mut io, &mut held).await;
+        if first == First::Closed {
+            return Next::End;
+        }
+        let io = Held::new(held.freeze(), io);
+        let inside = |destination, secure| Inside::new(inbound.clone(), origin.clone(), destination, secure);
+        let why = match (plan, first) {
+            (Plan::Intercept { tls: true, .. }, First::Tls) => {
+                return Next::Inside(Box::new(inside(Destination::Tls(origin.clone()), true)), io);
+            }
+            (Plan::Intercept { plain: Some(destination), .. }, First::Http) => {
+                return Next::Inside(Box::new(inside(destination, false)), io);
+            }
+            (Plan::Ask, First::Tls) => match ask(client, &inbound, &origin).await {
+                Ok(()) => return Next::Inside(Box::new(inside(Destination::Tls(origin.clone()), true)), io),
+                Err(why) => why,
+            },
+            (_, First::Silent) => "the client waits for the server to speak first",
+            (_, First::Tls) => "the identity is bound to another port",
+            (_, First::Http) => "plain HTTP in a tunnel, and no binding lifts it",
+            (_, First::Other | First::Closed) => "neither TLS nor HTTP",
+        };
+        let began = Instant::now();
+        match client.proxy.upstreams.dial(inbound.project.id(), origin.host(), origin.port()).await {
+            Ok(upstream) => Next::Tunnel { io, upstream, connect: began.elapsed(), why },
+            Err(failure) => {
+                let facts =
+                    tunnel::Facts { inbound: &inbound, origin: &origin, started, connect: began.elapsed(), why };
+                tunnel::failed(client, &failure, facts);
+                Next::End
+            }
+        }
+    }
+}
+
+/// *Ask first*: whether the origin wants a certificate that we would show. An error says why not.
+async fn ask(client: &Client, inbound: &Inbound, origin: &Origin) -> Result<(), &'static str> {
+    let proxy = &client.proxy;
+    let anonymous = inbound.project.load().anonymous().clone();
+    let asked = match proxy.upstreams.ask(inbound.project.id(), &anonymous, origin).await {
+        Ok(asked) => asked.map(Arc::new),
+        Err(failure) => {
+            tracing::debug!(code = failure.code.as_str(), %origin, "asking first failed");
+            return Err("whether the origin asks for a certificate could not be found out");
+        }
+    };
+    proxy.asked.insert(inbound.project.id(), origin, asked.clone());
+    // Selected now, not before the question: the identity may have been replaced meanwhile.
+    let selection = inbound.project.load().select(origin);
+    if is_chosen(&selection) || (selection.rule == Rule::Default && is_wanted(&selection, asked.as_deref())) {
+        return Ok(());
+    }
+    Err(why_not(asked.as_deref()))
+}
+
+/// What a client speaks, by its first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    Tls,
+    Http,
+    Other,
+    /// Nothing came, or too little to tell.
+    Silent,
+    /// The client closed without a word.
+    Closed,
+}
+
+/// Reads into `held` until it is clear what the client speaks.
+async fn peek(io: &mut (impl AsyncRead + Unpin), held: &mut BytesMut) -> First {
+    loop {
+        if let Some(first) = classify(held) {
+            return first;
+        }
+        held.reserve(FIRST_READ);
+        match timeout(SILENCE, io.read_buf(held)).await {
+            Ok(Ok(0)) => return if held.is_empty() { First::Closed } else { First::Other },
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return First::Closed,
+            Err(_) => return First::Silent,
+        }
+    }
+}
+
+/// `None`: more bytes are needed.
+fn classify(bytes: &[u8]) -> Option<First> {
+    match bytes {
+        [] | [0x16] => None,
+        // A TLS record of type handshake, major version 3 (RFC 8446 section 5.1).
+        [0x16, 0x03, ..] => Some(First::Tls),
+        [b'A'..=b'Z', ..] => classify_method(bytes),
+        _ => Some(First::Other),
+    }
+}
+
+/// An upper-case method, a space, and the beginning of a target. HTTP/2's preface is not HTTP/1.1.
+fn classify_method(bytes: &[u8]) -> Option<First> {
+    let end = bytes.iter().take(LONGEST_METHOD).position(|b| !matches!(b, b'A'..=b'Z' | b'-' | b'_'));
+    let Some(end) = end else { return (bytes.len() >= LONGEST_METHOD).then_some(First::Other) };
+    if bytes[end] != b' ' || &bytes[..end] == b"PRI" {
+        return Some(First::Other);
+    }
+    match bytes.get(end + 1) {
+        None => None,
+        Some(b'/' | b'*' | b'h' | b'H') => Some(First::Http),
+        Some(_) => Some(First::Other),
+    }
+}
+
+#[cfg(test)]
+mod tests;

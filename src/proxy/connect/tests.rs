@@ -1,0 +1,117 @@
+use tokio::io::{AsyncWriteExt as _, duplex};
+
+use super::*;
+
+#[test]
+fn reads_the_authority_form_and_nothing_else() {
+    let got = |uri: &str| authority(&uri.parse().expect("the test writes URIs")).map_err(|f| f.code);
+    assert_eq!(got("API.test:443"), Ok(Origin::parse("https://api.test").unwrap()));
+    assert_eq!(got("[2001:DB8::1]:8443"), Ok(Origin::parse("https://[2001:db8::1]:8443").unwrap()));
+    for bad in [
+        "api.test",
+        "/api.test:443",
+        "*",
+        "https://api.test:443",
+        "https://api.test:443/",
+        "user@api.test:443",
+        "api.test:0",
+        "0x7f.1:443",
+        "127.1:443",
+        "a..test:443",
+    ] {
+        assert_eq!(got(bad), Err(Code::RequestMalformed), "{bad}");
+    }
+}
+
+#[test]
+fn refuses_a_connect_that_frames_a_body_or_has_two_hosts() {
+    let connect = || Request::builder().method("CONNECT").uri("api.test:443");
+    assert!(target(&connect().body(()).unwrap()).is_ok());
+    assert!(target(&connect().header("host", "other.test").body(()).unwrap()).is_ok());
+    for bad in [
+        connect().header("content-length", "0"),
+        connect().header("transfer-encoding", "chunked"),
+        connect().header("host", "api.test:443").header("host", "api.test:443"),
+    ] {
+        assert_eq!(target(&bad.body(()).unwrap()).unwrap_err().code, Code::RequestMalformed);
+    }
+}
+
+#[test]
+fn knows_a_protocol_by_its_first_bytes() {
+    for (bytes, first) in [
+        (&b""[..], None),
+        (b"\x16", None),
+        (b"\x16\x03", Some(First::Tls)),
+        (b"\x16\x03\x01\x02\x00\x01", Some(First::Tls)),
+        (b"\x16\x02", Some(First::Other)),
+        (b"\x80\x2e\x01\x03\x01", Some(First::Other)),
+        (b"G", None),
+        (b"GET", None),
+        (b"GET ", None),
+        (b"GET /", Some(First::Http)),
+        (b"OPTIONS *", Some(First::Http)),
+        (b"GET http://a.test/", Some(First::Http)),
+        (b"VERSION-CONTROL /x", Some(First::Http)),
+        (b"PRI * HTTP/2.0\r\n", Some(First::Other)),
+        (b"SSH-2.0-OpenSSH", Some(First::Other)),
+        (b"EHLO mail.test", Some(First::Other)),
+        (b"get /", Some(First::Other)),
+        (b"\x00", Some(First::Other)),
+        (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Some(First::Other)),
+    ] {
+        assert_eq!(classify(bytes), first, "{bytes:?}");
+    }
+}
+
+#[tokio::test]
+async fn holds_what_it_looked_at() {
+    let (mut client, mut near) = duplex(64);
+    client.write_all(b"\x16").await.unwrap();
+    client.write_all(b"\x03\x01hello").await.unwrap();
+    let mut held = BytesMut::from(&b""[..]);
+    assert_eq!(peek(&mut near, &mut held).await, First::Tls);
+    assert_eq!(&held[..2], b"\x16\x03");
+}
+
+#[tokio::test]
+async fn looks_at_what_came_with_the_connect() {
+    let (_client, mut near) = duplex(64);
+    let mut held = BytesMut::from(&b"GET / HTTP/1.1\r\n"[..]);
+    assert_eq!(peek(&mut near, &mut held).await, First::Http);
+    assert_eq!(&held[..], b"GET / HTTP/1.1\r\n");
+}
+
+#[tokio::test]
+async fn takes_silence_for_a_server_that_speaks_first() {
+    let (_client, mut near) = duplex(64);
+    let began = Instant::now();
+    assert_eq!(peek(&mut near, &mut BytesMut::new()).await, First::Silent);
+    assert!(began.elapsed() >= SILENCE);
+}
+
+#[tokio::test]
+async fn sees_that_the_client_has_gone() {
+    let (client, mut near) = duplex(64);
+    drop(client);
+    assert_eq!(peek(&mut near, &mut BytesMut::new()).await, First::Closed);
+}
+
+#[test]
+fn maps_the_port_of_plain_http() {
+    let of = |t: &str| lifted(&Origin::parse(t).unwrap()).to_string();
+    assert_eq!(of("https://a.test:80"), "https://a.test");
+    assert_eq!(of("https://a.test:8080"), "https://a.test:8080");
+    assert_eq!(plain(&Origin::parse("https://[::1]:80").unwrap()).unwrap().to_string(), "http://[::1]");
+}
+
+#[test]
+fn remembers_answers_per_project_and_origin() {
+    let before = AskedBefore::new(16, Duration::from_secs(60));
+    let (a, b) = (ProjectId::parse("prj_a").unwrap(), ProjectId::parse("prj_b").unwrap());
+    let origin = Origin::parse("https://a.test").unwrap();
+    before.insert(&a, &origin, None);
+    assert_eq!(before.get(&a, &origin), Some(None));
+    assert_eq!(before.get(&b, &origin), None);
+    assert_eq!(before.get(&a, &Origin::parse("https://a.test:8443").unwrap()), None);
+}

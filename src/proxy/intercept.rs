@@ -1,0 +1,191 @@
+//! Inside an intercepted tunnel: the client's TLS ends here (or its plain HTTP begins), and every request goes to
+//! the origin of the CONNECT, or nowhere.
+
+use std::sync::Arc;
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::explicit::missing_host;
+use super::headers::only_host;
+use super::listener::{Client, Refused};
+use super::serve::{self, Answering};
+use super::tunnel::Held;
+use super::{Inbound, Way};
+use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, Origin};
+use crate::net::Io;
+use crate::upstream::{Destination, Failure, ReplyBody};
+
+/// An intercepted tunnel.
+pub(super) struct Inside {
+    inbound: Inbound,
+    /// The authority of the CONNECT.
+    origin: Origin,
+    /// Where every request goes.
+    destination: Destination,
+    /// The client speaks TLS.
+    secure: bool,
+    /// The authority as clients usually write it, for a quick look.
+    authority: String,
+}
+
+impl Inside {
+    pub(super) fn new(inbound: Inbound, origin: Origin, destination: Destination, secure: bool) -> Self {
+        let way = match (&destination, secure) {
+            (_, true) => Way::Intercepted,
+            (Destination::Tls(_), false) => Way::Lifted,
+            (Destination::Plain(_), false) => Way::Plain,
+        };
+        let authority = authority(&origin, secure);
+        Self { inbound: Inbound { way, ..inbound }, origin, destination, secure, authority }
+    }
+
+    async fn answer(self: Arc<Self>, client: Arc<Client>, request: Request<Incoming>) -> Response<ReplyBody> {
+        match client.check_target(&request).and_then(|()| self.check(&request)) {
+            Ok(()) => client.proxy.forwarder.forward(&self.inbound, self.destination.clone(), request).await,
+            Err(failure) => {
+                let origin = self.origin.to_string();
+                let refused = Refused {
+                    way: "intercepted",
+                    method: request.method().as_str(),
+                    origin: Some(&origin),
+                    inbound: Some(&self.inbound),
+                };
+                client.refuse(&failure, refused)
+            }
+        }
+    }
+
+    /// Host, and the target's authority if it has one, name the origin of the CONNECT.
+    fn check<B>(&self, request: &Request<B>) -> Result<(), Failure> {
+        check(request, &self.origin, self.secure, &self.authority)
+    }
+}
+
+fn authority(origin: &Origin, secure: bool) -> String {
+    let default = if secure { HTTPS_PORT } else { HTTP_PORT };
+    if origin.port() == default { origin.host().to_string() } else { format!("{}:{}", origin.host(), origin.port()) }
+}
+
+fn check<B>(request: &Request<B>, origin: &Origin, secure: bool, usual: &str) -> Result<(), Failure> {
+    let uri = request.uri();
+    if request.method() == Method::CONNECT {
+        return Err(Failure::new(Code::RequestMalformed, "there is no CONNECT inside a tunnel"));
+    }
+    let asterisk = uri.path() == "*" && request.method() == Method::OPTIONS;
+    if !uri.path().starts_with('/') && !asterisk {
+        return Err(Failure::new(Code::RequestMalformed, "the request's target is not a path"));
+    }
+    if let Some(scheme) = uri.scheme_str()
+        && !scheme.eq_ignore_ascii_case(if secure { "https" } else { "http" })
+    {
+        return Err(misdirected());
+    }
+    let host = only_host(request.headers())?.ok_or_else(missing_host)?;
+    for authority in [Some(host), uri.authority().map(|a| a.as_str())].into_iter().flatten() {
+        // The usual spelling costs a comparison; any other is read and compared in canonical form.
+        if authority.eq_ignore_ascii_case(usual) {
+            continue;
+        }
+        let default = if secure { HTTPS_PORT } else { HTTP_PORT };
+        let named = Origin::from_authority(authority, default)
+            .map_err(|e| Failure::new(Code::RequestMalformed, format!("the request's authority is not usable: {e}")))?;
+        if named != *origin {
+            return Err(misdirected());
+        }
+    }
+    Ok(())
+}
+
+fn misdirected() -> Failure {
+    Failure::new(Code::RequestMisdirected, "the request names another origin than the CONNECT of its tunnel")
+        .fix("open a connection of its own for every origin")
+}
+
+/// Serves the client of an intercepted tunnel until it ends.
+pub(super) async fn serve(client: Arc<Client>, inside: Inside, io: Held<Io<TcpStream>>) {
+    let serving = client.proxy.serving.clone();
+    let meter = client.meter.clone();
+    if !inside.secure {
+        return serve::serve(io, meter, serving, handle(client, inside)).await;
+    }
+    let project = inside.inbound.project.id();
+    let config = match client.proxy.leafs.server_config(project.as_str(), inside.origin.host()).await {
+        Ok(config) => config,
+        Err(why) => {
+            tracing::error!(origin = %inside.origin, %why, "no leaf for an intercepted client");
+            return;
+        }
+    };
+    let handshake = TlsAcceptor::from(config).accept(io);
+    let accepted = tokio::select! {
+        accepted = timeout(serving.limits.handshake_timeout, handshake) => accepted,
+        () = serving.abort.cancelled() => return,
+    };
+    match accepted {
+        // Boxed: the TLS state is large, and this future is kept for as long as the client stays.
+        Ok(Ok(stream)) => Box::pin(serve::serve(stream, meter, serving, handle(client, inside))).await,
+        Ok(Err(error)) => tracing::info!(
+            origin = %inside.origin, peer = %client.peer, %error,
+            "an intercepted client ended its handshake; if it does not trust egret's CA, give it the file that `egret ca path` names"
+        ),
+        Err(_) => serving.metrics.client_timeouts.add(),
+    }
+}
+
+fn handle(client: Arc<Client>, inside: Inside) -> impl Fn(Request<Incoming>) -> Answering + Send + 'static {
+    let inside = Arc::new(inside);
+    move |request| Box::pin(inside.clone().answer(client.clone(), request))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(connect: &str, secure: bool, method: &str, uri: &str, hosts: &[&str]) -> Result<(), Code> {
+        let mut request = Request::builder().method(method).uri(uri);
+        for host in hosts {
+            request = request.header("host", *host);
+        }
+        let request = request.body(()).unwrap();
+        let origin = Origin::parse(connect).unwrap();
+        check(&request, &origin, secure, &authority(&origin, secure)).map_err(|f| f.code)
+    }
+
+    #[test]
+    fn takes_every_spelling_of_the_tunnels_origin() {
+        for host in ["api.test", "API.test", "api.test:443", "api.test."] {
+            assert_eq!(judged("https://api.test", true, "GET", "/x", &[host]), Ok(()), "{host}");
+        }
+        assert_eq!(judged("https://api.test", true, "GET", "https://api.test/x", &["api.test"]), Ok(()));
+        assert_eq!(judged("https://api.test:8443", true, "GET", "/", &["api.test:8443"]), Ok(()));
+        assert_eq!(judged("https://api.test:80", false, "GET", "/", &["api.test"]), Ok(()));
+        assert_eq!(judged("https://api.test", true, "OPTIONS", "*", &["api.test"]), Ok(()));
+    }
+
+    #[test]
+    fn misdirects_what_names_another_origin() {
+        let misdirected = Err(Code::RequestMisdirected);
+        for host in ["other.test", "api.test:8443", "sub.api.test", "192.0.2.1"] {
+            assert_eq!(judged("https://api.test", true, "GET", "/", &[host]), misdirected, "{host}");
+        }
+        assert_eq!(judged("https://api.test:8443", true, "GET", "/", &["api.test"]), misdirected);
+        assert_eq!(judged("https://api.test", true, "GET", "https://other.test/", &["api.test"]), misdirected);
+        assert_eq!(judged("https://api.test", true, "GET", "https://api.test/", &["other.test"]), misdirected);
+        assert_eq!(judged("https://api.test", true, "GET", "http://api.test/", &["api.test"]), misdirected);
+        assert_eq!(judged("https://api.test:80", false, "GET", "/", &["api.test:443"]), misdirected);
+    }
+
+    #[test]
+    fn refuses_what_is_ambiguous() {
+        let malformed = Err(Code::RequestMalformed);
+        assert_eq!(judged("https://api.test", true, "GET", "/", &[]), malformed);
+        assert_eq!(judged("https://api.test", true, "GET", "/", &["api.test", "api.test"]), malformed);
+        assert_eq!(judged("https://api.test", true, "GET", "/", &["u@api.test"]), malformed);
+        assert_eq!(judged("https://api.test", true, "GET", "*", &["api.test"]), malformed);
+        assert_eq!(judged("https://api.test", true, "CONNECT", "api.test:443", &["api.test"]), malformed);
+    }
+}

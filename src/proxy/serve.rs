@@ -1,0 +1,378 @@
+//! HTTP/1.1 on one connection: hyper, and the deadlines around it.
+//!
+//! hyper's `header_read_timeout` is left off on purpose: it also runs while a keep-alive connection is idle, and
+//! it makes and drops a timer for every request. Instead one coarse timer per connection looks at the meter and
+//! at the number of exchanges; a request costs it nothing. It may notice a slow head one `limits.head_timeout`
+//! late, never early.
+//!
+//! `half_close` is off: a client that closes while it waits has gone, and its exchange ends (an upstream
+//! request is cancelled). The price is that a client that shuts down its sending side before the answer gets none.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Limits;
+use crate::domain::Code;
+use crate::net::Meter;
+use crate::observe::{Metrics, RequestId};
+use crate::upstream::ReplyBody;
+
+/// An answer in the making. Boxed, so that an idle connection does not carry the space of a running exchange.
+pub(super) type Answering<B = ReplyBody> = Pin<Box<dyn Future<Output = Response<B>> + Send>>;
+
+/// hyper refuses to work with less.
+const LEAST_HEAD: usize = 8 * 1024;
+/// hyper's own, for which it keeps the field table on the stack.
+const DEFAULT_HEADERS: usize = 100;
+
+/// What serving a connection needs, whatever is served on it.
+pub(super) struct Serving {
+    /// Configured once: serving a connection copies nothing but a few words.
+    http1: http1::Builder,
+    /// Caps and deadlines.
+    pub(super) limits: Limits,
+    /// Counters.
+    pub(super) metrics: Arc<Metrics>,
+    /// Begins the end: no new connections, idle ones close.
+    pub(super) drain: CancellationToken,
+    /// Ends it: whatever still runs is cut.
+    pub(super) abort: CancellationToken,
+}
+
+impl Serving {
+    pub(super) fn new(limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            http1: builder(&limits),
+            limits,
+            metrics,
+            drain: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        })
+    }
+}
+
+fn builder(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .header_read_timeout(None)
+        .half_close(false)
+        .keep_alive(true)
+        .pipeline_flush(false)
+        .max_buf_size(limits.max_head_bytes.max(LEAST_HEAD));
+    if limits.max_headers != DEFAULT_HEADERS {
+        builder.max_headers(limits.max_headers);
+    }
+    builder
+}
+
+/// Serves one connection until it ends, is upgraded, idles too long, or the proxy ends.
+pub(super) async fn serve<I, H, B>(io: I, meter: Arc<Meter>, serving: Arc<Serving>, handle: H)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> Answering<B> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
+{
+    let activity = Arc::new(Activity::new(meter));
+    let service = {
+        let activity = activity.clone();
+        service_fn(move |request| {
+            let busy = Busy::new(&activity);
+            let answering = handle(request);
+            async move { Ok::<_, Infallible>(answering.await.map(|body| Counted { body, _busy: busy })) }
+        })
+    };
+    let mut connection = serving.http1.serve_connection(TokioIo::new(io), service).with_upgrades();
+    let ended = {
+        let mut watch = Watch::default();
+        let mut gate = Gate::default();
+        let mut sleep = pin!(tokio::time::sleep(serving.limits.head_timeout));
+        let mut drained = pin!(serving.drain.cancelled());
+        let mut aborted = pin!(serving.abort.cancelled());
+        let mut draining = false;
+        std::future::poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                    return Poll::Ready(Ended::ByItself(result));
+                }
+                if !gate.opened(cx) {
+                    return Poll::Pending;
+                }
+                let cx = &mut gate.context();
+                if aborted.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Ended::Aborted);
+                }
+                let mut again = false;
+                if !draining && drained.as_mut().poll(cx).is_ready() {
+                    draining = true;
+                    again = true;
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+                while sleep.as_mut().poll(cx).is_ready() {
+                    match watch.look(activity.seen(), &serving.limits) {
+                        Verdict::Wait(time) => sleep.as_mut().reset(Instant::now() + time),
+                        Verdict::Idle if watch.closing => return Poll::Ready(Ended::TimedOut),
+                        Verdict::Idle => {
+                            watch.closing = true;
+                            again = true;
+                            Pin::new(&mut connection).graceful_shutdown();
+                            sleep.as_mut().reset(Instant::now() + serving.limits.head_timeout);
+                        }
+                        Verdict::SlowHead => return Poll::Ready(Ended::SlowHead),
+                        Verdict::Stalled => return Poll::Ready(Ended::TimedOut),
+                    }
+                }
+                if !again {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    };
+    match ended {
+        Ended::ByItself(Ok(())) | Ended::Aborted => {}
+        Ended::ByItself(Err(error)) => {
+            if error.is_parse() {
+                serving.metrics.client_malformed.add();
+            }
+            tracing::debug!(%error, "client connection ended");
+        }
+        Ended::TimedOut => serving.metrics.client_timeouts.add(),
+        Ended::SlowHead => {
+            serving.metrics.client_timeouts.add();
+            if let Some(parts) = connection.into_parts() {
+                let _ = tokio::time::timeout(Duration::from_secs(1), say_timeout(parts.io.into_inner())).await;
+            }
+        }
+    }
+}
+
+/// How serving ended.
+enum Ended {
+    ByItself(hyper::Result<()>),
+    Aborted,
+    TimedOut,
+    SlowHead,
+}
+
+/// 408 for a head that did not arrive in time; hyper has no answer of its own for that.
+async fn say_timeout<I: AsyncWrite + Unpin>(mut io: I) -> io::Result<()> {
+    let code = Code::LimitRequestTimeout;
+    let body = format!(
+        "{{\"type\":\"urn:egret:error:{code}\",\"title\":\"The request did not arrive in time\",\"status\":408,\
+         \"code\":\"{code}\",\"request_id\":\"{id}\"}}\n",
+        id = RequestId::next(),
+    );
+    let head = format!(
+        "HTTP/1.1 408 Request Timeout\r\nproxy-status: egret; error=http_request_error; details=\"{code}\"\r\n\
+         content-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    io.write_all(head.as_bytes()).await?;
+    io.write_all(body.as_bytes()).await?;
+    io.shutdown().await
+}
+
+/// What the timer looks at. Written by the connection's own task, so plain loads and stores do.
+struct Activity {
+    meter: Arc<Meter>,
+    /// An exchange runs: from its head until the last byte of its answer was taken.
+    busy: AtomicBool,
+    /// Exchanges that have ended.
+    done: AtomicU64,
+    /// What the meter had read when the last exchange ended: more means that the next head has begun.
+    mark: AtomicU64,
+}
+
+impl Activity {
+    fn new(meter: Arc<Meter>) -> Self {
+        let mark = AtomicU64::new(meter.read());
+        Self { meter, busy: AtomicBool::new(false), done: AtomicU64::new(0), mark }
+    }
+
+    fn seen(&self) -> Seen {
+        Seen {
+            busy: self.busy.load(Ordering::Relaxed),
+            done: self.done.load(Ordering::Relaxed),
+            head_begun: self.meter.read() > self.mark.load(Ordering::Relaxed),
+            idle: self.meter.idle(),
+            now: Instant::now(),
+        }
+    }
+}
+
+/// Marks an exchange as running while it lives.
+struct Busy(Arc<Activity>);
+
+impl Busy {
+    fn new(activity: &Arc<Activity>) -> Self {
+        activity.busy.store(true, Ordering::Relaxed);
+        Self(activity.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.mark.store(self.0.meter.read(), Ordering::Relaxed);
+        self.0.done.store(self.0.done.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.0.busy.store(false, Ordering::Relaxed);
+    }
+}
+
+/// An answer's body, with the mark that its exchange still runs.
+struct Counted<B> {
+    body: B,
+    _busy: Busy,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A connection at one look.
+#[derive(Clone, Copy)]
+struct Seen {
+    busy: bool,
+    done: u64,
+    head_begun: bool,
+    idle: Duration,
+    now: Instant,
+}
+
+/// What a look says.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// All is well; look again after this.
+    Wait(Duration),
+    /// No request came in time.
+    Idle,
+    /// A head began and did not end in time.
+    SlowHead,
+    /// An exchange runs, and nothing has moved for longer than any exchange may be silent.
+    Stalled,
+}
+
+/// Remembers from one look to the next.
+#[derive(Default)]
+struct Watch {
+    /// A head that was seen unfinished: after how many exchanges, and when first.
+    head: Option<(u64, Instant)>,
+    /// It was idle and hyper was told to close.
+    closing: bool,
+}
+
+impl Watch {
+    fn look(&mut self, seen: Seen, limits: &Limits) -> Verdict {
+        let often = limits.head_timeout;
+        if seen.busy {
+            self.head = None;
+            // Waiting for an answer's head and then for its bytes are limited by the waist; a client that does
+            // not take what is there is limited here.
+            let silent = limits.response_timeout + limits.download_idle_timeout;
+            return if seen.idle >= silent { Verdict::Stalled } else { Verdict::Wait(often) };
+        }
+        if seen.head_begun {
+            return match self.head {
+                Some((done, since)) if done == seen.done => {
+                    let left = limits.head_timeout.saturating_sub(seen.now - since);
+                    if left.is_zero() { Verdict::SlowHead } else { Verdict::Wait(left) }
+                }
+                _ => {
+                    self.head = Some((seen.done, seen.now));
+                    Verdict::Wait(limits.head_timeout)
+                }
+            };
+        }
+        self.head = None;
+        let limit = if seen.done == 0 { limits.head_timeout } else { limits.keep_alive_timeout };
+        let left = limit.saturating_sub(seen.idle);
+        if left.is_zero() { Verdict::Idle } else { Verdict::Wait(left.min(often)) }
+    }
+}
+
+/// Lets timers and tokens be polled only when it was they who woke the task, not with every packet: their
+/// polls take locks that all connections share.
+pub(super) struct Gate {
+    side: Arc<Side>,
+    waker: Waker,
+    /// The task's waker that `side` holds.
+    known: Option<Waker>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        // Starts open, so that the first poll registers them.
+        let side = Arc::new(Side { woken: AtomicBool::new(true), task: AtomicWaker::new() });
+        Self { waker: Waker::from(side.clone()), side, known: None }
+    }
+}
+
+impl Gate {
+    /// Whether they are to be polled now, with [`Gate::context`]. `cx` is the task's own.
+    pub(super) fn opened(&mut self, cx: &Context<'_>) -> bool {
+        if self.known.as_ref().is_none_or(|known| !known.will_wake(cx.waker())) {
+            self.side.task.register(cx.waker());
+            self.known = Some(cx.waker().clone());
+        }
+        let opened = self.side.woken.load(Ordering::Relaxed) && self.side.woken.swap(false, Ordering::Acquire);
+        if opened {
+            // A wake takes the waker with it. Registered before the caller polls, so none is lost in between.
+            self.side.task.register(cx.waker());
+        }
+        opened
+    }
+
+    /// What they are to be polled with.
+    pub(super) fn context(&self) -> Context<'_> {
+        Context::from_waker(&self.waker)
+    }
+}
+
+struct Side {
+    /// Release-stored by a wake, acquire-swapped by the task.
+    woken: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Side {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        self.task.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests;
