@@ -121,9 +121,9 @@ impl ServeArgs {
 /// `egret demo`
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Logs.
-    #[command(flatten)]
-    pub log: LogArgs,
+    /// What is logged to standard error beside the demo's own words: error, warn, info, debug, trace
+    #[arg(long = "log", value_name = "FILTER", env = "EGRET_LOG", default_value = "warn")]
+    pub filter: String,
 }
 
 /// What is logged.

@@ -5,14 +5,13 @@ use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 
 use super::Usage;
-use super::args::LogArgs;
 
 /// Starts logging, once per process.
 ///
 /// # Errors
 /// A filter that cannot be read ([`Usage`]).
-pub(super) fn init(args: &LogArgs) -> anyhow::Result<()> {
-    let filter = parse(&args.filter)?;
+pub(super) fn init(filter: &str) -> anyhow::Result<()> {
+    let filter = parse(filter)?;
     let terminal = std::io::stderr().is_terminal();
     // https://no-color.org
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());

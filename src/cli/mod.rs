@@ -50,7 +50,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 fn dispatch(command: Commands) -> anyhow::Result<ExitCode> {
     match command {
         Commands::Serve(args) => {
-            logging::init(&args.log)?;
+            logging::init(&args.log.filter)?;
             let loaded = load(&args.overlay(), &process_environment)?;
             for complaint in loaded.warnings.iter().chain(&loaded.unready) {
                 tracing::warn!("{complaint}");
@@ -58,7 +58,7 @@ fn dispatch(command: Commands) -> anyhow::Result<ExitCode> {
             crate::app::serve(loaded.settings)?;
         }
         Commands::Demo(args) => {
-            logging::init(&args.log)?;
+            logging::init(&args.filter)?;
             if !crate::app::demo()? {
                 return Ok(ExitCode::FAILURE);
             }

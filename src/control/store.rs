@@ -128,7 +128,7 @@ impl Store {
 
     /// Notes that something cannot be used.
     pub(super) fn note_damage(&self, key: Option<RecordKey>, sentence: String) {
-        tracing::warn!("{sentence}");
+        tracing::warn!("quarantined: {sentence}; the rest serves");
         self.metrics.store_quarantined.add();
         lock(&self.damaged).push((key, sentence));
     }

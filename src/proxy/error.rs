@@ -61,10 +61,10 @@ pub(super) fn answer_with(
 }
 
 /// `Proxy-Status` for an answer of the origin's own that is passed on: it asked for a certificate, and got what
-/// `asked` says. `certificate` is the one that was sent, if the caller may know it.
+/// `presented` says. `certificate` is the one that was sent, if the caller may know it.
 #[must_use]
-pub fn proxy_status_passed_on(status: StatusCode, asked: &Asked, certificate: Option<&CertificateId>) -> HeaderValue {
-    let details = match (asked.presented, certificate) {
+pub fn proxy_status_passed_on(status: StatusCode, presented: Presented, certificate: Option<&CertificateId>) -> HeaderValue {
+    let details = match (presented, certificate) {
         (Presented::Sent, Some(id)) => format!("origin asked for a client certificate; {id} presented"),
         (Presented::Sent, None) => "origin asked for a client certificate; one was presented".to_owned(),
         (Presented::NothingRegistered, _) => "origin asked for a client certificate; none presented".to_owned(),

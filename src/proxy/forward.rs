@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::error;
 use super::headers::{self, Via};
 use crate::config::Limits;
-use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, ProjectId, Rule, Validity};
+use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, ProjectId, Rule, Validity};
 use crate::identity::{Presented, UpstreamTls};
 use crate::observe::{AccessLog, Exchange, Metrics, RequestId};
 use crate::policy::EgressPolicy;
@@ -124,6 +124,9 @@ impl Forwarder {
         match self.attempt(inbound, &to, request, &mut record).await {
             Ok(reply) => self.answer(inbound, to, reply, record),
             Err(mut failure) => {
+                if failure.code == Code::MtlsRequiredNoneRegistered && is_withheld_by_scope(inbound, &to) {
+                    failure = withheld(failure, &to);
+                }
                 failure.facts.origin.get_or_insert_with(|| to.to_string());
                 failure.facts.rule = failure.facts.rule.or(record.rule);
                 failure.facts.identity = failure.facts.identity.take().or_else(|| record.identity.clone());
@@ -208,7 +211,11 @@ impl Forwarder {
             if parts.status.is_client_error() {
                 // The origin's own words pass unchanged; this says what egret knows of the reason.
                 let id = record.identity.as_ref().map(|i| &i.id).filter(|_| inbound.trusted);
-                let value = error::proxy_status_passed_on(parts.status, asked, id);
+                let presented = match asked.presented {
+                    Presented::NothingRegistered if is_withheld_by_scope(inbound, &to) => Presented::Withheld,
+                    presented => presented,
+                };
+                let value = error::proxy_status_passed_on(parts.status, presented, id);
                 parts.headers.append(error::PROXY_STATUS, value);
             }
         }
@@ -240,6 +247,24 @@ impl Forwarder {
             "the project-wide certificate was shown to this origin for the first time"
         );
     }
+}
+
+/// Whether the project has a certificate that its `default.scope` rules out for this origin: then nothing was
+/// selected, and yet something was withheld.
+fn is_withheld_by_scope(inbound: &Inbound, to: &Destination) -> bool {
+    let Destination::Tls(origin) = to else { return false };
+    let snapshot = inbound.project.load();
+    let default = snapshot.binding(&Pattern::Default);
+    snapshot.info().default_scope.excludes(origin)
+        && default.is_some_and(|binding| !matches!(binding.target, Target::None))
+        && snapshot.select(origin).rule == Rule::Nothing
+}
+
+/// The same failure, said as what it is: a certificate is there, and the scope held it back.
+fn withheld(failure: Failure, to: &Destination) -> Failure {
+    let detail = format!("{to} demands a client certificate; the project-wide one was withheld, because default.scope lists the origins that may see it and this is none of them");
+    Failure { code: Code::MtlsRequiredWithheld, detail, ..failure }
+        .fix(format!("add \"{to}\" to default.origins of the project"))
 }
 
 /// Whether what was selected may be sent; never falls back to another certificate.

@@ -118,12 +118,12 @@ fn says_what_was_presented_when_an_answer_is_passed_on() {
     let asked = |presented| Asked { cas: Vec::new(), ca_count: 0, presented };
     let status = StatusCode::BAD_REQUEST;
     assert_eq!(
-        proxy_status_passed_on(status, &asked(Presented::NothingRegistered), None),
+        proxy_status_passed_on(status, Presented::NothingRegistered, None),
         "egret; received-status=400; details=\"origin asked for a client certificate; none presented\""
     );
     let id = CertificateId::parse("cert_1").unwrap();
     assert_eq!(
-        proxy_status_passed_on(status, &asked(Presented::Sent), Some(&id)),
+        proxy_status_passed_on(status, Presented::Sent, Some(&id)),
         "egret; received-status=400; details=\"origin asked for a client certificate; cert_1 presented\""
     );
 }
