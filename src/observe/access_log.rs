@@ -13,10 +13,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aws_lc_rs::rand;
-use serde::Serialize;
 
 use super::Metrics;
-use crate::domain;
+use super::line::Clock;
 
 /// Lines gather for this long before they are written.
 const GATHER: Duration = Duration::from_millis(20);
@@ -27,8 +26,8 @@ const MAX_WAITING: usize = 4 * 1024 * 1024;
 /// Taken only when something is to be said, so that a silent exchange touches nothing shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId {
-    process: u32,
-    number: u64,
+    pub(super) process: u32,
+    pub(super) number: u64,
 }
 
 impl RequestId {
@@ -141,135 +140,6 @@ impl<'a> Exchange<'a> {
     }
 }
 
-#[derive(Serialize)]
-struct Json<'a> {
-    timestamp: &'a str,
-    level: &'static str,
-    target: &'static str,
-    request_id: Text<'a>,
-    listener: &'a str,
-    way: &'a str,
-    peer: IpAddr,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    project: Option<&'a str>,
-    method: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    origin: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rule: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    certificate: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reused: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resumed: Option<bool>,
-    status: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
-    complete: bool,
-    bytes_up: u64,
-    bytes_down: u64,
-    ms: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connect_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    first_byte_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<SocketAddr>,
-}
-
-/// Written without a buffer of its own.
-struct Text<'a>(&'a (dyn fmt::Display + Sync));
-
-impl Serialize for Text<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self.0)
-    }
-}
-
-fn ms(duration: Duration) -> f64 {
-    // Microseconds are as fine as anyone reads.
-    f64::from(u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)) / 1000.0
-}
-
-impl Exchange<'_> {
-    fn method(&self) -> &str {
-        self.method.get(..32).unwrap_or(self.method)
-    }
-
-    fn write_to(&self, out: &mut Vec<u8>, format: Format) {
-        let time = domain::time::rfc3339_millis(domain::time::now());
-        match format {
-            Format::Json => {
-                let json = Json {
-                    timestamp: &time,
-                    level: "INFO",
-                    target: "egret::access",
-                    request_id: Text(&self.request_id),
-                    listener: self.listener,
-                    way: self.way,
-                    peer: self.peer,
-                    project: self.project,
-                    method: self.method(),
-                    origin: self.origin.map(Text),
-                    rule: self.rule,
-                    certificate: self.certificate,
-                    reused: self.reused,
-                    resumed: self.resumed,
-                    status: self.status,
-                    code: self.code,
-                    reason: self.reason,
-                    complete: self.complete,
-                    bytes_up: self.bytes_up,
-                    bytes_down: self.bytes_down,
-                    ms: ms(self.total),
-                    connect_ms: self.connect.map(ms),
-                    first_byte_ms: self.first_byte.map(ms),
-                    address: self.address,
-                };
-                // Writing to a Vec cannot fail, and every field is plain data.
-                let _ = serde_json::to_writer(&mut *out, &json);
-            }
-            Format::Human => self.write_human(out, &time),
-        }
-        out.push(b'\n');
-    }
-
-    fn write_human(&self, out: &mut Vec<u8>, time: &str) {
-        let _ = write!(out, "{time} {} {}", self.status, self.method());
-        if let Some(origin) = self.origin {
-            let _ = write!(out, " {origin}");
-        }
-        let _ = write!(out, " {}", self.way);
-        if let Some(code) = self.code {
-            let _ = write!(out, " {code}");
-        }
-        match (self.certificate, self.rule) {
-            (Some(id), Some(rule)) => {
-                let _ = write!(out, " certificate={id} ({rule})");
-            }
-            (None, Some(rule)) => {
-                let _ = write!(out, " no certificate ({rule})");
-            }
-            _ => {}
-        }
-        for (word, said) in [("reused", self.reused), ("resumed", self.resumed)] {
-            if said == Some(true) {
-                let _ = write!(out, " {word}");
-            }
-        }
-        if !self.complete {
-            let _ = write!(out, " INCOMPLETE");
-        }
-        let _ = write!(out, " up={} down={} {:.1}ms", self.bytes_up, self.bytes_down, ms(self.total));
-        if let Some(reason) = self.reason {
-            let _ = write!(out, " - {reason}");
-        }
-    }
-}
-
 struct Shared {
     waiting: Mutex<Waiting>,
     more: Condvar,
@@ -278,6 +148,7 @@ struct Shared {
 #[derive(Default)]
 struct Waiting {
     bytes: Vec<u8>,
+    clock: Clock,
     closed: bool,
 }
 
@@ -326,7 +197,8 @@ impl AccessLog {
             return;
         }
         let first = waiting.bytes.is_empty();
-        line.write_to(&mut waiting.bytes, self.format);
+        let Waiting { bytes, clock, .. } = &mut *waiting;
+        line.write_to(bytes, self.format, clock);
         drop(waiting);
         if first {
             self.shared.more.notify_one();

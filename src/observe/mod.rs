@@ -1,6 +1,7 @@
 //! Floor 1: what egret tells of itself.
 
 mod access_log;
+mod line;
 mod metrics;
 
 pub use access_log::{AccessLog, Exchange, Format, RequestId};

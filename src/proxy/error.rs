@@ -12,7 +12,7 @@ use x509_cert::name::RdnSequence;
 
 use crate::domain::time::rfc3339;
 use crate::domain::{CertificateId, Code};
-use crate::identity::{Asked, Presented};
+use crate::identity::Presented;
 use crate::upstream::{Facts, Failure, ReplyBody};
 
 /// The response field of RFC 9209.
@@ -63,7 +63,11 @@ pub(super) fn answer_with(
 /// `Proxy-Status` for an answer of the origin's own that is passed on: it asked for a certificate, and got what
 /// `presented` says. `certificate` is the one that was sent, if the caller may know it.
 #[must_use]
-pub fn proxy_status_passed_on(status: StatusCode, presented: Presented, certificate: Option<&CertificateId>) -> HeaderValue {
+pub fn proxy_status_passed_on(
+    status: StatusCode,
+    presented: Presented,
+    certificate: Option<&CertificateId>,
+) -> HeaderValue {
     let details = match (presented, certificate) {
         (Presented::Sent, Some(id)) => format!("origin asked for a client certificate; {id} presented"),
         (Presented::Sent, None) => "origin asked for a client certificate; one was presented".to_owned(),

@@ -262,7 +262,9 @@ fn is_withheld_by_scope(inbound: &Inbound, to: &Destination) -> bool {
 
 /// The same failure, said as what it is: a certificate is there, and the scope held it back.
 fn withheld(failure: Failure, to: &Destination) -> Failure {
-    let detail = format!("{to} demands a client certificate; the project-wide one was withheld, because default.scope lists the origins that may see it and this is none of them");
+    let detail = format!(
+        "{to} demands a client certificate; the project-wide one was withheld, because default.scope lists the origins that may see it and this is none of them"
+    );
     Failure { code: Code::MtlsRequiredWithheld, detail, ..failure }
         .fix(format!("add \"{to}\" to default.origins of the project"))
 }

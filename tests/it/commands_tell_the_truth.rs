@@ -93,7 +93,9 @@ fn ca_path_and_show_name_the_interception_ca() {
 #[test]
 fn check_accepts_a_good_file_and_names_every_fault_of_a_bad_one() {
     let world = World::new();
-    let good = Setup::new(&world).project("payments").write();
+    // Kept: its folder goes with it.
+    let setup = Setup::new(&world).project("payments");
+    let good = setup.write();
     let (code, said) = run(program().args(["check", "--config", text(&good)]));
     assert_eq!(code, Some(0), "{said}");
     let bad = world.write(

@@ -115,7 +115,6 @@ fn closes_after_what_was_not_understood() {
 
 #[test]
 fn says_what_was_presented_when_an_answer_is_passed_on() {
-    let asked = |presented| Asked { cas: Vec::new(), ca_count: 0, presented };
     let status = StatusCode::BAD_REQUEST;
     assert_eq!(
         proxy_status_passed_on(status, Presented::NothingRegistered, None),
