@@ -315,7 +315,7 @@ fn origin_form(uri: Uri) -> Result<Uri, Failure> {
         return Ok(Uri::from(path));
     }
     // `http://host?query`: an absolute form with an empty path.
-    format!("/{path}")
+    format!("/{}", path.as_str())
         .parse()
         .map_err(|_| Failure::new(Code::RequestMalformed, "the request target is not a valid URI"))
 }
