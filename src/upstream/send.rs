@@ -97,13 +97,20 @@ impl Upstreams {
         let mut stale = 0;
         let mut resent = false;
         loop {
-            let began = Instant::now();
-            let (mut conn, reused) = match self.checkout(project, &bucket, stale < MAX_STALE).await {
-                Ok(Checkout::Ready(conn, reused)) => (conn, reused),
-                Ok(Checkout::Retired) => return Err(Refusal::Retired(Box::new(request))),
-                Err(failure) => return Err(Refusal::Failed(failure)),
+            let reused = if stale < MAX_STALE { self.reuse(&bucket) } else { None };
+            let (mut conn, reused, connecting) = match reused {
+                Some(conn) => (conn, true, Duration::ZERO),
+                None => {
+                    let began = Instant::now();
+                    // Boxed: the state of a dial is large, and most requests never need it.
+                    match Box::pin(self.checkout(project, &bucket, stale < MAX_STALE)).await {
+                        Ok(Checkout::Ready(conn, true)) => (conn, true, Duration::ZERO),
+                        Ok(Checkout::Ready(conn, false)) => (conn, false, began.elapsed()),
+                        Ok(Checkout::Retired) => return Err(Refusal::Retired(Box::new(request))),
+                        Err(failure) => return Err(Refusal::Failed(failure)),
+                    }
+                }
             };
-            let connecting = if reused { Duration::ZERO } else { began.elapsed() };
             let spare = (reused && !resent && idempotent && request.body().is_empty()).then(|| copy_of(&request));
             let received = conn.meter.read();
             hold_for_continue(&mut request);
@@ -166,14 +173,19 @@ impl Upstreams {
         }
     }
 
+    /// An idle connection of an identity that lives. Looking at its life after the connection was taken is the
+    /// linearisation point: whoever passes here began before a retirement.
+    fn reuse(&self, bucket: &Bucket) -> Option<Conn> {
+        self.pool.pop(bucket).filter(|_| bucket.tls.life().is_active())
+    }
+
     /// A connection: idle or new. Ends in time: permits are waited for no longer than a connect may take.
     async fn checkout(&self, project: &ProjectId, bucket: &Arc<Bucket>, pooled: bool) -> Result<Checkout, Failure> {
         let life = bucket.tls.life();
         let deadline = Instant::now() + self.pool.limits.connect_timeout;
         let permit = loop {
-            if pooled && let Some(conn) = self.pool.pop(bucket) {
-                // The linearisation point: whoever passes here began before a retirement.
-                return Ok(if life.is_active() { Checkout::Ready(conn, true) } else { Checkout::Retired });
+            if pooled && let Some(conn) = self.reuse(bucket) {
+                return Ok(Checkout::Ready(conn, true));
             }
             if !life.is_active() {
                 return Ok(Checkout::Retired);
@@ -193,8 +205,7 @@ impl Upstreams {
                 .fix("raise limits.max_connections_per_origin, or send fewer requests at once"));
             }
         };
-        // Boxed: the state of a dial is large and most requests never need it.
-        let conn = Box::pin(self.open(project, bucket, permit)).await?;
+        let conn = self.open(project, bucket, permit).await?;
         // Checked again after the handshake: the identity may have been retired while we were dialling.
         if life.is_active() {
             Ok(Checkout::Ready(conn, false))
