@@ -1,4 +1,5 @@
-//! The body of a management request: bounded, in time, JSON by its own word, wiped when dropped.
+//! The body of a management request: bounded, in time, JSON by its own word, wiped when dropped. The buffers that
+//! hyper read it into are freed as they are: it gives no way to wipe them.
 
 use std::time::Duration;
 

@@ -5,7 +5,7 @@
 //! gone away. What must stay true:
 //!
 //! - nothing is looked at before the caller is known (`/healthz` and `/readyz` excepted, which tell nothing);
-//! - a private key never leaves, and what arrives is in memory that is wiped;
+//! - a private key never leaves, and every copy made of what arrives is wiped (hyper's read buffer is not ours to wipe);
 //! - an answer is JSON, a success is 200, an error has the one shape of `problem` and holds no input;
 //! - no redirects: SDKs follow them with the token in hand.
 

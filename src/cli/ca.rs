@@ -9,7 +9,7 @@ use x509_parser::pem::parse_x509_pem;
 use super::args::{ApiArgs, CaCommand};
 use super::client::{Api, ApiError};
 use super::output::{facts, print, print_json, while_waiting};
-use crate::config::{load, process_environment};
+use crate::config::{StoreBackend, load, process_environment};
 use crate::domain::{Fingerprint, hex};
 
 /// The CA's certificate: its PEM, and the file that clients are pointed to.
@@ -42,8 +42,14 @@ fn find(args: &ApiArgs) -> anyhow::Result<Ca> {
             let path = answer["path"].as_str().filter(|_| local).map(PathBuf::from);
             Ok(Ca { pem: pem.to_owned(), path })
         }
-        Err(ApiError::NotListening { .. }) if local => {
+        Err(error @ ApiError::NotListening { .. }) if local => {
             let loaded = load(&args.overlay(), &process_environment)?;
+            if loaded.settings.store.backend == StoreBackend::Memory {
+                // What would be made here ends with this command; whoever trusted it would trust nothing.
+                return Err(
+                    anyhow::Error::from(error).context("the memory store keeps no CA: each egret makes its own")
+                );
+            }
             let (path, pem) = crate::app::local_ca(&loaded.settings).with_context(|| {
                 format!("no API answers at {}; if egret runs elsewhere, say where with --url or EGRET_URL", args.url)
             })?;

@@ -4,15 +4,18 @@
 //!   lines, everything on one line, text around the blocks, `EC PARAMETERS` in front of a key.
 //! - Blocks are found before the parser sees them, because it silently skips labels that it does not know: an
 //!   encrypted key would look like no key.
+//! - Certificates are decoded by `rustls-pemfile`. Keys are decoded here, because it leaves their text in memory.
 //! - A fault names the form found and a command that converts it, and never holds a piece of the input.
 
 mod form;
 #[cfg(test)]
 mod tests;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_pemfile::Item;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 pub(super) use self::form::NEW_KEY;
 use self::form::{Form, Wrapping};
@@ -274,50 +277,49 @@ impl Block<'_> {
     }
 
     fn decode(&self) -> Result<Decoded, Form> {
-        // Canonical form for the parser: a label that it knows, and a body without headers and white space.
-        let certificate = form::of_label(self.label) == Form::Certificate;
-        let label = if certificate { "CERTIFICATE" } else { "PRIVATE KEY" };
-        let mut canonical =
-            Zeroizing::new(String::with_capacity(self.body.len() + 4 * DASHES.len() + 2 * label.len() + 16));
-        canonical.push_str(BEGIN);
-        canonical.push_str(label);
-        canonical.push_str("-----\n");
-        for line in self.body.lines().filter(|line| !line.contains(':')) {
-            canonical.extend(line.chars().filter(|c| !c.is_whitespace()));
+        if form::of_label(self.label) != Form::Certificate {
+            return self.key();
         }
-        canonical.push('\n');
-        canonical.push_str(END);
-        canonical.push_str(label);
-        canonical.push_str("-----\n");
-        let item = match rustls_pemfile::read_one_from_slice(canonical.as_bytes()) {
-            Ok(Some((item, _))) => item,
+        // Canonical form for the parser: a label that it knows, and a body without headers and white space.
+        let canonical = format!("{BEGIN}CERTIFICATE-----\n{}\n{END}CERTIFICATE-----\n", *self.base64());
+        let certificate = match rustls_pemfile::read_one_from_slice(canonical.as_bytes()) {
+            Ok(Some((Item::X509Certificate(certificate), _))) => certificate,
+            Ok(Some(_)) => return Err(Form::BadContent),
             Ok(None) | Err(_) => return Err(Form::BadBase64),
         };
-        match item {
-            Item::X509Certificate(certificate) => {
-                whole(&certificate)?;
-                match der::kind(&certificate) {
-                    Some(Kind::Certificate) => Ok(Decoded::Certificate(certificate)),
-                    Some(kind) => Err(form::of_kind(kind)),
-                    None => Err(Form::BadContent),
-                }
-            }
-            Item::Pkcs8Key(mut key) => {
-                let der = Zeroizing::new(key.secret_pkcs8_der().to_vec());
-                key.zeroize();
-                whole(&der)?;
-                // Labels lie: PKCS#1 under "PRIVATE KEY" is common. The structure tells.
-                match der::kind(&der) {
-                    Some(Kind::Certificate) => Err(Form::Certificate),
-                    Some(kind @ (Kind::Pkcs8Key | Kind::Pkcs1Key | Kind::Sec1Key)) => {
-                        PrivateKey::from_der(der).map(Decoded::Key).ok_or(form::of_kind(kind))
-                    }
-                    Some(kind) => Err(form::of_kind(kind)),
-                    None => Err(Form::BadContent),
-                }
-            }
-            _ => Err(Form::BadContent),
+        whole(&certificate)?;
+        match der::kind(&certificate) {
+            Some(Kind::Certificate) => Ok(Decoded::Certificate(certificate)),
+            Some(kind) => Err(form::of_kind(kind)),
+            None => Err(Form::BadContent),
         }
+    }
+
+    /// What may be a key is decoded here: the parser gathers the base64 in a buffer that it does not wipe.
+    fn key(&self) -> Result<Decoded, Form> {
+        let text = self.base64();
+        let mut der = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
+        let length = STANDARD.decode_slice(text.as_bytes(), &mut der).map_err(|_| Form::BadBase64)?;
+        der.truncate(length);
+        whole(&der)?;
+        // Labels lie: PKCS#1 under "PRIVATE KEY" is common. The structure tells.
+        match der::kind(&der) {
+            Some(Kind::Certificate) => Err(Form::Certificate),
+            Some(kind @ (Kind::Pkcs8Key | Kind::Pkcs1Key | Kind::Sec1Key)) => {
+                PrivateKey::from_der(der).map(Decoded::Key).ok_or(form::of_kind(kind))
+            }
+            Some(kind) => Err(form::of_kind(kind)),
+            None => Err(Form::BadContent),
+        }
+    }
+
+    /// The body without headers and white space, in a buffer that never grows.
+    fn base64(&self) -> Zeroizing<String> {
+        let mut text = Zeroizing::new(String::with_capacity(self.body.len()));
+        for line in self.body.lines().filter(|line| !line.contains(':')) {
+            text.extend(line.chars().filter(|c| !c.is_whitespace()));
+        }
+        text
     }
 }
 

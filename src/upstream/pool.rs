@@ -199,7 +199,8 @@ impl Pool {
     }
 }
 
-/// Watches over the life of a bucket's identity. Owned by the bucket: ends when that is evicted or its identity gone.
+/// Watches over the life of a bucket's identity. Owned by the bucket: ends when that is evicted, or its identity retired and
+/// the last connection closed.
 async fn watch(pool: Weak<Pool>, key: PoolKey, bucket: Arc<Bucket>) {
     let life = bucket.tls.life();
     tokio::select! {
@@ -210,7 +211,17 @@ async fn watch(pool: Weak<Pool>, key: PoolKey, bucket: Arc<Bucket>) {
         pool.close_idle(&bucket);
         pool.buckets.remove_if(&key, |_, b| Arc::ptr_eq(b, &bucket));
     }
-    life.gone().await;
+    // With its last connection the private key has to go as well, and not only at the deadline. This task is the last
+    // owner then; a dial that still runs, or a request that waits, is another one.
+    let finished = async {
+        while Arc::strong_count(&bucket) > 1 || !lock(&bucket.live).is_empty() {
+            tokio::time::sleep(SWEEP).await;
+        }
+    };
+    tokio::select! {
+        () = life.gone() => {}
+        () = finished => return,
+    }
     let cut = bucket.cut();
     if cut > 0 {
         tracing::info!(to = %bucket.to, connections = cut, "connections of a retired certificate were cut at their deadline");

@@ -126,6 +126,23 @@ async fn a_retired_identity_takes_no_request_and_its_idle_connections_close() {
 }
 
 #[tokio::test]
+async fn a_retired_identity_without_connections_is_let_go_long_before_its_deadline() {
+    let world = World::start(Behaviour::default()).await;
+    let client = Client::new(&Limits::default());
+    let tls = world.tls("alice");
+    client.get(&tls, &world.origin).await;
+    tls.life().retire(Instant::now() + Duration::from_secs(3600));
+    let key = Arc::downgrade(&tls);
+    drop(tls);
+    let gone = async {
+        while key.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("a deleted key is out of memory within 5 s");
+}
+
+#[tokio::test]
 async fn a_busy_connection_of_a_retired_identity_finishes_and_is_not_put_back() {
     let world = World::start(Behaviour::default()).await;
     let client = Client::new(&Limits::default());

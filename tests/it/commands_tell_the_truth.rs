@@ -88,6 +88,12 @@ fn ca_path_and_show_name_the_interception_ca() {
     let shown = stdout_of(&mut egret.cli(&["ca", "show"]));
     assert!(!shown.contains("PRIVATE"), "{shown}");
     assert!(json(&mut egret.cli(&["ca", "show", "--json"])).is_object());
+    // A CA that ends with the command that prints it would be trusted for nothing.
+    let memory = world.write("memory.toml", "[store]\nbackend = \"memory\"\n");
+    let offline = ["ca", "show", "--config", text(&memory), "--url", "http://127.0.0.1:9"];
+    let (code, said) = run(program().args(offline).env("EGRET_DATA_DIR", &data));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("memory store keeps no CA") && !said.contains("BEGIN CERTIFICATE"), "{said}");
 }
 
 #[test]
