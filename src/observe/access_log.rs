@@ -289,7 +289,7 @@ mod tests {
     fn writes_for_a_person() {
         let text = written(Format::Human);
         let said =
-            "200 GET https://api.example.com:8443 intercepted certificate=cert_1 (exact) reused up=1 down=2 1.5ms\n";
+            "200 GET https://api.example.com:8443 intercepted certificate=cert_1 (exact) reused up=1 down=2 1.500ms\n";
         assert!(text.ends_with(said), "{text}");
     }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::domain::{CertificateInfo, Fingerprint, KeyKind, Rule, Source};
+use crate::identity::Asked;
 
 fn rich() -> Failure {
     let mut failure = Failure::new(Code::MtlsRejectedUnknownCa, "the origin said \"unknown_ca\" \\ für X\r\nx: y")
