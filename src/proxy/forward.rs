@@ -271,6 +271,14 @@ fn withheld(failure: Failure, to: &Destination) -> Failure {
 
 /// Whether what was selected may be sent; never falls back to another certificate.
 fn check_usable(selection: &Selection, on_expiry: OnExpiry, origin: &Origin) -> Result<(), Failure> {
+    let fix = || {
+        let flag = match selection.binding.as_ref().map(|b| &b.pattern) {
+            None | Some(Pattern::Default) => String::new(),
+            // In quotes: a shell would read the star of a wildcard.
+            Some(pattern) => format!(" --origin '{pattern}'"),
+        };
+        format!("egret certs upload{flag} --cert FILE --key FILE --ca FILE")
+    };
     if let Some(binding) = &selection.binding
         && let Target::Unavailable(unavailable) = &binding.target
     {
@@ -281,9 +289,7 @@ fn check_usable(selection: &Selection, on_expiry: OnExpiry, origin: &Origin) -> 
                 unavailable.id, unavailable.why
             ),
         );
-        return Err(
-            failure.fix(format!("egret certs upload --origin {} --cert FILE --key FILE --ca FILE", binding.pattern))
-        );
+        return Err(failure.fix(fix()));
     }
     let Some(identity) = selection.tls.identity() else { return Ok(()) };
     let info = identity.info();
@@ -295,13 +301,11 @@ fn check_usable(selection: &Selection, on_expiry: OnExpiry, origin: &Origin) -> 
         Validity::NotYet(from) => format!("is not valid before {}", domain::time::rfc3339(from)),
         Validity::Expired(since) => format!("expired {}", domain::time::rfc3339(since)),
     };
-    let pattern = selection.binding.as_ref().map_or_else(|| origin.to_string(), |b| b.pattern.to_string());
-    let flag = if selection.rule == Rule::Default { String::new() } else { format!(" --origin {pattern}") };
     Err(Failure::new(
         Code::MtlsIdentityExpired,
         format!("certificate {} for {origin} {what}; it was not sent", info.id),
     )
-    .fix(format!("egret certs upload{flag} --cert FILE --key FILE --ca FILE")))
+    .fix(fix()))
 }
 
 /// `/path?query`, from whatever form the target came in (RFC 9112 section 3.2.1).
@@ -315,7 +319,7 @@ fn origin_form(uri: Uri) -> Result<Uri, Failure> {
         return Ok(Uri::from(path));
     }
     // `http://host?query`: an absolute form with an empty path.
-    format!("/{path}")
+    format!("/{}", path.as_str())
         .parse()
         .map_err(|_| Failure::new(Code::RequestMalformed, "the request target is not a valid URI"))
 }
