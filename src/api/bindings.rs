@@ -107,9 +107,8 @@ pub(super) async fn put(
         origin: pattern.to_string(),
         cert_id: certificate.as_ref().map(CertificateId::to_string),
     };
-    let control = management.control.clone();
-    let change = async move { control.bind(&project, pattern, certificate.as_ref()).await };
-    Ok(Json(Bound { updated: management.change(change).await?, ..answer }))
+    let updated = management.control.bind(&project, pattern, certificate.as_ref()).await?;
+    Ok(Json(Bound { updated, ..answer }))
 }
 
 /// `DELETE /v1/projects/{p}/bindings?origin=`
@@ -122,8 +121,7 @@ pub(super) async fn remove(
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Write)?;
     let pattern = query.origin()?;
     let origin = pattern.to_string();
-    let control = management.control.clone();
-    management.change(async move { control.unbind(&project, &pattern).await }).await?;
+    management.control.unbind(&project, &pattern).await?;
     Ok(Json(Unbound { origin }))
 }
 

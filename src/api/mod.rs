@@ -33,12 +33,11 @@ use axum::routing::{delete, get};
 use tokio::net::TcpListener;
 
 use crate::config::Limits;
-use crate::control::{Control, ControlError};
+use crate::control::Control;
 use crate::observe::Metrics;
 use crate::registry::Registry;
 
 pub use info::{CaCertificate, CaError, ListenerStatus, Stage, StatusInfo};
-use problem::Problem;
 
 /// What the management server works on.
 pub struct Management {
@@ -62,28 +61,6 @@ impl Management {
         info: Arc<StatusInfo>,
     ) -> Arc<Self> {
         Arc::new(Self { registry, control, metrics, limits, info, throttle: throttle::Throttle::default() })
-    }
-
-    /// Runs a change to its end, whatever becomes of the request: between the store and the snapshot nothing
-    /// may be dropped half-way.
-    async fn change<T, F>(&self, change: F) -> Result<T, Problem>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, ControlError>> + Send + 'static,
-    {
-        match tokio::spawn(change).await {
-            Ok(done) => done.map_err(|error| {
-                if let ControlError::Storing(cause) = &error {
-                    self.metrics.store_failures.add();
-                    tracing::error!(%cause, "a change could not be stored");
-                }
-                error.into()
-            }),
-            Err(error) => {
-                tracing::error!(panicked = error.is_panic(), "a change did not come to its end");
-                Err(Problem::internal("the change did not come to its end; egret's log says more"))
-            }
-        }
     }
 }
 

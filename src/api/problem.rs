@@ -10,7 +10,6 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::control::ControlError;
-use crate::pki::validate::{Fault, Field};
 
 /// What a handler answers with.
 pub(super) type Answer<T> = Result<Json<T>, Problem>;
@@ -98,8 +97,7 @@ impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Self {
         let text = error.to_string();
         match error {
-            ControlError::Invalid(faults) => Self::bad_request(faults_text(&faults)),
-            ControlError::Field { .. } => Self::bad_request(text),
+            ControlError::Invalid(_) | ControlError::Field { .. } => Self::bad_request(text),
             ControlError::Declared(..) => Self::forbidden(text),
             ControlError::NotFound(what) => Self::not_found(what),
             ControlError::Exists(_) | ControlError::Transferring => Self::new(StatusCode::CONFLICT, "conflict", text),
@@ -111,19 +109,6 @@ impl From<ControlError> for Problem {
             }
         }
     }
-}
-
-/// Every fault as `field: what; remedy`.
-fn faults_text(faults: &[Fault]) -> String {
-    let one = |fault: &Fault| {
-        let field = match fault.field {
-            Field::Cert => "cert",
-            Field::Key => "key",
-            Field::Ca => "ca",
-        };
-        format!("{field}: {}; {}", fault.what, fault.remedy)
-    };
-    faults.iter().map(one).collect::<Vec<_>>().join(" | ")
 }
 
 impl IntoResponse for Problem {
@@ -159,6 +144,7 @@ impl IntoResponse for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pki::validate::{Fault, Field};
 
     async fn parts(problem: Problem) -> (StatusCode, http::HeaderMap, serde_json::Value) {
         let response = problem.into_response();

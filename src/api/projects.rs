@@ -82,8 +82,7 @@ pub(super) async fn create(
     if !caller.reaches(&info.id, &info.name) {
         return Err(out_of_reach());
     }
-    let control = management.control.clone();
-    let project = management.change(async move { control.create_project(info).await }).await?;
+    let project = management.control.create_project(info).await?;
     Ok(Json(ShownProject::of(&project)))
 }
 
@@ -96,8 +95,7 @@ pub(super) async fn remove(
 ) -> Answer<Deleted> {
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Administer)?;
     let answer = Deleted { id: project.id().to_string(), name: project.load().info().name.clone() };
-    let control = management.control.clone();
-    management.change(async move { control.delete_project(&project).await }).await?;
+    management.control.delete_project(&project).await?;
     Ok(Json(answer))
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::backend::MemoryBackend;
+use crate::backend::{Backend, MemoryBackend};
 use crate::config::{
     EgressSettings, KeySource, PostQuantum, Profile, Settings, StoreBackend, StoreSettings, TelemetrySettings,
     TrustSettings,
@@ -61,6 +61,10 @@ impl Reply {
 }
 
 async fn world() -> World {
+    world_over(Arc::new(MemoryBackend::default())).await
+}
+
+async fn world_over(backend: Arc<dyn Backend>) -> World {
     let mut default = ProjectInfo::named("default");
     let mut payments = ProjectInfo::named("payments");
     (default.declared, payments.declared) = (true, true);
@@ -85,9 +89,9 @@ async fn world() -> World {
     let factory = Arc::new(TlsFactory::new(PostQuantum::Off));
     let anchors = Arc::new(SharedAnchors::load(&[], factory.provider()).unwrap());
     let sealer = Arc::new(Sealer::new(Zeroizing::new([7; 32])));
-    let backend = Arc::new(MemoryBackend::default());
+    let metrics = Arc::new(Metrics::default());
     let control =
-        Control::load(&settings, registry.clone(), backend, sealer, factory, anchors, Arc::default()).await.unwrap();
+        Control::load(&settings, registry.clone(), backend, sealer, factory, anchors, metrics.clone()).await.unwrap();
     let only = || TokenScope::Projects(vec!["payments".to_owned()]);
     for (text, role, scope) in [
         (ADMIN, Role::Admin, TokenScope::All),
@@ -100,7 +104,7 @@ async fn world() -> World {
         registry.insert_token(sha256, Token { name: text.to_owned(), email: None, role, scope });
     }
     let info = Arc::new(StatusInfo::new("memory"));
-    let management = Management::new(registry, Arc::new(control), Arc::default(), Arc::new(settings.limits), info);
+    let management = Management::new(registry, Arc::new(control), metrics, Arc::new(settings.limits), info);
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -33,8 +33,8 @@ impl Window {
 }
 
 impl Throttle {
-    /// Whether `source` may try, `at` this instant. Asked before the token is looked at: a limited source learns nothing, not
-    /// even that it has guessed right.
+    /// Whether a failure of `source`, `at` this instant, is answered as one. A limited source learns nothing of its
+    /// wrong tokens; a valid one is never held back.
     ///
     /// # Errors
     /// The facts of the limit that was reached.

@@ -61,8 +61,7 @@ pub(super) async fn upload(
     let body = body::read(request, &management.limits).await?;
     let upload = read_upload(&body, management.limits.max_pem)?;
     drop(body);
-    let control = management.control.clone();
-    let uploaded = management.change(async move { control.upload(&project, upload, drain).await }).await?;
+    let uploaded = management.control.upload(&project, upload, drain).await?;
     Ok(Json(Uploaded {
         updated: uploaded.updated,
         origin: uploaded.pattern.to_string(),
@@ -96,8 +95,7 @@ pub(super) async fn remove(
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Write)?;
     let drain = query.drain()?;
     let id = CertificateId::parse(&certificate).ok_or_else(|| Problem::not_found("certificate"))?;
-    let (control, deleted) = (management.control.clone(), id.clone());
-    let patterns = management.change(async move { control.delete(&project, &deleted, drain).await }).await?;
+    let patterns = management.control.delete(&project, &id, drain).await?;
     // The SDK insists on a string, also for a certificate that was bound nowhere.
     let origin = patterns.first().map(Pattern::to_string).unwrap_or_default();
     Ok(Json(Deleted { origin, cert_id: id.to_string() }))

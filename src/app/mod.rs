@@ -281,12 +281,12 @@ async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core
         let made = Token { name: token.name.clone(), email: token.email.clone(), role: token.role, scope };
         registry.insert_token(token.sha256, made);
     }
-    if settings.tokens.is_empty() {
-        if let Some(text) = token::administrator(settings)? {
-            let name = ADMIN_TOKEN.to_owned();
-            let made = Token { name, email: None, role: Role::Admin, scope: TokenScope::All };
-            registry.insert_token(sha256(text.as_bytes()), made);
-        }
+    if settings.tokens.is_empty()
+        && let Some(text) = token::administrator(settings)?
+    {
+        let name = ADMIN_TOKEN.to_owned();
+        let made = Token { name, email: None, role: Role::Admin, scope: TokenScope::All };
+        registry.insert_token(sha256(text.as_bytes()), made);
     }
     let sealer = Arc::new(Sealer::new(key));
     let control = Control::load(settings, registry.clone(), backend, sealer, factory, anchors, metrics.clone()).await?;

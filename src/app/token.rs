@@ -1,6 +1,5 @@
 //! The administrator's token of an egret that was given none.
 
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
@@ -42,11 +41,8 @@ fn make(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     let mut bits = Zeroizing::new([0; 32]);
     aws_lc_rs::rand::fill(&mut *bits).map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
     let token = Zeroizing::new(hex(&*bits));
-    let mut file = files::create_private(path)?;
-    file.write_all(token.as_bytes()).and_then(|()| file.write_all(b"\n")).and_then(|()| file.sync_all())?;
-    if let Some(folder) = path.parent() {
-        files::sync_folder(folder)?;
-    }
+    // Whole or not at all: an empty file, left by a kill between two writes, would keep every later start from working.
+    files::create_whole(path, &Zeroizing::new([token.as_bytes(), b"\n"].concat()))?;
     tracing::info!(path = %path.display(), "made an administrator token; egret's commands find it there");
     Ok(token)
 }

@@ -44,7 +44,9 @@ fn find(args: &ApiArgs) -> anyhow::Result<Ca> {
         }
         Err(ApiError::NotListening { .. }) if local => {
             let loaded = load(&args.overlay(), &process_environment)?;
-            let (path, pem) = crate::app::local_ca(&loaded.settings)?;
+            let (path, pem) = crate::app::local_ca(&loaded.settings).with_context(|| {
+                format!("no API answers at {}; if egret runs elsewhere, say where with --url or EGRET_URL", args.url)
+            })?;
             Ok(Ca { pem, path })
         }
         Err(error) => Err(error.into()),

@@ -62,9 +62,17 @@ async fn list(project: &ProjectArgs, as_json: bool) -> anyhow::Result<()> {
             clean(&project.project)
         ));
     }
-    let cells: Vec<[String; 5]> =
-        rows.iter().map(|row| ["origin", "id", "subject", "daysLeft", "status"].map(|name| text(&row[name]))).collect();
+    let cells: Vec<[String; 5]> = rows.iter().map(cells).collect();
     print(&table(["ORIGIN", "ID", "SUBJECT", "DAYS LEFT", "STATUS"], &cells))
+}
+
+/// A row as a person reads it: `active` says that a certificate is in force, which is no comfort once it has expired.
+fn cells(row: &Value) -> [String; 5] {
+    let mut cells = ["origin", "id", "subject", "daysLeft", "status"].map(|name| text(&row[name]));
+    if row["daysLeft"].as_i64().is_some_and(|days| days < 0) && cells[4] == "active" {
+        cells[4] = "expired".to_owned();
+    }
+    cells
 }
 
 /// The details of a certificate; one that was deleted since the list was made has none.
@@ -143,6 +151,7 @@ async fn upload(args: &UploadArgs) -> anyhow::Result<()> {
 fn origin_text(origin: &Value) -> String {
     match origin.as_str() {
         Some("*") => "every origin that asks".to_owned(),
+        Some("") => "no origin".to_owned(),
         _ => text(origin),
     }
 }
@@ -252,6 +261,16 @@ mod tests {
                 "warning=a b",
                 "warning=c",
             ]
+        );
+    }
+
+    #[test]
+    fn an_expired_certificate_is_not_called_active() {
+        let row = |days: i64, status: &str| json!({"origin": "*", "id": "c", "subject": "CN=a", "daysLeft": days, "status": status});
+        let status = |row: Value| cells(&row)[4].clone();
+        assert_eq!(
+            [status(row(0, "active")), status(row(-1, "active")), status(row(-1, "gone"))],
+            ["active", "expired", "gone"]
         );
     }
 

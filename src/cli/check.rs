@@ -9,7 +9,7 @@ use super::args::CheckArgs;
 use super::output::{facts, print, print_json};
 use crate::config::{CallerSettings, Complaint, Loaded, Overlay, Refused, Settings, load, process_environment};
 use crate::domain::time::now;
-use crate::pki::validate::{Field, Material, validate};
+use crate::pki::validate::{Material, validate};
 
 /// What was found.
 #[derive(Default)]
@@ -56,8 +56,8 @@ fn judge(loaded: Result<Loaded, Refused>) -> Verdict {
                         complaint(&loaded.settings, key.clone(), *line, warning, "egret uses it all the same")
                     })),
                     Err(faults) => verdict.complaints.extend(faults.into_iter().map(|fault| {
-                        let key = format!("{key}.{}", field_name(fault.field));
-                        complaint(&loaded.settings, key, *line, &fault.what, &fault.remedy)
+                        let key = format!("{key}.{}", fault.field);
+                        complaint(&loaded.settings, key, *line, &fault.what, &fault.remedy_in_files())
                     })),
                 }
             }
@@ -69,14 +69,6 @@ fn judge(loaded: Result<Loaded, Refused>) -> Verdict {
 
 fn complaint(settings: &Settings, key: String, line: Option<usize>, what: &str, remedy: &str) -> Complaint {
     Complaint { file: settings.config_file.clone(), line, key, what: what.to_owned(), remedy: remedy.to_owned() }
-}
-
-fn field_name(field: Field) -> &'static str {
-    match field {
-        Field::Cert => "cert",
-        Field::Key => "key",
-        Field::Ca => "ca",
-    }
 }
 
 fn as_text(verdict: &Verdict) -> String {

@@ -55,7 +55,7 @@ pub(super) fn check(
         management,
         listeners: checker.listeners(file, overlay, management, &projects),
         certificates: checker.certificates(&file.certificates, &projects),
-        tokens: checker.tokens(&file.tokens),
+        tokens: checker.tokens(&file.tokens, &projects),
         egress: checker.egress(&file.egress),
         store: checker.store(&file.store),
         dns_hosts: checker.dns(&file.dns.hosts),

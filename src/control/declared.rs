@@ -53,7 +53,7 @@ fn material(declared: &DeclaredCertificate) -> Result<(ValidCertificate, String,
                 Field::Key => &declared.key,
                 Field::Ca => &declared.ca,
             };
-            format!("{}: {}; {}", path.display(), fault.what, fault.remedy)
+            format!("{}: {}; {}", path.display(), fault.what, fault.remedy_in_files())
         });
         sentences.collect::<Vec<_>>().join(" | ")
     })?;

@@ -186,15 +186,25 @@ fn projects(settings: &Settings, store: &Store, mut homes: BTreeMap<String, Reco
     if !declared.iter().any(|p| p.name == DEFAULT && p.team.is_none()) {
         declared.push(ProjectInfo::named(DEFAULT));
     }
-    let mut all = Vec::new();
-    for info in declared {
-        let is_same = |other: &ProjectInfo| other.id == info.id;
-        let is_namesake =
-            |other: &ProjectInfo| other.name == info.name && same_team(other.team.as_ref(), info.team.as_ref());
-        let home = find(&homes, |_, r| r.info.as_ref().is_some_and(is_same))
-            .or_else(|| find(&homes, |home, r| home == info.id.as_str() && r.info.is_none()))
-            .or_else(|| find(&homes, |_, r| r.info.as_ref().is_some_and(is_namesake)));
-        match home.and_then(|home| homes.remove_entry(&home)) {
+    // All ids before any name: a name that moved to another project in the file must not take the certificates of the
+    // project that bore it, while the file still declares that one by its id.
+    let by_id: Vec<_> = declared
+        .iter()
+        .map(|info| {
+            let is_same = |other: &ProjectInfo| other.id == info.id;
+            find(&homes, |_, r| r.info.as_ref().is_some_and(is_same))
+                .or_else(|| find(&homes, |home, r| home == info.id.as_str() && r.info.is_none()))
+                .and_then(|home| homes.remove_entry(&home))
+        })
+        .collect();
+    let mut all: Vec<(ProjectInfo, Records)> = Vec::new();
+    for (info, found) in declared.into_iter().zip(by_id) {
+        let is_namesake = |other: &ProjectInfo| is_named_alike(other, &info);
+        let found = found.or_else(|| {
+            let home = find(&homes, |_, r| r.info.as_ref().is_some_and(is_namesake))?;
+            homes.remove_entry(&home)
+        });
+        match found {
             Some((home, records)) => {
                 store.settle(&info.id, &home);
                 all.push((info, records));
@@ -206,7 +216,15 @@ fn projects(settings: &Settings, store: &Store, mut homes: BTreeMap<String, Reco
         }
     }
     for (home, mut records) in homes {
-        if let Some(info) = records.info.clone() {
+        if let Some(mut info) = records.info.clone() {
+            // A name stands for one project of a team; what the file says goes first.
+            if all.iter().any(|(other, _)| is_named_alike(other, &info)) {
+                tracing::warn!(
+                    project = %info.id,
+                    "another project bears this project's name now; it goes by its id until the file declares it under a new name"
+                );
+                info.name = info.id.as_str().to_owned();
+            }
             store.settle(&info.id, &home);
             all.push((info, std::mem::take(&mut records)));
         } else {
@@ -220,6 +238,10 @@ fn projects(settings: &Settings, store: &Store, mut homes: BTreeMap<String, Reco
         }
     }
     all
+}
+
+fn is_named_alike(a: &ProjectInfo, b: &ProjectInfo) -> bool {
+    a.name == b.name && same_team(a.team.as_ref(), b.team.as_ref())
 }
 
 fn find(homes: &BTreeMap<String, Records>, is_it: impl Fn(&str, &Records) -> bool) -> Option<String> {

@@ -100,7 +100,7 @@ pub enum ControlError {
 }
 
 fn faults_text(faults: &[Fault]) -> String {
-    faults.iter().map(|f| format!("{:?}: {}; {}", f.field, f.what, f.remedy)).collect::<Vec<_>>().join(" | ")
+    faults.iter().map(Fault::to_string).collect::<Vec<_>>().join(" | ")
 }
 
 /// The only writer of registry and store.

@@ -1,5 +1,9 @@
-//! Floor 1: the one IO type under every connection, on both sides.
+//! Floor 1: the one IO type under every connection, on both sides, and the framing gate before the HTTP parser.
 
+mod framing;
+mod guarded;
 mod io;
 
+pub use framing::{Gate, Malformed, Refused};
+pub use guarded::{Guarded, Verdict};
 pub use io::{Io, Meter};

@@ -43,7 +43,7 @@ table! {
     client_connections;
     /// Times that accepting paused at `limits.max_connections`.
     client_connections_full;
-    /// Requests that the HTTP parser refused by itself (400, 414 or 431 without a body).
+    /// Requests that the framing gate (400) or the HTTP parser (400, 414 or 431 without a body) refused.
     client_malformed;
     /// Client connections that ended at a deadline (first byte, head, idle, stalled).
     client_timeouts;

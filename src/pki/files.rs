@@ -3,11 +3,14 @@
 //! All that is particular to an operating system about files stands here, in `system`; a port fills in that module.
 //! Files that operators mount (certificates, Secrets) are read elsewhere, as they are.
 
-use std::fs::{DirBuilder, File};
-use std::io::{self, Read};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::rand;
 use zeroize::Zeroizing;
+
+use crate::domain::hex;
 
 /// Mode of egret's own files.
 pub const FILE_MODE: u32 = 0o600;
@@ -114,6 +117,26 @@ pub fn create_private(path: &Path) -> Result<File, FileError> {
     };
     system::set_mode(&file, FILE_MODE).map_err(FileError::io(path, "created"))?;
     Ok(file)
+}
+
+/// Creates a file of egret's own with all of `content`, durably. Killed at any instant, there is the whole file or none.
+///
+/// # Errors
+/// [`FileError::Io`]; with `AlreadyExists` if anything is there already, which stays as it is.
+pub fn create_whole(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    let mut suffix = [0; 8];
+    rand::fill(&mut suffix).map_err(|_| FileError::io(path, "created")(io::Error::other("no random numbers")))?;
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", hex(&suffix)));
+    let temporary = PathBuf::from(name);
+    let mut file = create_private(&temporary)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all()).map_err(FileError::io(path, "written"));
+    // A link, unlike a rename, never displaces a file that is there already.
+    let linked = written.and_then(|()| fs::hard_link(&temporary, path).map_err(FileError::io(path, "created")));
+    let removed = fs::remove_file(&temporary).map_err(FileError::io(path, "created"));
+    linked?;
+    removed?;
+    sync_folder(path.parent().unwrap_or(path))
 }
 
 /// Opens a file of egret's own, or creates it empty.
@@ -248,6 +271,18 @@ mod tests {
         }
         fs::set_permissions(&file, Permissions::from_mode(0o400)).unwrap();
         open_private(&file, false).unwrap();
+    }
+
+    #[test]
+    fn writes_a_file_whole_and_never_over_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        create_whole(&path, b"one").unwrap();
+        assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"one".to_vec(), FILE_MODE));
+        let again = create_whole(&path, b"two").unwrap_err();
+        assert!(matches!(again, FileError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists));
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
     }
 
     #[test]

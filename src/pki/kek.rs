@@ -3,8 +3,8 @@
 //! - A key is never replaced by a new one while there is something sealed with the old.
 //! - No message repeats any of it.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand;
@@ -15,7 +15,6 @@ use zeroize::Zeroizing;
 
 use super::files::{self, FileError};
 use crate::config::{KeySource, StoreBackend};
-use crate::domain::hex;
 
 /// Name of the generated key within the data directory.
 pub const KEY_FILE: &str = "key-encryption-key";
@@ -133,7 +132,7 @@ fn generated(data_dir: &Path) -> Result<Zeroizing<[u8; 32]>, KekError> {
         return Err(KekError::KeyMissing { store, key: path });
     }
     let key = random()?;
-    match write_own(data_dir, &path, &key) {
+    match files::create_whole(&path, &as_text(&key)) {
         Ok(()) => {
             tracing::info!(path = %path.display(), "made a key-encryption key; whoever has this file and the store can read the private keys in it, so back them up apart");
             Ok(key)
@@ -157,26 +156,15 @@ fn read_own(path: &Path) -> Result<Zeroizing<[u8; 32]>, KekError> {
     })
 }
 
-/// Under a name of its own first: killed at any instant, there is a whole key or none.
-fn write_own(data_dir: &Path, path: &Path, key: &[u8; 32]) -> Result<(), FileError> {
-    let mut suffix = [0; 8];
-    let io = |doing| move |source| FileError::Io { path: path.to_owned(), doing, source };
-    rand::fill(&mut suffix).map_err(|_| io("created")(io::Error::other("no random numbers")))?;
-    let temporary = data_dir.join(format!("{KEY_FILE}.{}", hex(&suffix)));
-    let mut file = files::create_private(&temporary)?;
+/// 64 hex digits and a line feed, in a buffer that does not grow.
+fn as_text(key: &[u8; 32]) -> Zeroizing<Vec<u8>> {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = Zeroizing::new(Vec::with_capacity(65));
     for byte in key {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         text.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
     text.push(b'\n');
-    let written = file.write_all(&text).and_then(|()| file.sync_all()).map_err(io("written"));
-    // A link, unlike a rename, never displaces a key that is there already.
-    let linked = written.and_then(|()| fs::hard_link(&temporary, path).map_err(io("created")));
-    let removed = fs::remove_file(&temporary).map_err(io("created"));
-    linked?;
-    removed?;
-    files::sync_folder(data_dir)
+    text
 }
 
 fn random() -> Result<Zeroizing<[u8; 32]>, KekError> {

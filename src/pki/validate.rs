@@ -69,6 +69,14 @@ pub struct Fault {
     pub remedy: String,
 }
 
+impl Fault {
+    /// The remedy for a certificate that a configuration file declares: keys are spelled otherwise there than in the API.
+    #[must_use]
+    pub fn remedy_in_files(&self) -> String {
+        self.remedy.replace("set skipValidation", "write skip_validation = true")
+    }
+}
+
 impl fmt::Display for Fault {
     /// `field: what; remedy`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -27,7 +27,7 @@ use super::{Inbound, tunnel_opened};
 use crate::config::Intercept;
 use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, HttpTarget, Origin, ProjectId, Rule};
 use crate::identity::Asked;
-use crate::net::Io;
+use crate::net::{Guarded, Io};
 use crate::registry::{Selection, Snapshot, Target};
 use crate::upstream::{Destination, Failure, ReplyBody};
 
@@ -257,11 +257,11 @@ impl Opened {
     async fn decide(self, client: &Arc<Client>) -> Next {
         let Self { upgrade, inbound, origin, plan, dialled, started } = self;
         let Ok(upgraded) = upgrade.await else { return Next::End };
-        let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<Io<TcpStream>>>() else {
+        let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<Guarded<Io<TcpStream>>>>() else {
             tracing::error!("an upgraded connection is not of the type that was served");
             return Next::End;
         };
-        let (mut io, mut held) = (io.into_inner(), BytesMut::from(read_buf));
+        let (mut io, mut held) = (io.into_inner().into_inner(), BytesMut::from(read_buf));
         if let (Some((upstream, connect)), Plan::Tunnel(why)) = (dialled, &plan) {
             return Next::Tunnel { io: Held::new(held.freeze(), io), upstream, connect, why };
         }

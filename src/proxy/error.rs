@@ -13,6 +13,7 @@ use x509_cert::name::RdnSequence;
 use crate::domain::time::rfc3339;
 use crate::domain::{CertificateId, Code};
 use crate::identity::Presented;
+use crate::observe::RequestId;
 use crate::upstream::{Facts, Failure, ReplyBody};
 
 /// The response field of RFC 9209.
@@ -58,6 +59,22 @@ pub(super) fn answer_with(
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// The same, written out whole, for a request that no handler was given. `failure` says nothing of egret's inside.
+/// The connection closes after it.
+#[must_use]
+pub(super) fn written(failure: &Failure) -> Vec<u8> {
+    let status = failure.code.status();
+    let body = problem(status, failure, true, &RequestId::next().to_string());
+    let mut out = format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or_default());
+    out.push_str("content-type: application/problem+json\r\ncache-control: no-store\r\n");
+    out.push_str(&format!("content-length: {}\r\nconnection: close\r\nproxy-status: ", body.len()));
+    let mut out = out.into_bytes();
+    out.extend_from_slice(proxy_status(failure, true).as_bytes());
+    out.extend_from_slice(b"\r\n\r\n");
+    out.extend_from_slice(&body);
+    out
 }
 
 /// `Proxy-Status` for an answer of the origin's own that is passed on: it asked for a certificate, and got what

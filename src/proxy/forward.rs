@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, Uri};
+use http::{Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use moka::sync::Cache;
 use tokio::time::Instant;
@@ -169,6 +169,11 @@ impl Forwarder {
         for _ in 0..MAX_SELECTIONS {
             let tls = self.select(inbound, to, record)?;
             match self.upstreams.send(inbound.project.id(), &tls, to, request).await {
+                // RFC 9110 section 15.2.2: only who asked may be switched, and no Upgrade leaves egret.
+                Ok(reply) if reply.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    let detail = format!("{to} switched protocols without being asked to");
+                    return Err(Failure::new(Code::UpstreamMalformed, detail));
+                }
                 Ok(reply) => return Ok(reply),
                 Err(Refusal::Retired(back)) => request = *back,
                 Err(Refusal::Failed(failure)) => return Err(failure),
@@ -318,10 +323,8 @@ fn origin_form(uri: Uri) -> Result<Uri, Failure> {
     if path.as_str().starts_with('/') || path.as_str() == "*" {
         return Ok(Uri::from(path));
     }
-    // `http://host?query`: an absolute form with an empty path.
-    format!("/{}", path.as_str())
-        .parse()
-        .map_err(|_| Failure::new(Code::RequestMalformed, "the request target is not a valid URI"))
+    // `http://host?query`: an absolute form with an empty path, printed with the slash that it lacks.
+    path.to_string().parse().map_err(|_| Failure::new(Code::RequestMalformed, "the request target is not a valid URI"))
 }
 
 /// What is gathered on the way, for the log line and the failure's facts.

@@ -41,7 +41,7 @@ impl Entry {
     }
 }
 
-/// A bound way in. Connections wait in the kernel's queue until [`Listener::run`].
+/// A bound way in. Connections wait in the kernel's queue until `Listener::run`.
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,

@@ -5,6 +5,9 @@
 //! at the number of exchanges; a request costs it nothing. It may notice a slow head one `limits.head_timeout`
 //! late, never early.
 //!
+//! Every byte passes the framing gate ([`Guarded`]) before hyper sees it. What the gate refuses is answered here,
+//! once all that came before it is answered: hyper never learns of it.
+//!
 //! `half_close` is off: a client that closes while it waits has gone, and its exchange ends (an upstream
 //! request is cancelled). The price is that a client that shuts down its sending side before the answer gets none.
 
@@ -25,15 +28,16 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::error;
 use crate::config::Limits;
 use crate::domain::Code;
-use crate::net::Meter;
-use crate::observe::{Metrics, RequestId};
-use crate::upstream::ReplyBody;
+use crate::net::{Guarded, Meter};
+use crate::observe::Metrics;
+use crate::upstream::{Failure, ReplyBody};
 
 /// An answer in the making. Boxed, so that an idle connection does not carry the space of a running exchange.
 pub(super) type Answering<B = ReplyBody> = Pin<Box<dyn Future<Output = Response<B>> + Send>>;
@@ -42,6 +46,11 @@ pub(super) type Answering<B = ReplyBody> = Pin<Box<dyn Future<Output = Response<
 const LEAST_HEAD: usize = 8 * 1024;
 /// hyper's own, for which it keeps the field table on the stack.
 const DEFAULT_HEADERS: usize = 100;
+/// A last word, and waiting until the client has taken it, lasts no longer.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// What is read and thrown away meanwhile, at most. Closing on unread bytes would reset the connection, and the
+/// client might lose the answer.
+const LINGER_BYTES: u64 = 1024 * 1024;
 
 /// What serving a connection needs, whatever is served on it.
 pub(super) struct Serving {
@@ -99,6 +108,8 @@ where
             async move { Ok::<_, Infallible>(answering.await.map(|body| Counted { body, _busy: busy })) }
         })
     };
+    let io = Guarded::new(io);
+    let verdict = io.verdict();
     let mut connection = serving.http1.serve_connection(TokioIo::new(io), service).with_upgrades();
     let ended = {
         let mut watch = Watch::default();
@@ -111,6 +122,9 @@ where
             loop {
                 if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
                     return Poll::Ready(Ended::ByItself(result));
+                }
+                if verdict.is_due(activity.done.load(Ordering::Relaxed)) {
+                    return Poll::Ready(Ended::Malformed);
                 }
                 if !gate.opened(cx) {
                     return Poll::Pending;
@@ -146,20 +160,38 @@ where
         })
         .await
     };
-    match ended {
-        Ended::ByItself(Ok(())) | Ended::Aborted => {}
-        Ended::ByItself(Err(error)) => {
-            if error.is_parse() {
-                serving.metrics.client_malformed.add();
+    let refused = verdict.refused();
+    if let Some(why) = refused {
+        serving.metrics.client_malformed.add();
+        tracing::debug!(%why, "the framing gate refused what a client sent");
+    }
+    let last_word = match ended {
+        Ended::ByItself(result) => {
+            if let Err(error) = result {
+                if refused.is_none() && error.is_parse() {
+                    serving.metrics.client_malformed.add();
+                }
+                tracing::debug!(%error, "client connection ended");
             }
-            tracing::debug!(%error, "client connection ended");
+            // The exchange whose body was refused has been answered, if that was still possible.
+            refused.map(|_| Vec::new())
         }
-        Ended::TimedOut => serving.metrics.client_timeouts.add(),
+        Ended::Malformed => refused.map(|why| error::written(&Failure::new(Code::RequestMalformed, why.0))),
         Ended::SlowHead => {
             serving.metrics.client_timeouts.add();
-            if let Some(parts) = connection.into_parts() {
-                let _ = tokio::time::timeout(Duration::from_secs(1), say_timeout(parts.io.into_inner())).await;
-            }
+            Some(error::written(&Failure::new(Code::LimitRequestTimeout, "the head did not arrive in time")))
+        }
+        Ended::TimedOut => {
+            serving.metrics.client_timeouts.add();
+            None
+        }
+        Ended::Aborted => None,
+    };
+    if let (Some(last_word), Some(parts)) = (last_word, connection.into_parts()) {
+        let farewell = farewell(parts.io.into_inner().into_inner(), &last_word);
+        tokio::select! {
+            _ = tokio::time::timeout(FAREWELL, farewell) => {}
+            () = serving.abort.cancelled() => {}
         }
     }
 }
@@ -167,27 +199,18 @@ where
 /// How serving ended.
 enum Ended {
     ByItself(hyper::Result<()>),
+    /// The gate refused a message before anyone acted on it, and it is its turn.
+    Malformed,
     Aborted,
     TimedOut,
     SlowHead,
 }
 
-/// 408 for a head that did not arrive in time; hyper has no answer of its own for that.
-async fn say_timeout<I: AsyncWrite + Unpin>(mut io: I) -> io::Result<()> {
-    let code = Code::LimitRequestTimeout;
-    let body = format!(
-        "{{\"type\":\"urn:egret:error:{code}\",\"title\":\"The request did not arrive in time\",\"status\":408,\
-         \"code\":\"{code}\",\"request_id\":\"{id}\"}}\n",
-        id = RequestId::next(),
-    );
-    let head = format!(
-        "HTTP/1.1 408 Request Timeout\r\nproxy-status: egret; error=http_request_error; details=\"{code}\"\r\n\
-         content-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-        body.len()
-    );
-    io.write_all(head.as_bytes()).await?;
-    io.write_all(body.as_bytes()).await?;
-    io.shutdown().await
+/// Says a last word that hyper has none for, and closes so that the client can hear it.
+async fn farewell<I: AsyncRead + AsyncWrite + Unpin>(mut io: I, last_word: &[u8]) -> io::Result<()> {
+    io.write_all(last_word).await?;
+    io.shutdown().await?;
+    tokio::io::copy(&mut io.take(LINGER_BYTES), &mut tokio::io::sink()).await.map(drop)
 }
 
 /// What the timer looks at. Written by the connection's own task, so plain loads and stores do.

@@ -128,6 +128,7 @@ pub(super) fn failed(client: &Client, failure: &Failure, facts: Facts<'_>) {
     client.proxy.forwarder.access().write(&line);
 }
 
+#[expect(clippy::ptr_arg, reason = "a str has no size, so a reference to one is no dyn Display")]
 fn line<'a>(client: &'a Client, facts: Facts<'a>, origin: &'a String) -> Exchange<'a> {
     let mut line = Exchange::new(&client.entry.name, "tunnelled", client.peer, "CONNECT");
     line.project = Some(facts.inbound.project.id().as_str());

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
+use super::explain;
 use crate::net::Meter;
 
 /// After this an upload goes on although the origin has not answered `Expect: 100-continue`
@@ -163,7 +164,10 @@ impl Body for RequestBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(io::Error::other(error)))),
+            Poll::Ready(Some(Err(error))) => {
+                let kind = explain::io_kind(&error).unwrap_or(io::ErrorKind::Other);
+                Poll::Ready(Some(Err(io::Error::new(kind, error))))
+            }
             Poll::Ready(None) => {
                 upload.finished.store(true, Ordering::Release);
                 Poll::Ready(None)

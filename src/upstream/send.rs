@@ -364,6 +364,9 @@ async fn explained(error: &hyper::Error, conn: &Conn, to: &Destination, silent: 
             Some(std::io::ErrorKind::TimedOut) => {
                 Failure::new(Code::LimitRequestTimeout, "the request's body stopped coming")
             }
+            Some(std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput) => {
+                Failure::new(Code::RequestMalformed, "the request's body is not framed as HTTP/1.1 demands")
+            }
             _ => Failure::new(Code::RequestMalformed, "the request's body ended before its announced end"),
         };
     }

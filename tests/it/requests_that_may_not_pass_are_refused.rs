@@ -1,5 +1,9 @@
 //! Requests that are ambiguous, misdirected, or aimed at where nobody may go: refused before a byte goes upstream.
 
+use std::io;
+use std::sync::mpsc;
+
+use crate::harness::PATIENCE;
 use crate::harness::egret::Setup;
 use crate::harness::origin::{Next, Origin};
 use crate::harness::partner::{NAME, Partner, Way};
@@ -66,17 +70,71 @@ fn ambiguous_framing_is_refused_and_the_connection_closed() {
         "Transfer-Encoding: xchunked\r\n",
         "X-Folded: one\r\n two\r\n",
         "X-Space : before the colon\r\n",
+        "Content-Length: 4\r\nContent-Length: 4\r\n",
+        "Content-Length: 4, 4\r\n",
+        "Content-Length: 04\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "X-Bare: LF\nContent-Length: 4\r\n",
+        "X-Bare: CR\rContent-Length: 4\r\n",
+        "X-Nul: \0\r\n",
+        ": no name\r\n",
+        "Host: other.test\r\n",
     ];
     for way in Way::ALL {
         for fields in ambiguous {
             let mut door = partner.open(way);
             door.head("POST", "/", fields);
             let reply = door.wire.reply("POST");
-            assert!(matches!(reply.status, 400 | 501), "{way:?} {fields:?}: {reply:?}");
+            reply.assert_failure(400, "request.malformed");
             assert!(door.wire.is_closed(), "{way:?} {fields:?}: what follows would be read as a request");
         }
     }
     assert_eq!(partner.origin.heads().len(), 0);
+}
+
+#[test]
+fn a_body_that_turns_out_ambiguous_is_never_completed_upstream() {
+    let (arrived, arrives) = mpsc::channel();
+    let partner = Partner::start(move |conversation, head| {
+        let mut body = conversation.some()?;
+        arrived.send(None).map_err(io::Error::other)?;
+        let end = loop {
+            match conversation.some() {
+                Ok(more) if !more.is_empty() => body.extend(more),
+                end => break end,
+            }
+        };
+        arrived.send(Some(String::from_utf8_lossy(&body).into_owned())).map_err(io::Error::other)?;
+        end.and_then(|_| conversation.answer("200 OK", "", head.method()))
+    });
+    for way in Way::ALL {
+        for bad in ["\n4\r\nmore\r\n0\r\n\r\n", "\r\nzz\r\n", "\r\n0\r\nContent-Length: 3\r\n\r\n", "!\r\n0\r\n\r\n"] {
+            let mut door = partner.open(way);
+            door.head("POST", "/", "Transfer-Encoding: chunked\r\n");
+            door.wire.send("4\r\nhalf");
+            // Only once the origin has the request is there something to complete.
+            assert_eq!(arrives.recv_timeout(PATIENCE), Ok(None));
+            door.wire.send(bad);
+            door.wire.reply("POST").assert_failure(400, "request.malformed");
+            assert!(door.wire.is_closed(), "{way:?} {bad:?}");
+            let upstream = arrives.recv_timeout(PATIENCE).expect("the upstream connection ends");
+            assert_eq!(upstream.as_deref(), Some("4\r\nhalf\r\n"), "{way:?} {bad:?}");
+        }
+    }
+}
+
+#[test]
+fn what_came_before_an_ambiguous_request_is_answered() {
+    let partner = partner();
+    for way in Way::ALL {
+        let mut door = partner.open(way);
+        door.head("GET", "/", "");
+        door.wire.send("GET / HTTP/1.1\nHost: a\r\n\r\n");
+        assert_eq!(door.wire.reply("GET").text(), "reached", "{way:?}");
+        door.wire.reply("GET").assert_failure(400, "request.malformed");
+        assert!(door.wire.is_closed(), "{way:?}");
+    }
+    assert_eq!(partner.origin.heads().len(), Way::ALL.len());
 }
 
 #[test]

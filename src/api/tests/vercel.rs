@@ -1,6 +1,7 @@
 //! Vercel's dialect, every status of the contract.
 
 use super::*;
+use crate::backend::{BackendError, BoxFuture, Changes, Loaded, Op, Revision};
 
 const CERTS: &str = "/v1/projects/payments/client-cert";
 
@@ -153,4 +154,35 @@ async fn knows_projects_by_their_team() {
         assert_eq!(reply.status.as_u16(), status, "{query}");
     }
     assert_eq!(world.get(ADMIN, &format!("{CERTS}?teamId=any&slug=any")).await.status, 200, "no team: ignored");
+}
+
+/// A store on a full disk.
+struct Full(MemoryBackend);
+
+impl Backend for Full {
+    fn load(&self) -> BoxFuture<'_, Result<Loaded, BackendError>> {
+        self.0.load()
+    }
+
+    fn commit(&self, _: Vec<Op>) -> BoxFuture<'_, Result<Revision, BackendError>> {
+        let cause = "no space left on /secret/path".to_owned();
+        Box::pin(async { Err(BackendError::Unavailable { doing: "written", cause }) })
+    }
+
+    fn watch(&self, after: Revision) -> Changes {
+        self.0.watch(after)
+    }
+}
+
+#[tokio::test]
+async fn says_that_storing_failed_and_counts_it_once() {
+    let world = world_over(Arc::new(Full(MemoryBackend::default()))).await;
+    let reply = world.send(ADMIN, "POST", "/v1/projects/default/client-cert", &world.material("a")).await;
+    assert_eq!(reply.status, 500);
+    assert_eq!(reply.body["error"]["code"], "internal_server_error");
+    let message = reply.body["error"]["message"].as_str().unwrap();
+    assert!(message.contains("could not be stored; nothing was changed") && !message.contains("secret"), "{message}");
+    assert_eq!(world.management.metrics.store_failures.get(), 1);
+    let listed = world.get(ADMIN, "/v1/projects/default/client-cert").await;
+    assert_eq!(listed.body, json!({"clientCerts": []}));
 }

@@ -42,6 +42,13 @@ impl Checker<'_> {
                         "another project has this id",
                         "give each project an id of its own",
                     );
+                } else if other.id.as_str() == project.name || project.id.as_str() == other.name {
+                    // Wherever a project is named, either may be written: one word must not mean two of them.
+                    self.complain(
+                        &format!("{at}.name"),
+                        "the name of one project is the id of another",
+                        "choose another name, or another id",
+                    );
                 }
                 for (key, ours, theirs) in [
                     ("account_id", &project.account_id, &other.account_id),
@@ -220,7 +227,7 @@ impl Checker<'_> {
         Some(path)
     }
 
-    pub(super) fn tokens(&mut self, tables: &[TokenTable]) -> Vec<TokenSettings> {
+    pub(super) fn tokens(&mut self, tables: &[TokenTable], projects: &Projects) -> Vec<TokenSettings> {
         let mut tokens: Vec<TokenSettings> = Vec::new();
         for (i, table) in tables.iter().enumerate() {
             let at = format!("tokens[{i}]");
@@ -244,8 +251,15 @@ impl Checker<'_> {
             if tokens.iter().any(|t| t.sha256 == sha256) {
                 self.complain(&at, "another token has the same text", "make one token per holder");
             }
-            let (email, projects) = (table.email.clone(), table.projects.clone());
-            tokens.push(TokenSettings { name: name.clone(), email, sha256, role, projects });
+            let (email, limit) = (table.email.clone(), table.projects.clone());
+            for (n, named) in limit.iter().flatten().enumerate() {
+                // One that is not declared may be made through the API.
+                if projects.0.iter().filter(|p| p.name == *named).count() > 1 {
+                    let key = format!("{at}.projects[{n}]");
+                    self.complain(&key, "several teams have a project of this name", "write its id");
+                }
+            }
+            tokens.push(TokenSettings { name: name.clone(), email, sha256, role, projects: limit });
         }
         if let Some(token) = (self.environment)(TOKEN_VARIABLE).map(Zeroizing::new) {
             match digest_of(&token) {

@@ -457,3 +457,16 @@ fn the_shipped_file_shows_every_key() {
         assert!(shown, "config/egret.toml does not show {key}");
     }
 }
+
+#[test]
+fn one_word_means_one_project() {
+    let token = format!(
+        "[[tokens]]\nname = \"t\"\nsha256 = \"{TOKEN_SHA256}\"\nrole = \"read\"\nprojects = [\"later\", \"p\"]\n"
+    );
+    let teams =
+        "[[projects]]\nname = \"p\"\nteam = { slug = \"a\" }\n[[projects]]\nname = \"p\"\nteam = { slug = \"b\" }\n";
+    assert_eq!(refused(&format!("{token}{teams}")), ["5 tokens[0].projects[1]"]);
+    assert_eq!(settings(&token).tokens[0].projects.as_ref().expect("limited").len(), 2);
+    let crossed = "[[projects]]\nname = \"a\"\nid = \"prj_1\"\n[[projects]]\nname = \"prj_1\"";
+    assert_eq!(refused(crossed), ["5 projects[1].name"]);
+}

@@ -1,11 +1,11 @@
 use std::fs;
 use std::path::Path;
 
-use super::support::{Egret, Material, Shelf, pattern, settings};
+use super::support::{Egret, Material, Shelf, pattern, select, settings};
 use crate::backend::{RecordKey, RecordKind};
 use crate::config::{DeclaredCertificate, Settings};
 use crate::control::{ControlError, Drain};
-use crate::domain::{CertificateId, ProjectId, Rule, Source};
+use crate::domain::{CertificateId, ProjectId, ProjectInfo, Rule, Source};
 use crate::registry::{Selection, Target};
 
 fn is_unavailable(selection: &Selection) -> bool {
@@ -245,4 +245,36 @@ async fn holds_the_slot_of_a_declared_certificate_that_cannot_be_read() {
     with.certificates[0].project = ProjectId::parse("prj_gone").expect("an id");
     let egret = Egret::start(&shelf, &with).await;
     assert!(egret.control.report().unloaded[0].contains("prj_gone"));
+}
+
+/// The name of one project moves to another in the file: the certificates stay with the id that owns them.
+#[tokio::test]
+async fn gives_records_to_the_id_before_the_name() {
+    let shelf = Shelf::new();
+    let named = |id: &str, name: &str| ProjectInfo {
+        id: ProjectId::parse(id).expect("an id"),
+        declared: true,
+        ..ProjectInfo::named(name)
+    };
+    let declaring = |projects: Vec<ProjectInfo>| Settings { projects, ..settings() };
+    let upload = |egret: &Egret, project: &str, material: &Material| {
+        let (control, project, upload) = (egret.control.clone(), egret.project(project), material.upload("*"));
+        async move { control.upload(&project, upload, Drain::Grace).await.expect("uploaded").certificate.info.id.clone() }
+    };
+    let own = {
+        let egret = Egret::start(&shelf, &declaring(vec![named("prj_1", "payments")])).await;
+        upload(&egret, "payments", &Material::new("one")).await
+    };
+    let swapped = declaring(vec![named("prj_2", "payments"), named("prj_1", "legacy")]);
+    let other = {
+        let egret = Egret::start(&shelf, &swapped).await;
+        assert!(egret.project("payments").snapshot().is_empty(), "it is another project");
+        assert_eq!(certificate_of(&select(&egret.project("prj_1"), "a.test")), own);
+        upload(&egret, "payments", &Material::new("two")).await
+    };
+    // Neither is declared any more by its own name: the stored namesake goes by its id, the declared one by both.
+    let egret = Egret::start(&shelf, &declaring(vec![named("prj_1", "payments")])).await;
+    assert_eq!(certificate_of(&select(&egret.project("payments"), "a.test")), own);
+    assert_eq!(certificate_of(&select(&egret.project("prj_2"), "a.test")), other);
+    assert_eq!(egret.project("prj_2").load().info().name, "prj_2");
 }

@@ -1,9 +1,10 @@
-use std::fs::Permissions;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE};
 
 use super::*;
+use crate::domain::hex;
 
 const KEY: [u8; 32] = [0xfb; 32];
 

@@ -150,10 +150,119 @@ async fn closes_idle_connections_when_draining() {
 #[tokio::test]
 async fn counts_what_the_parser_refuses() {
     let mut served = served(Limits::default());
-    served.client.write_all(b"GET / HTTP/1.1\r\nbad header\r\n\r\n").await.unwrap();
+    // Framed well, and no URI.
+    served.client.write_all(b"GET /< HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     assert!(rest(&mut served.client).await.starts_with("HTTP/1.1 400"));
     served.task.await.unwrap();
     assert_eq!(served.serving.metrics.client_malformed.get(), 1);
+}
+
+/// The gate's refusal as a client sees it: one whole answer, and the end.
+fn assert_refusal(answer: &str, why: &str) {
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+    for field in ["connection: close", "content-type: application/problem+json"] {
+        assert!(head.lines().any(|line| line == field), "{answer}");
+    }
+    assert!(head.contains("proxy-status: egret; error=http_request_error"), "{answer}");
+    assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{answer}");
+    assert!(body.contains("\"code\":\"request.malformed\"") && body.contains(why), "{answer}");
+}
+
+#[tokio::test]
+async fn answers_what_the_gate_refuses_and_closes() {
+    for (pieces, why) in [
+        (&["GET / HTTP/1.1\r\nhost: a\n\r\n"][..], "bare LF"),
+        (&["\n"], "bare LF"),
+        (&["POST / HTTP/1.1\r\nhost: a\r\nContent-Length: 1\r\n", "Transfer-Encoding: chunked\r\n\r\n"], "both"),
+        (&["POST / HTTP/1.1\r\nhost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"], "hexadecimal"),
+    ] {
+        let mut served = served(Limits::default());
+        for piece in pieces {
+            served.client.write_all(piece.as_bytes()).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert_refusal(&rest(&mut served.client).await, why);
+        drop(served.client);
+        served.task.await.unwrap();
+        assert_eq!(served.serving.metrics.client_malformed.get(), 1);
+    }
+}
+
+#[tokio::test]
+async fn answers_what_came_before_a_refusal_first() {
+    let good = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut served = served(Limits::default());
+    served.client.write_all(format!("{good}{good}GET / HTTP/1.1\r\nhost : a\r\n\r\n").as_bytes()).await.unwrap();
+    let answers = rest(&mut served.client).await;
+    let (first, refusal) = answers.split_at(answers.find("HTTP/1.1 400").expect("a refusal"));
+    assert_eq!(first.matches("HTTP/1.1 204").count(), 2, "{answers}");
+    assert_refusal(refusal, "white space");
+}
+
+#[tokio::test]
+async fn does_not_answer_a_refusal_before_its_turn() {
+    let (mut client, server) = tokio::io::duplex(4096);
+    let meter = Meter::new();
+    let io = crate::net::Io::new(server, meter.clone());
+    let (answer, answered) = tokio::sync::watch::channel(false);
+    let serving = Serving::new(Limits::default(), Arc::default());
+    let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+    let handle = move |_: Request<Incoming>| -> Answering<Empty<Bytes>> {
+        let mut answered = answered.clone();
+        begun.send(()).unwrap();
+        Box::pin(async move {
+            answered.wait_for(|yes| *yes).await.unwrap();
+            Response::new(Empty::new())
+        })
+    };
+    let metrics = serving.metrics.clone();
+    let task = tokio::spawn(serve(io, meter.clone(), serving, handle));
+    client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    begins.recv().await.unwrap();
+    let before = meter.read();
+    client.write_all(b"\0").await.unwrap();
+    while meter.read() == before {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((meter.written(), metrics.client_malformed.get()), (0, 0));
+    answer.send(true).unwrap();
+    let answers = rest(&mut client).await;
+    assert!(answers.starts_with("HTTP/1.1 200 OK\r\n"), "{answers}");
+    assert_refusal(&answers[answers.find("HTTP/1.1 400").expect("a refusal")..], "NUL");
+    drop(client);
+    task.await.unwrap();
+    assert_eq!(metrics.client_malformed.get(), 1);
+}
+
+#[tokio::test]
+async fn fails_a_body_that_is_refused_in_the_middle() {
+    use http_body_util::BodyExt as _;
+
+    let (mut client, server) = tokio::io::duplex(4096);
+    let meter = Meter::new();
+    let io = crate::net::Io::new(server, meter.clone());
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let handle = move |mut request: Request<Incoming>| -> Answering<Empty<Bytes>> {
+        let tell = tell.clone();
+        Box::pin(async move {
+            while let Some(frame) = request.body_mut().frame().await {
+                tell.send(frame.map(|f| f.into_data().unwrap())).unwrap();
+            }
+            Response::new(Empty::new())
+        })
+    };
+    let serving = Serving::new(Limits::default(), Arc::default());
+    let metrics = serving.metrics.clone();
+    let task = tokio::spawn(serve(io, meter, serving, handle));
+    client.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab").await.unwrap();
+    assert_eq!(told.recv().await.unwrap().unwrap(), "ab");
+    client.write_all(b"\n0\r\n\r\n").await.unwrap();
+    assert!(told.recv().await.unwrap().is_err());
+    assert!(rest(&mut client).await.starts_with("HTTP/1.1 200"), "the handler had the last word");
+    drop(client);
+    task.await.unwrap();
+    assert_eq!(metrics.client_malformed.get(), 1);
 }
 
 #[tokio::test]
@@ -180,7 +289,7 @@ async fn hands_a_tunnel_over_with_the_bytes_that_came_behind_its_head() {
     assert!(head.starts_with("http/1.1 200") && !head.contains("content-length") && !head.contains("transfer-"));
     task.await.unwrap();
     let upgraded = told.recv().unwrap().await.unwrap();
-    let parts = upgraded.downcast::<TokioIo<crate::net::Io<TcpStream>>>().expect("it is what was served");
+    let parts = upgraded.downcast::<TokioIo<Guarded<crate::net::Io<TcpStream>>>>().expect("it is what was served");
     assert_eq!(&parts.read_buf[..], b"early");
     let mut io = parts.io.into_inner();
     client.write_all(b"late").await.unwrap();
