@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::error;
 use super::headers::{self, Via};
+use super::serve::Busy;
 use crate::config::Limits;
 use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, ProjectId, Rule, Validity};
 use crate::identity::{Presented, UpstreamTls};
@@ -162,8 +163,9 @@ impl Forwarder {
         parts.uri = origin_form(parts.uri)?;
         parts.version = http::Version::HTTP_11;
         // Nothing that the server side attached may reach the client side of hyper.
+        let busy = parts.extensions.remove::<Busy>();
         parts.extensions.clear();
-        let body = RequestBody::new(body, self.upload_idle);
+        let body = RequestBody::new(body, self.upload_idle).holding(busy);
         record.upload = body.upload().cloned();
         let mut request = Request::from_parts(parts, body);
         for _ in 0..MAX_SELECTIONS {

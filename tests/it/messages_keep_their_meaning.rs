@@ -332,3 +332,24 @@ fn an_upload_may_take_longer_than_an_answer() {
         assert_eq!(reply.status, status, "{reply:?}");
     }
 }
+
+#[test]
+fn an_upload_goes_on_after_an_early_answer() {
+    let (report, reported) = mpsc::channel();
+    let world = World::new();
+    let origin = Origin::start(&world.server(&[NAME]), &Wants::Nothing, move |conversation, head| {
+        conversation.answer("200 OK", "", "early")?;
+        report.send(conversation.body(head).is_ok()).map_err(io::Error::other)?;
+        Ok(Next::Close)
+    });
+    let egret = Setup::new(&world).hosts(&[NAME]).section("[limits]\nhead_timeout = \"200ms\"").start();
+    let mut wire = Wire::connect(egret.proxy());
+    let url = format!("{}/", origin.origin(NAME));
+    wire.send(format!("POST {url} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 10\r\n\r\n"));
+    assert_eq!(wire.reply("POST").text(), "early");
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(100));
+        let _ = wire.try_send("x");
+    }
+    assert_eq!(reported.recv_timeout(crate::harness::PATIENCE), Ok(true), "the origin got the whole upload");
+}
