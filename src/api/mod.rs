@@ -1,4 +1,4 @@
-//! Floor 5: the management server.
+//! Floor 6: the management server.
 //!
 //! Two sets of routes over one registry and one control: Vercel's dialect (`vercel`) and egret's own.
 //! Reading looks at snapshots; every change goes through the control floor and is finished even if the client has

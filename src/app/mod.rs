@@ -1,4 +1,4 @@
-//! Floor 6: wiring only. Settings in, a running egret out; nothing else constructs long-lived state.
+//! Floor 7: wiring only. Settings in, a running egret out; nothing else constructs long-lived state.
 //!
 //! Two runtimes: the data plane has `workers` threads; store, control and the API run on the caller's.
 //! A list of ten thousand certificates never delays a request.

@@ -1,7 +1,7 @@
-//! Floor 2: where sealed records rest.
+//! Floor 3: where sealed records rest.
 //!
 //! A backend never sees a key and never answers queries: it gets bytes that are sealed already, and
-//! gives all of them back at start. What a record means is floor 4's business.
+//! gives all of them back at start. What a record means is floor 5's business.
 
 use std::fmt;
 use std::future::Future;

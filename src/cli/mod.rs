@@ -1,4 +1,4 @@
-//! Floor 6: the commands.
+//! Floor 7: the commands.
 //!
 //! What must stay true: exit code 0 = done, 1 = failed, 2 = usage or configuration; results go to standard
 //! output, everything else to standard error; `--json` on whatever lists or shows.

@@ -1,4 +1,4 @@
-//! Floor 4: the only writers.
+//! Floor 5: the only writers.
 //!
 //! Invariants:
 //! - what was acknowledged is in the store, and what is in the store is what memory means: one commit per change,

@@ -1,4 +1,4 @@
-//! Floor 2: what rustls needs, owned per certificate.
+//! Floor 3: what rustls needs, owned per certificate.
 //!
 //! Everything that a TLS identity authenticated hangs off one object with a serial that is never
 //! used twice: its rustls configuration, its session tickets, its pooled connections. "The wrong

@@ -9,9 +9,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Milliseconds of a monotonic clock. Asked at every read and write, so it is the coarse one where there is
+/// Milliseconds of a monotonic clock, for ages and idle times. Asked at every read and write, so it is the coarse one where there is
 /// one: some milliseconds late, and a tenth of the cost.
-fn ticks() -> u64 {
+#[must_use]
+pub fn ticks() -> u64 {
     #[cfg(target_os = "linux")]
     {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);

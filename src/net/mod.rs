@@ -1,4 +1,4 @@
-//! Floor 1: the one IO type under every connection, on both sides, and the framing gate before the HTTP parser.
+//! Floor 2: the one IO type under every connection, on both sides, and the framing gate before the HTTP parser.
 
 mod framing;
 mod guarded;
@@ -6,4 +6,4 @@ mod io;
 
 pub use framing::{Gate, Malformed, Refused};
 pub use guarded::{Guarded, Verdict};
-pub use io::{Io, Meter};
+pub use io::{Io, Meter, ticks};

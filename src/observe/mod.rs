@@ -1,4 +1,4 @@
-//! Floor 1: what egret tells of itself.
+//! Floor 2: what egret tells of itself.
 
 mod access_log;
 mod line;

@@ -1,4 +1,4 @@
-//! Floor 1: certificates and keys as data, and the files that hold egret's own.
+//! Floor 2: certificates and keys as data, and the files that hold egret's own.
 //!
 //! What is uploaded is read ([`pem`]), judged ([`validate`]) and sealed ([`seal`]) under the key-encryption
 //! key ([`kek`]); servers are vouched for by [`anchors`]; the leafs of intercepted tunnels come from [`issuer`].

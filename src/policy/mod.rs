@@ -1,4 +1,4 @@
-//! Floor 1: who may be reached. The name is judged first ([`EgressPolicy::judge_origin`]), then every address that it
+//! Floor 2: who may be reached. The name is judged first ([`EgressPolicy::judge_origin`]), then every address that it
 //! resolved to ([`EgressPolicy::judge_address`]); only a judged address is ever dialled, so what a name says later
 //! changes nothing.
 //!

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, Uri};
+use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use moka::sync::Cache;
 use tokio::time::Instant;
@@ -171,11 +171,6 @@ impl Forwarder {
         for _ in 0..MAX_SELECTIONS {
             let tls = self.select(inbound, to, record)?;
             match self.upstreams.send(inbound.project.id(), &tls, to, request).await {
-                // RFC 9110 section 15.2.2: only who asked may be switched, and no Upgrade leaves egret.
-                Ok(reply) if reply.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                    let detail = format!("{to} switched protocols without being asked to");
-                    return Err(Failure::new(Code::UpstreamMalformed, detail));
-                }
                 Ok(reply) => return Ok(reply),
                 Err(Refusal::Retired(back)) => request = *back,
                 Err(Refusal::Failed(failure)) => return Err(failure),

@@ -1,4 +1,4 @@
-//! Floor 5: the data plane.
+//! Floor 6: the data plane.
 //!
 //! A [`Listener`] accepts, a front end (`explicit`, `sidecar`, `connect`, `intercept`) finds out where a request
 //! goes and for whom, and every request ends in the one waist, [`Forwarder::forward`]. What can carry no

@@ -1,4 +1,4 @@
-//! Floor 3: the in-memory store. The only place where writers (control, api) and readers (proxy) meet.
+//! Floor 4: the in-memory store. The only place where writers (control, api) and readers (proxy) meet.
 //!
 //! Invariants:
 //! - what is handed out is owned (`Arc`s and copies); no guard of a map leaves this file;

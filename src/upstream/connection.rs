@@ -9,12 +9,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
 use super::body::RequestBody;
 use super::pool::{Bucket, Place};
 use crate::identity::Asked;
-use crate::net::{Io, Meter};
+use crate::net::{Io, Meter, ticks};
 use crate::observe::Metrics;
 
 /// How long a failed request waits for its connection to say why. The connection's own error is the
@@ -59,7 +58,8 @@ pub(super) struct Conn {
     pub(super) sender: http1::SendRequest<RequestBody>,
     pub(super) about: Arc<About>,
     pub(super) meter: Arc<Meter>,
-    pub(super) born: Instant,
+    /// [`ticks`] when it was made.
+    pub(super) born: u64,
     /// Exchanges it has finished.
     pub(super) exchanges: u64,
 }
@@ -113,7 +113,7 @@ where
         });
         Live { task: task.abort_handle(), meter: meter.clone() }
     });
-    Ok(Conn { sender, about, meter, born: Instant::now(), exchanges: 0 })
+    Ok(Conn { sender, about, meter, born: ticks(), exchanges: 0 })
 }
 
 /// Accounts for the end of a connection, also when its task is aborted.

@@ -1,4 +1,4 @@
-//! Floor 4: the only dialler. Names to addresses, the address guard, TLS with an identity, the pool.
+//! Floor 5: the only dialler. Names to addresses, the address guard, TLS with an identity, the pool.
 //!
 //! [`Upstreams::send`] is the one seam: a request and the `UpstreamTls` that was selected for it go in,
 //! the origin's response or a [`Failure`] that explains itself comes out.

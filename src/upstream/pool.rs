@@ -19,7 +19,6 @@ use http::HeaderValue;
 use rustls::pki_types::ServerName;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
 
 use super::connect::server_name;
 use super::connection::{Conn, Live};
@@ -27,6 +26,7 @@ use super::{Destination, Failure};
 use crate::config::Limits;
 use crate::domain::Code;
 use crate::identity::{Asked, Serial, UpstreamTls};
+use crate::net::ticks;
 use crate::observe::Metrics;
 
 /// How often idle connections are looked over.
@@ -77,7 +77,13 @@ pub(super) struct Bucket {
 
 struct Idle {
     conn: Conn,
-    since: Instant,
+    /// [`ticks`] when it came back.
+    since: u64,
+}
+
+/// How long ago these [`ticks`] were.
+fn since(at: u64) -> Duration {
+    Duration::from_millis(ticks().saturating_sub(at))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -109,7 +115,7 @@ impl Pool {
         let mut at = idle.len();
         while at > 0 {
             at -= 1;
-            if idle[at].conn.is_closed() || idle[at].conn.born.elapsed() > self.limits.pool_max_age {
+            if idle[at].conn.is_closed() || self.is_old(&idle[at].conn) {
                 idle.remove(at);
                 self.idle.fetch_sub(1, Ordering::Relaxed);
             } else if idle[at].conn.is_ready() {
@@ -130,7 +136,7 @@ impl Pool {
 
     /// Takes a connection back, unless its identity was retired or a bound is reached.
     pub(super) fn put_back(&self, bucket: &Bucket, conn: Conn) {
-        if conn.is_closed() || conn.born.elapsed() > self.limits.pool_max_age {
+        if conn.is_closed() || self.is_old(&conn) {
             return;
         }
         {
@@ -146,10 +152,14 @@ impl Pool {
                 self.metrics.upstream_idle_full.add();
                 return;
             }
-            idle.push(Idle { conn, since: Instant::now() });
+            idle.push(Idle { conn, since: ticks() });
             self.idle.fetch_add(1, Ordering::Relaxed);
         }
         bucket.wake_one();
+    }
+
+    fn is_old(&self, conn: &Conn) -> bool {
+        since(conn.born) > self.limits.pool_max_age
     }
 
     fn close_idle(&self, bucket: &Bucket) {
@@ -168,7 +178,7 @@ impl Pool {
             for entry in &pool.buckets {
                 let mut idle = lock(&entry.idle);
                 let before = idle.len();
-                idle.retain(|i| !i.conn.is_closed() && i.since.elapsed() < pool.limits.pool_idle_timeout);
+                idle.retain(|i| !i.conn.is_closed() && since(i.since) < pool.limits.pool_idle_timeout);
                 pool.idle.fetch_sub(before - idle.len(), Ordering::Relaxed);
                 let quiet = entry.quiet.fetch_add(1, Ordering::Relaxed);
                 if idle.is_empty() && quiet as u64 >= pool.limits.pool_idle_timeout.as_secs() {

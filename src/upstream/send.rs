@@ -110,13 +110,20 @@ impl Upstreams {
         let mut stale = 0;
         let mut resent = request.extensions().get::<Resent>().is_some();
         loop {
-            let began = Instant::now();
-            let (mut conn, reused) = match self.checkout(project, &bucket, stale < MAX_STALE).await {
-                Ok(Checkout::Ready(conn, reused)) => (conn, reused),
-                Ok(Checkout::Retired) => return Err(Refusal::Retired(Box::new(request))),
-                Err(failure) => return Err(Refusal::Failed(failure)),
+            let reused = if stale < MAX_STALE { self.reuse(&bucket) } else { None };
+            let (mut conn, reused, connecting) = match reused {
+                Some(conn) => (conn, true, Duration::ZERO),
+                None => {
+                    let began = Instant::now();
+                    // Boxed: the state of a dial is large, and most requests never need it.
+                    match Box::pin(self.checkout(project, &bucket, stale < MAX_STALE)).await {
+                        Ok(Checkout::Ready(conn, true)) => (conn, true, Duration::ZERO),
+                        Ok(Checkout::Ready(conn, false)) => (conn, false, began.elapsed()),
+                        Ok(Checkout::Retired) => return Err(Refusal::Retired(Box::new(request))),
+                        Err(failure) => return Err(Refusal::Failed(failure)),
+                    }
+                }
             };
-            let connecting = if reused { Duration::ZERO } else { began.elapsed() };
             let spare = (reused && !resent && idempotent && request.body().is_empty()).then(|| copy_of(&request));
             let received = conn.meter.read();
             let interim = self.watch_interim(&mut request, &conn.meter);
@@ -227,16 +234,20 @@ impl Upstreams {
         seen
     }
 
+    /// An idle connection of an identity that lives. Looking at its life after the connection was taken is the
+    /// linearisation point: whoever passes here began before a retirement.
+    fn reuse(&self, bucket: &Bucket) -> Option<Conn> {
+        self.pool.pop(bucket).filter(|_| bucket.tls.life().is_active())
+    }
+
     /// A connection: idle or new. Ends in time: permits are waited for no longer than a connect may take.
     async fn checkout(&self, project: &ProjectId, bucket: &Arc<Bucket>, pooled: bool) -> Result<Checkout, Failure> {
         let life = bucket.tls.life();
         let deadline = Instant::now() + self.pool.limits.connect_timeout;
-        // The linearisation point: whoever passes here began before a retirement.
-        let ready = |conn| if life.is_active() { Checkout::Ready(conn, true) } else { Checkout::Retired };
         let mut waiting = None;
         let place = loop {
-            if pooled && let Some(conn) = self.pool.pop(bucket) {
-                return Ok(ready(conn));
+            if pooled && let Some(conn) = self.reuse(bucket) {
+                return Ok(Checkout::Ready(conn, true));
             }
             if !life.is_active() {
                 return Ok(Checkout::Retired);
@@ -246,8 +257,10 @@ impl Upstreams {
             }
             // At the cap. One that was given back a moment ago will do, as soon as hyper has it ready.
             if pooled && let Some(mut conn) = self.pool.pop_unready(bucket) {
-                if let Ok(Ok(())) = timeout_at(deadline, conn.sender.ready()).await {
-                    return Ok(ready(conn));
+                if let Ok(Ok(())) = timeout_at(deadline, conn.sender.ready()).await
+                    && life.is_active()
+                {
+                    return Ok(Checkout::Ready(conn, true));
                 }
                 continue;
             }
@@ -269,8 +282,7 @@ impl Upstreams {
             }
         };
         drop(waiting);
-        // Boxed: the state of a dial is large and most requests never need it.
-        let conn = Box::pin(self.open(project, bucket, place)).await?;
+        let conn = self.open(project, bucket, place).await?;
         // Checked again after the handshake: the identity may have been retired while we were dialling.
         if life.is_active() {
             Ok(Checkout::Ready(conn, false))
