@@ -69,6 +69,8 @@ table! {
     upstream_connections_full;
     /// Idle upstream connections closed at `limits.max_idle` or `limits.max_idle_per_origin`.
     upstream_idle_full;
+    /// Interim responses (1xx) of origins that went no further.
+    interim_dropped;
     /// Requests sent again because nothing of the first try was accepted.
     resent;
     /// Handshakes thrown away because the identity was retired meanwhile.

@@ -150,7 +150,7 @@ impl ServerCertVerifier for Verifier {
         for verifier in [&self.shared, &self.own].into_iter().flatten() {
             match verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
                 Ok(verified) => return Ok(verified),
-                // Only "I do not know this issuer" may be answered by the next one; a wrong name or a passed date stays wrong.
+                // A path that the next one finds is as good; if none does, a reason that says more than this is told.
                 Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {}
                 Err(other) => refusal = other,
             }

@@ -67,12 +67,6 @@ pub(super) fn by_token(
             return Ok(last.project.clone());
         }
     }
-    if !throttle.may_try(peer, Instant::now()) {
-        return Err(Failure::new(
-            Code::LimitAuthentication,
-            "too many failed attempts to authenticate came from this address; wait a second",
-        ));
-    }
     let project = Credential::parse(value.as_bytes()).and_then(|credential| credential.project(registry));
     match project {
         Ok(project) => {
@@ -80,12 +74,20 @@ pub(super) fn by_token(
                 Some(Remembered { digest: hash, generation, project: project.clone() });
             Ok(project)
         }
-        Err(failure) => {
-            if failure.code == Code::CallerUnauthenticated {
-                throttle.failed(peer, Instant::now());
+        // A valid token always passes: whoever shares an address with someone who guesses is not locked out by him, and
+        // 256-bit tokens are not found by guessing.
+        Err(failure) if failure.code == Code::CallerUnauthenticated => {
+            let now = Instant::now();
+            if !throttle.may_try(peer, now) {
+                return Err(Failure::new(
+                    Code::LimitAuthentication,
+                    "too many failed attempts to authenticate came from this address; wait a second",
+                ));
             }
+            throttle.failed(peer, now);
             Err(failure)
         }
+        Err(failure) => Err(failure),
     }
 }
 

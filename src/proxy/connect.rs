@@ -94,6 +94,10 @@ pub(super) async fn answer(client: Arc<Client>, mut request: Request<Incoming>) 
     }
     let plan = {
         let snapshot = inbound.project.load();
+        if snapshot.is_removed() {
+            let failure = Failure::new(Code::CallerForbidden, "the project was removed");
+            return refuse(&failure, Some(&origin), Some(&inbound));
+        }
         let before = || client.proxy.asked.get(inbound.project.id(), &origin);
         plan(client.entry.intercept, &snapshot, &origin, before)
     };

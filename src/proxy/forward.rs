@@ -8,13 +8,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, Uri};
+use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use moka::sync::Cache;
 use tokio::time::Instant;
 
 use super::error;
 use super::headers::{self, Via};
+use super::serve::Busy;
 use crate::config::Limits;
 use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, ProjectId, Rule, Validity};
 use crate::identity::{Presented, UpstreamTls};
@@ -162,18 +163,14 @@ impl Forwarder {
         parts.uri = origin_form(parts.uri)?;
         parts.version = http::Version::HTTP_11;
         // Nothing that the server side attached may reach the client side of hyper.
+        let busy = parts.extensions.remove::<Busy>();
         parts.extensions.clear();
-        let body = RequestBody::new(body, self.upload_idle);
+        let body = RequestBody::new(body, self.upload_idle).holding(busy);
         record.upload = body.upload().cloned();
         let mut request = Request::from_parts(parts, body);
         for _ in 0..MAX_SELECTIONS {
             let tls = self.select(inbound, to, record)?;
             match self.upstreams.send(inbound.project.id(), &tls, to, request).await {
-                // RFC 9110 section 15.2.2: only who asked may be switched, and no Upgrade leaves egret.
-                Ok(reply) if reply.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                    let detail = format!("{to} switched protocols without being asked to");
-                    return Err(Failure::new(Code::UpstreamMalformed, detail));
-                }
                 Ok(reply) => return Ok(reply),
                 Err(Refusal::Retired(back)) => request = *back,
                 Err(Refusal::Failed(failure)) => return Err(failure),
@@ -276,6 +273,14 @@ fn withheld(failure: Failure, to: &Destination) -> Failure {
 
 /// Whether what was selected may be sent; never falls back to another certificate.
 fn check_usable(selection: &Selection, on_expiry: OnExpiry, origin: &Origin) -> Result<(), Failure> {
+    let fix = || {
+        let flag = match selection.binding.as_ref().map(|b| &b.pattern) {
+            None | Some(Pattern::Default) => String::new(),
+            // In quotes: a shell would read the star of a wildcard.
+            Some(pattern) => format!(" --origin '{pattern}'"),
+        };
+        format!("egret certs upload{flag} --cert FILE --key FILE --ca FILE")
+    };
     if let Some(binding) = &selection.binding
         && let Target::Unavailable(unavailable) = &binding.target
     {
@@ -286,9 +291,7 @@ fn check_usable(selection: &Selection, on_expiry: OnExpiry, origin: &Origin) -> 
                 unavailable.id, unavailable.why
             ),
         );
-        return Err(
-            failure.fix(format!("egret certs upload --origin {} --cert FILE --key FILE --ca FILE", binding.pattern))
-        );
+        return Err(failure.fix(fix()));
     }
     let Some(identity) = selection.tls.identity() else { return Ok(()) };
     let info = identity.info();
@@ -300,13 +303,11 @@ fn check_usable(selection: &Selection, on_expiry: OnExpiry, origin: &Origin) -> 
         Validity::NotYet(from) => format!("is not valid before {}", domain::time::rfc3339(from)),
         Validity::Expired(since) => format!("expired {}", domain::time::rfc3339(since)),
     };
-    let pattern = selection.binding.as_ref().map_or_else(|| origin.to_string(), |b| b.pattern.to_string());
-    let flag = if selection.rule == Rule::Default { String::new() } else { format!(" --origin {pattern}") };
     Err(Failure::new(
         Code::MtlsIdentityExpired,
         format!("certificate {} for {origin} {what}; it was not sent", info.id),
     )
-    .fix(format!("egret certs upload{flag} --cert FILE --key FILE --ca FILE")))
+    .fix(fix()))
 }
 
 /// `/path?query`, from whatever form the target came in (RFC 9112 section 3.2.1).

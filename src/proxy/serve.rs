@@ -102,8 +102,12 @@ where
     let activity = Arc::new(Activity::new(meter));
     let service = {
         let activity = activity.clone();
-        service_fn(move |request| {
+        service_fn(move |mut request: Request<Incoming>| {
             let busy = Busy::new(&activity);
+            if !request.body().is_end_stream() {
+                // An answer may end before the upload does.
+                request.extensions_mut().insert(busy.clone());
+            }
             let answering = handle(request);
             async move { Ok::<_, Infallible>(answering.await.map(|body| Counted { body, _busy: busy })) }
         })
@@ -213,11 +217,11 @@ async fn farewell<I: AsyncRead + AsyncWrite + Unpin>(mut io: I, last_word: &[u8]
     tokio::io::copy(&mut io.take(LINGER_BYTES), &mut tokio::io::sink()).await.map(drop)
 }
 
-/// What the timer looks at. Written by the connection's own task, so plain loads and stores do.
+/// What the timer looks at.
 struct Activity {
     meter: Arc<Meter>,
-    /// An exchange runs: from its head until the last byte of its answer was taken.
-    busy: AtomicBool,
+    /// Holds on exchanges that run: from the head until the last byte of the answer was taken, and of the upload.
+    busy: AtomicU64,
     /// Exchanges that have ended.
     done: AtomicU64,
     /// What the meter had read when the last exchange ended: more means that the next head has begun.
@@ -227,12 +231,12 @@ struct Activity {
 impl Activity {
     fn new(meter: Arc<Meter>) -> Self {
         let mark = AtomicU64::new(meter.read());
-        Self { meter, busy: AtomicBool::new(false), done: AtomicU64::new(0), mark }
+        Self { meter, busy: AtomicU64::new(0), done: AtomicU64::new(0), mark }
     }
 
     fn seen(&self) -> Seen {
         Seen {
-            busy: self.busy.load(Ordering::Relaxed),
+            busy: self.busy.load(Ordering::Relaxed) > 0,
             done: self.done.load(Ordering::Relaxed),
             head_begun: self.meter.read() > self.mark.load(Ordering::Relaxed),
             idle: self.meter.idle(),
@@ -241,21 +245,28 @@ impl Activity {
     }
 }
 
-/// Marks an exchange as running while it lives.
-struct Busy(Arc<Activity>);
+/// Marks an exchange as running while it lives. A request with a body carries one among its extensions, for whoever
+/// takes the body.
+pub(super) struct Busy(Arc<Activity>);
 
 impl Busy {
     fn new(activity: &Arc<Activity>) -> Self {
-        activity.busy.store(true, Ordering::Relaxed);
+        activity.busy.fetch_add(1, Ordering::Relaxed);
         Self(activity.clone())
+    }
+}
+
+impl Clone for Busy {
+    fn clone(&self) -> Self {
+        Self::new(&self.0)
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.mark.store(self.0.meter.read(), Ordering::Relaxed);
-        self.0.done.store(self.0.done.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        self.0.busy.store(false, Ordering::Relaxed);
+        self.0.done.fetch_add(1, Ordering::Relaxed);
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -107,13 +107,15 @@ pub struct RequestBody {
     upload: Option<Arc<Upload>>,
     stall: Stall,
     gate: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+    /// Let go of when the body has ended.
+    held: Option<Box<dyn Send + Sync>>,
 }
 
 impl RequestBody {
     /// No body.
     #[must_use]
     pub fn empty() -> Self {
-        Self { inner: None, upload: None, stall: Stall::new(Duration::MAX), gate: None }
+        Self { inner: None, upload: None, stall: Stall::new(Duration::MAX), gate: None, held: None }
     }
 
     /// The client's body; fails once it has not moved for `idle`.
@@ -122,7 +124,16 @@ impl RequestBody {
         if incoming.is_end_stream() {
             return Self::empty();
         }
-        Self { inner: Some(incoming), upload: Some(Arc::default()), stall: Stall::new(idle), gate: None }
+        Self { inner: Some(incoming), upload: Some(Arc::default()), stall: Stall::new(idle), gate: None, held: None }
+    }
+
+    /// Keeps `token` until the body has ended or is dropped.
+    #[must_use]
+    pub fn holding(mut self, token: Option<impl Send + Sync + 'static>) -> Self {
+        if let (false, Some(token)) = (self.is_empty(), token) {
+            self.held = Some(Box::new(token));
+        }
+        self
     }
 
     /// Whether there is nothing to send.
@@ -161,6 +172,7 @@ impl Body for RequestBody {
                 }
                 if inner.is_end_stream() {
                     upload.finished.store(true, Ordering::Release);
+                    this.held = None;
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -170,6 +182,7 @@ impl Body for RequestBody {
             }
             Poll::Ready(None) => {
                 upload.finished.store(true, Ordering::Release);
+                this.held = None;
                 Poll::Ready(None)
             }
             Poll::Pending => {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use moka::sync::Cache;
+use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
 use tokio::net::TcpStream;
@@ -102,13 +103,14 @@ impl Dialer {
         }
     }
 
-    /// A TLS connection that presents what `tls` presents.
+    /// A TLS connection that presents what `tls` presents. `handshake`: resuming a session is cheaper, but asks nothing.
     pub(super) async fn tls(
         &self,
         project: &ProjectId,
         tls: &Arc<UpstreamTls>,
         origin: &Origin,
         name: &ServerName<'static>,
+        handshake: Handshake,
     ) -> Result<Secured, Failure> {
         let key = (project.clone(), origin.clone());
         let hybrid = tls.is_post_quantum() && !self.classical.contains_key(&key);
@@ -119,11 +121,12 @@ impl Dialer {
         } else {
             tls.config()
         };
+        let config = handshake.with(config);
         match self.shake(project, config, origin, name).await {
             Ok(secured) => Ok(secured),
             Err(refused) if hybrid && refused.silent => {
                 tracing::info!(%origin, "no answer to a ClientHello with a post-quantum key share; trying once without");
-                let second = self.shake(project, tls.classical_config(), origin, name).await;
+                let second = self.shake(project, handshake.with(tls.classical_config()), origin, name).await;
                 if second.is_ok() {
                     self.classical.insert(key, ());
                 }
@@ -175,6 +178,28 @@ impl Dialer {
                     format!("the TLS handshake with {origin} took longer than {:?}", self.handshake_timeout),
                 );
                 Err(with_facts(failure, asked.is_none()))
+            }
+        }
+    }
+}
+
+/// Whether a session may be resumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handshake {
+    /// With a ticket, if there is one.
+    Any,
+    /// From the beginning, so that the origin asks for a certificate if it wants one.
+    Full,
+}
+
+impl Handshake {
+    fn with(self, config: Arc<ClientConfig>) -> Arc<ClientConfig> {
+        match self {
+            Self::Any => config,
+            Self::Full => {
+                let mut config = ClientConfig::clone(&config);
+                config.resumption = Resumption::disabled();
+                Arc::new(config)
             }
         }
     }

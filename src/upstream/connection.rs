@@ -7,11 +7,11 @@ use std::time::Duration;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::body::RequestBody;
-use super::pool::Bucket;
+use super::pool::{Bucket, Place};
 use crate::identity::Asked;
 use crate::net::{Io, Meter, ticks};
 use crate::observe::Metrics;
@@ -93,7 +93,7 @@ pub(super) async fn start<S>(
     stream: S,
     about: About,
     bucket: &Arc<Bucket>,
-    permit: OwnedSemaphorePermit,
+    place: Place,
     metrics: &Arc<Metrics>,
 ) -> hyper::Result<Conn>
 where
@@ -105,8 +105,7 @@ where
     let about = Arc::new(about);
     bucket.add_live(|id| {
         metrics.upstream_connections.add();
-        let guard =
-            Guard { bucket: bucket.clone(), id, about: about.clone(), metrics: metrics.clone(), _permit: permit };
+        let guard = Guard { bucket: bucket.clone(), id, about: about.clone(), metrics: metrics.clone(), _place: place };
         let task = tokio::spawn(async move {
             let outcome = connection.await;
             let _ = guard.about.ended.set(outcome.err().map(Arc::new));
@@ -123,7 +122,7 @@ struct Guard {
     id: u64,
     about: Arc<About>,
     metrics: Arc<Metrics>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Drop for Guard {

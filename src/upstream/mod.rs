@@ -112,7 +112,7 @@ impl Upstreams {
     ) -> Result<Option<Asked>, Failure> {
         let name = connect::server_name(origin.host())?;
         self.dialer.metrics.asked.add();
-        match self.dialer.tls(project, tls, origin, &name).await {
+        match self.dialer.tls(project, tls, origin, &name, connect::Handshake::Full).await {
             Ok(secured) => Ok(secured.asked),
             Err(mut failure) => match failure.facts.asked.take() {
                 Some(asked) => Ok(Some(asked)),

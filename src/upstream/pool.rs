@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::connect::server_name;
@@ -65,6 +67,8 @@ pub(super) struct Bucket {
     waiting: AtomicUsize,
     freed: Notify,
     evicted: Notify,
+    /// The last open connection has ended.
+    emptied: Notify,
     /// What the origin last asked for; a resumed handshake asks nothing.
     asked: Mutex<Option<Asked>>,
     /// Sweeps since a connection was last asked for.
@@ -120,6 +124,14 @@ impl Pool {
             }
         }
         None
+    }
+
+    /// A connection that was given back and that hyper will have ready in a moment.
+    pub(super) fn pop_unready(&self, bucket: &Bucket) -> Option<Conn> {
+        let mut idle = lock(&bucket.idle);
+        let at = idle.iter().rposition(|i| !i.conn.is_closed())?;
+        self.idle.fetch_sub(1, Ordering::Relaxed);
+        Some(idle.remove(at).conn)
     }
 
     /// Takes a connection back, unless its identity was retired or a bound is reached.
@@ -199,8 +211,40 @@ impl Pool {
     }
 }
 
-/// Watches over the life of a bucket's identity. Owned by the bucket: ends when that is evicted, or its identity retired and
-/// the last connection closed.
+/// A permit for one open connection. Given up (the connection has ended, or was never made), it wakes who waits for it:
+/// first the permit, then the wake, or the woken would find nothing.
+pub(super) struct Place {
+    permit: Option<OwnedSemaphorePermit>,
+    bucket: Arc<Bucket>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        self.bucket.wake_one();
+    }
+}
+
+/// See [`Bucket::wait`].
+pub(super) struct Waiting<'a> {
+    count: &'a AtomicUsize,
+    freed: Pin<Box<Notified<'a>>>,
+}
+
+impl Waiting<'_> {
+    /// Resolves when a connection came back, one was closed, or the identity was retired.
+    pub(super) async fn freed(mut self) {
+        self.freed.as_mut().await;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Watches over the life of a bucket's identity. Owned by the bucket: ends when that is evicted or its identity gone.
 async fn watch(pool: Weak<Pool>, key: PoolKey, bucket: Arc<Bucket>) {
     let life = bucket.tls.life();
     tokio::select! {
@@ -211,16 +255,12 @@ async fn watch(pool: Weak<Pool>, key: PoolKey, bucket: Arc<Bucket>) {
         pool.close_idle(&bucket);
         pool.buckets.remove_if(&key, |_, b| Arc::ptr_eq(b, &bucket));
     }
-    // With its last connection the private key has to go as well, and not only at the deadline. This task is the last
-    // owner then; a dial that still runs, or a request that waits, is another one.
-    let finished = async {
-        while Arc::strong_count(&bucket) > 1 || !lock(&bucket.live).is_empty() {
-            tokio::time::sleep(SWEEP).await;
-        }
-    };
+    // Who waits for a connection must select again, all of them.
+    bucket.freed.notify_waiters();
     tokio::select! {
         () = life.gone() => {}
-        () = finished => return,
+        // Nothing is left to cut, and the key need not stay in memory until the deadline.
+        () = bucket.emptied() => return,
     }
     let cut = bucket.cut();
     if cut > 0 {
@@ -254,6 +294,7 @@ impl Bucket {
             waiting: AtomicUsize::new(0),
             freed: Notify::new(),
             evicted: Notify::new(),
+            emptied: Notify::new(),
             asked: Mutex::default(),
             quiet: AtomicUsize::new(0),
         })
@@ -263,27 +304,34 @@ impl Bucket {
         self.quiet.store(0, Ordering::Relaxed);
     }
 
-    /// A permit to open one more connection, if there is one.
-    pub(super) fn try_open(&self) -> Option<OwnedSemaphorePermit> {
-        self.open.clone().try_acquire_owned().ok()
+    /// A place to open one more connection in, if there is one.
+    pub(super) fn try_open(self: &Arc<Self>) -> Option<Place> {
+        let permit = self.open.clone().try_acquire_owned().ok()?;
+        Some(Place { permit: Some(permit), bucket: self.clone() })
     }
 
-    /// Waits until a connection came back or one was closed.
-    pub(super) async fn freed(&self) {
-        struct Waiting<'a>(&'a AtomicUsize);
-        impl Drop for Waiting<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::SeqCst);
-            }
-        }
+    /// Counts as waiting while it lives. Take this, then look once more, then await [`Waiting::freed`]: what comes back
+    /// or closes after the second look is not missed.
+    pub(super) fn wait(&self) -> Waiting<'_> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        let _waiting = Waiting(&self.waiting);
-        self.freed.notified().await;
+        let mut freed = Box::pin(self.freed.notified());
+        freed.as_mut().enable();
+        Waiting { count: &self.waiting, freed }
+    }
+
+    /// Resolves while no connection is open.
+    async fn emptied(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if lock(&self.live).is_empty() {
+                return;
+            }
+            emptied.await;
+        }
     }
 
     fn wake_one(&self) {
-        // The common case has nobody waiting and costs one load. A waiter that arrives right now is not lost:
-        // it waits no longer than the next connection that comes back, and never past its own deadline.
+        // The common case has nobody waiting and costs one load.
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.freed.notify_one();
         }
@@ -307,10 +355,13 @@ impl Bucket {
     }
 
     pub(super) fn remove_live(&self, id: u64) {
-        if lock(&self.live).remove(&id).is_some() {
+        let mut live = lock(&self.live);
+        if live.remove(&id).is_some() {
             self.tls.life().closed();
         }
-        self.wake_one();
+        if live.is_empty() {
+            self.emptied.notify_one();
+        }
     }
 
     fn cut(&self) -> usize {

@@ -1,15 +1,18 @@
 //! One exchange with an origin: a connection from the pool or a new one, the request, the head of the response.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use http::{Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::body::Gate;
+use super::connect::Handshake;
 use super::connection::{self, About, Conn};
-use super::pool::{Bucket, Pool};
+use super::pool::{Bucket, Place, Pool};
 use super::{Destination, Failure, RequestBody, Upload, Upstreams, explain};
 use crate::domain::{Code, ProjectId};
 use crate::identity::{Asked, UpstreamTls};
@@ -17,6 +20,12 @@ use crate::net::Meter;
 
 /// Connections that may die under an unsent request before a new one is dialled.
 const MAX_STALE: u32 = 4;
+/// Interim responses that an origin may send before its answer.
+const MAX_INTERIM: u32 = 8;
+
+/// Marks a request that was sent a second time: there is no third, whatever is selected for it meanwhile.
+#[derive(Clone)]
+struct Resent;
 
 /// The head of an answer, and the hold on the connection that its body still comes from.
 pub struct Reply {
@@ -92,10 +101,14 @@ impl Upstreams {
         let bucket = self.pool.bucket(tls, to).map_err(Refusal::Failed)?;
         bucket.touch();
         request.headers_mut().insert(header::HOST, bucket.authority.clone());
+        if !request.body().is_empty() && !request.headers().contains_key(header::CONTENT_LENGTH) {
+            // Written out, because hyper takes a GET or HEAD without it for one without a body.
+            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let idempotent = is_idempotent(request.method());
         let upload = request.body().upload().cloned();
         let mut stale = 0;
-        let mut resent = false;
+        let mut resent = request.extensions().get::<Resent>().is_some();
         loop {
             let reused = if stale < MAX_STALE { self.reuse(&bucket) } else { None };
             let (mut conn, reused, connecting) = match reused {
@@ -113,9 +126,15 @@ impl Upstreams {
             };
             let spare = (reused && !resent && idempotent && request.body().is_empty()).then(|| copy_of(&request));
             let received = conn.meter.read();
-            hold_for_continue(&mut request);
-            let error = match timeout(self.pool.limits.response_timeout, conn.sender.try_send_request(request)).await {
-                Ok(Ok(response)) => {
+            let interim = self.watch_interim(&mut request, &conn.meter);
+            let sending = conn.sender.try_send_request(request);
+            let error = match self.answered(sending, &conn.meter, upload.as_deref()).await {
+                Some(Ok(response)) => {
+                    if let Some(why) = unacceptable(&response, &interim) {
+                        let mut failure = Failure::new(Code::UpstreamMalformed, format!("{to} {why}"));
+                        failure.retry_safe = idempotent;
+                        return Err(Refusal::Failed(with_facts(failure, &conn, true)));
+                    }
                     if reused {
                         self.pool.metrics.upstream_reused.add();
                     }
@@ -135,8 +154,8 @@ impl Upstreams {
                         meter,
                     });
                 }
-                Ok(Err(error)) => error,
-                Err(_) => {
+                Some(Err(error)) => error,
+                None => {
                     let mut failure = Failure::new(
                         Code::NetTimeout,
                         format!("{to} sent no response within {:?}", self.pool.limits.response_timeout),
@@ -162,15 +181,57 @@ impl Upstreams {
                     stale = MAX_STALE;
                     self.pool.metrics.resent.add();
                     request = spare;
+                    request.extensions_mut().insert(Resent);
                 }
                 (back, _) => {
                     let sent = back.is_none();
-                    let mut failure = explained(&error, &conn, to, silent).await;
+                    let mut failure = if interim.load(Ordering::Relaxed) > MAX_INTERIM {
+                        Failure::new(Code::UpstreamMalformed, format!("{to} {ENDLESS}"))
+                    } else {
+                        explained(&error, &conn, to, silent).await
+                    };
                     failure.retry_safe = !sent || idempotent;
                     return Err(Refusal::Failed(with_facts(failure, &conn, sent)));
                 }
             }
         }
+    }
+
+    /// Waits for the head of the answer; `None` if it does not come. The limit counts from the end of the upload: as
+    /// long as that moves, the origin need not answer.
+    async fn answered<F: Future>(&self, sending: F, meter: &Meter, upload: Option<&Upload>) -> Option<F::Output> {
+        let limit = self.pool.limits.response_timeout;
+        let mut sending = pin!(sending);
+        let mut left = limit;
+        let mut sent = upload.is_none();
+        loop {
+            if let Ok(outcome) = timeout(left, sending.as_mut()).await {
+                return Some(outcome);
+            }
+            left = limit.saturating_sub(meter.idle());
+            if sent || left.is_zero() {
+                return None;
+            }
+            sent = upload.is_none_or(Upload::is_finished);
+        }
+    }
+
+    /// Counts the interim responses to a request, and ends the connection when they do not end. They are dropped, but
+    /// for the effect of `100 Continue` on an upload that waits for it.
+    fn watch_interim(&self, request: &mut Request<RequestBody>, meter: &Arc<Meter>) -> Arc<AtomicU32> {
+        let gate = hold_for_continue(request);
+        let seen: Arc<AtomicU32> = Arc::default();
+        let (count, meter, metrics) = (seen.clone(), meter.clone(), self.pool.metrics.clone());
+        hyper::ext::on_informational(request, move |response| {
+            match &gate {
+                Some(gate) if response.status() == StatusCode::CONTINUE => gate.open(),
+                _ => metrics.interim_dropped.add(),
+            }
+            if count.fetch_add(1, Ordering::Relaxed) >= MAX_INTERIM {
+                meter.cut();
+            }
+        });
+        seen
     }
 
     /// An idle connection of an identity that lives. Looking at its life after the connection was taken is the
@@ -183,18 +244,33 @@ impl Upstreams {
     async fn checkout(&self, project: &ProjectId, bucket: &Arc<Bucket>, pooled: bool) -> Result<Checkout, Failure> {
         let life = bucket.tls.life();
         let deadline = Instant::now() + self.pool.limits.connect_timeout;
-        let permit = loop {
+        let mut waiting = None;
+        let place = loop {
             if pooled && let Some(conn) = self.reuse(bucket) {
                 return Ok(Checkout::Ready(conn, true));
             }
             if !life.is_active() {
                 return Ok(Checkout::Retired);
             }
-            if let Some(permit) = bucket.try_open() {
-                break permit;
+            if let Some(place) = bucket.try_open() {
+                break place;
             }
-            self.pool.metrics.upstream_connections_full.add();
-            if tokio::time::timeout_at(deadline, bucket.freed()).await.is_err() {
+            // At the cap. One that was given back a moment ago will do, as soon as hyper has it ready.
+            if pooled && let Some(mut conn) = self.pool.pop_unready(bucket) {
+                if let Ok(Ok(())) = timeout_at(deadline, conn.sender.ready()).await
+                    && life.is_active()
+                {
+                    return Ok(Checkout::Ready(conn, true));
+                }
+                continue;
+            }
+            let Some(turn) = waiting.take() else {
+                // Looked once more after that, so that nothing which is freed meanwhile is missed.
+                waiting = Some(bucket.wait());
+                continue;
+            };
+            if timeout_at(deadline, turn.freed()).await.is_err() {
+                self.pool.metrics.upstream_connections_full.add();
                 return Err(Failure::new(
                     Code::LimitConnections,
                     format!(
@@ -205,7 +281,8 @@ impl Upstreams {
                 .fix("raise limits.max_connections_per_origin, or send fewer requests at once"));
             }
         };
-        let conn = self.open(project, bucket, permit).await?;
+        drop(waiting);
+        let conn = self.open(project, bucket, place).await?;
         // Checked again after the handshake: the identity may have been retired while we were dialling.
         if life.is_active() {
             Ok(Checkout::Ready(conn, false))
@@ -215,12 +292,7 @@ impl Upstreams {
         }
     }
 
-    async fn open(
-        &self,
-        project: &ProjectId,
-        bucket: &Arc<Bucket>,
-        permit: tokio::sync::OwnedSemaphorePermit,
-    ) -> Result<Conn, Failure> {
+    async fn open(&self, project: &ProjectId, bucket: &Arc<Bucket>, place: Place) -> Result<Conn, Failure> {
         let _dial = timeout(self.pool.limits.connect_timeout, bucket.dials.acquire())
             .await
             .map_err(|_| {
@@ -230,7 +302,7 @@ impl Upstreams {
         let metrics = &self.pool.metrics;
         let started = match (&bucket.to, &bucket.name) {
             (Destination::Tls(origin), Some(name)) => {
-                let secured = self.dialer.tls(project, &bucket.tls, origin, name).await?;
+                let secured = self.dialer.tls(project, &bucket.tls, origin, name, Handshake::Any).await?;
                 let asked = if secured.resumed {
                     bucket.last_asked()
                 } else {
@@ -238,11 +310,11 @@ impl Upstreams {
                     secured.asked
                 };
                 let about = About::new(secured.address, Some(secured.version), secured.resumed, asked);
-                connection::start(secured.stream, about, bucket, permit, metrics).await
+                connection::start(secured.stream, about, bucket, place, metrics).await
             }
             _ => {
                 let (stream, address) = self.dialer.tcp(project, bucket.to.host(), bucket.to.port()).await?;
-                connection::start(stream, About::new(address, None, false, None), bucket, permit, metrics).await
+                connection::start(stream, About::new(address, None, false, None), bucket, place, metrics).await
             }
         };
         started.map_err(|e| Failure::new(Code::Internal, format!("the connection could not be started: {e}")))
@@ -266,20 +338,26 @@ fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
 
 /// `Expect: 100-continue`: the client's body is not asked for (which is what makes egret say 100 to the
 /// client) until the origin said so.
-fn hold_for_continue(request: &mut Request<RequestBody>) {
+fn hold_for_continue(request: &mut Request<RequestBody>) -> Option<Arc<Gate>> {
     let expects =
         request.headers().get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if !expects || request.body().is_empty() {
-        return;
+        return None;
     }
     let gate = Arc::new(Gate::default());
-    let opener = gate.clone();
-    hyper::ext::on_informational(request, move |response| {
-        if response.status() == http::StatusCode::CONTINUE {
-            opener.open();
-        }
-    });
-    request.body_mut().wait_for(gate);
+    request.body_mut().wait_for(gate.clone());
+    Some(gate)
+}
+
+const ENDLESS: &str = "sends interim responses without end";
+
+/// Why an answer that hyper understood is none that may be passed on.
+fn unacceptable(response: &Response<Incoming>, interim: &AtomicU32) -> Option<&'static str> {
+    if interim.load(Ordering::Relaxed) > MAX_INTERIM {
+        return Some(ENDLESS);
+    }
+    // Nothing is asked to upgrade, so what follows a 101 would be taken for something that it is not.
+    (response.status() == StatusCode::SWITCHING_PROTOCOLS).then_some("switches to a protocol that was not asked for")
 }
 
 fn with_facts(mut failure: Failure, conn: &Conn, sent: bool) -> Failure {

@@ -246,3 +246,86 @@ async fn names_a_refused_port_and_an_unknown_name() {
         assert_eq!(code(client.send(&world.anonymous(), &origin, Method::GET).await), expected);
     }
 }
+
+#[tokio::test]
+async fn asks_again_although_it_could_resume_a_session() {
+    let world = World::start(Behaviour { tls12: true, optional: true, ..Behaviour::default() }).await;
+    let client = Client::new(&Limits::default());
+    let anonymous = world.anonymous();
+    client.get(&anonymous, &world.origin).await;
+    for _ in 0..2 {
+        let asked = client.upstreams.ask(&client.project, &anonymous, &world.origin).await;
+        assert!(asked.ok().flatten().is_some(), "an abbreviated handshake was taken for an origin that does not ask");
+    }
+}
+
+#[tokio::test]
+async fn lets_go_of_a_retired_key_with_its_last_connection() {
+    let world = World::start(Behaviour::default()).await;
+    let client = Client::new(&Limits::default());
+    let tls = world.tls("alice");
+    client.get(&tls, &world.origin).await;
+    let held = client.send(&tls, &world.origin, Method::GET).await.ok().expect("an answer");
+    tls.life().retire(Instant::now() + Duration::from_secs(3600));
+    let key = Arc::downgrade(&tls);
+    drop(tls);
+    tokio::task::yield_now().await;
+    assert!(key.upgrade().is_some(), "an exchange still runs");
+    read(held).await.unwrap();
+    let gone = async {
+        while key.strong_count() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the key goes long before the deadline");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_connection_selects_again_when_the_identity_is_retired() {
+    let world = World::start(Behaviour::default()).await;
+    let client = Client::new(&Limits { max_connections_per_origin: 1, ..Limits::default() });
+    let tls = world.tls("alice");
+    let held = client.send(&tls, &world.origin, Method::GET).await.ok().expect("an answer");
+    let send = || client.send(&tls, &world.origin, Method::GET);
+    let retire = async {
+        tokio::task::yield_now().await;
+        tls.life().retire(Instant::now() + Duration::from_secs(3600));
+    };
+    let (a, b, c, ()) = tokio::join!(send(), send(), send(), retire);
+    for outcome in [a, b, c] {
+        assert!(matches!(outcome, Err(Refusal::Retired(_))));
+    }
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_connection_that_could_not_be_made_leaves_its_place_to_the_next() {
+    let world = World::start(Behaviour::default()).await;
+    let client = Client::new(&Limits { max_connections_per_origin: 1, ..Limits::default() });
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let origin = Origin::parse(&format!("https://127.0.0.1:{closed}")).unwrap();
+    let tls = world.anonymous();
+    let send = || client.send(&tls, &origin, Method::GET);
+    let (a, b, c) = tokio::join!(send(), send(), send());
+    assert_eq!([a, b, c].map(code), [Code::NetRefused; 3]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_share_one_connection_and_none_is_forgotten() {
+    let world = World::start(Behaviour::default()).await;
+    let client = Arc::new(Client::new(&Limits { max_connections_per_origin: 1, ..Limits::default() }));
+    let tls = world.tls("alice");
+    let tasks: Vec<_> = (0..16)
+        .map(|_| {
+            let (client, tls, origin) = (client.clone(), tls.clone(), world.origin.clone());
+            tokio::spawn(async move {
+                for _ in 0..50 {
+                    assert_eq!(client.get(&tls, &origin).await.0, "alice #1");
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}

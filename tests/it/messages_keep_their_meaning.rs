@@ -3,10 +3,14 @@
 use std::io;
 use std::sync::Mutex;
 use std::sync::mpsc;
+use std::time::Duration;
 
+use crate::harness::egret::Setup;
 use crate::harness::eventually;
-use crate::harness::origin::Next;
-use crate::harness::partner::{Partner, Way};
+use crate::harness::origin::{Next, Origin, Wants};
+use crate::harness::partner::{NAME, Partner, Way};
+use crate::harness::wire::Wire;
+use crate::harness::world::World;
 
 #[test]
 fn answers_without_a_body_have_none() {
@@ -255,4 +259,97 @@ fn an_answer_that_comes_before_the_body_is_passed_on() {
         let reply = door.wire.reply("POST");
         assert_eq!((reply.status, reply.text()), (413, "too large".to_owned()), "{way:?}");
     }
+}
+
+#[test]
+fn a_chunked_body_is_not_lost_because_of_its_method() {
+    let partner = Partner::start(|conversation, head| {
+        let body = conversation.body(head)?;
+        conversation.answer("200 OK", "", &format!("{} {}", head.method(), String::from_utf8_lossy(&body)))
+    });
+    for way in Way::ALL {
+        for method in ["GET", "DELETE", "OPTIONS", "QUERY"] {
+            let mut door = partner.open(way);
+            door.head(method, "/", "Transfer-Encoding: chunked\r\n");
+            door.wire.send("5\r\nquery\r\n0\r\n\r\n");
+            let reply = door.wire.reply(method);
+            assert_eq!((reply.status, reply.text()), (200, format!("{method} query")), "{way:?}");
+        }
+    }
+}
+
+#[test]
+fn nobody_is_switched_to_a_protocol_that_was_not_asked_for() {
+    let partner = Partner::start(|conversation, _| {
+        conversation.write(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        )?;
+        Ok(Next::KeepAlive)
+    });
+    for way in Way::ALL {
+        for fields in ["", "Connection: upgrade\r\nUpgrade: websocket\r\n"] {
+            let reply = partner.open(way).exchange("GET", "/", fields);
+            reply.assert_failure(502, "upstream.malformed");
+        }
+    }
+}
+
+#[test]
+fn interim_responses_without_end_are_an_error() {
+    let partner = Partner::start(|conversation, _| {
+        for _ in 0..100 {
+            conversation.write("HTTP/1.1 102 Processing\r\n\r\n")?;
+        }
+        conversation.answer("200 OK", "", "final")
+    });
+    for way in Way::ALL {
+        partner.open(way).exchange("GET", "/", "").assert_failure(502, "upstream.malformed");
+    }
+}
+
+#[test]
+fn an_upload_may_take_longer_than_an_answer() {
+    let limit = Duration::from_millis(400);
+    let world = World::new();
+    let origin = Origin::start(&world.server(&[NAME]), &Wants::Nothing, |conversation, head| {
+        let body = conversation.body(head)?;
+        if head.target() == "/silent" {
+            // Until egret gives up.
+            conversation.some()?;
+        }
+        conversation.answer("200 OK", "", &body.len().to_string())
+    });
+    let egret = Setup::new(&world).hosts(&[NAME]).section("[limits]\nresponse_timeout = \"400ms\"").start();
+    for (target, status) in [("/", 200), ("/silent", 504)] {
+        let mut wire = Wire::connect(egret.proxy());
+        let url = format!("{}{target}", origin.origin(NAME));
+        wire.send(format!("POST {url} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 10\r\n\r\n"));
+        for _ in 0..10 {
+            std::thread::sleep(limit / 4);
+            wire.send("x");
+        }
+        let reply = wire.reply("POST");
+        assert_eq!(reply.status, status, "{reply:?}");
+    }
+}
+
+#[test]
+fn an_upload_goes_on_after_an_early_answer() {
+    let (report, reported) = mpsc::channel();
+    let world = World::new();
+    let origin = Origin::start(&world.server(&[NAME]), &Wants::Nothing, move |conversation, head| {
+        conversation.answer("200 OK", "", "early")?;
+        report.send(conversation.body(head).is_ok()).map_err(io::Error::other)?;
+        Ok(Next::Close)
+    });
+    let egret = Setup::new(&world).hosts(&[NAME]).section("[limits]\nhead_timeout = \"200ms\"").start();
+    let mut wire = Wire::connect(egret.proxy());
+    let url = format!("{}/", origin.origin(NAME));
+    wire.send(format!("POST {url} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 10\r\n\r\n"));
+    assert_eq!(wire.reply("POST").text(), "early");
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(100));
+        let _ = wire.try_send("x");
+    }
+    assert_eq!(reported.recv_timeout(crate::harness::PATIENCE), Ok(true), "the origin got the whole upload");
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::domain::Role;
 
 fn basic(text: &str) -> String {
     format!("Basic {}", STANDARD.encode(text))
@@ -57,6 +58,14 @@ fn slows_down_who_guesses() {
         (0..12).map(|_| by_token(&headers, &memo, &registry, &throttle, peer).err().unwrap().code).collect();
     assert!(codes[..10].iter().all(|c| *c == Code::CallerUnauthenticated));
     assert!(codes[10..].iter().all(|c| *c == Code::LimitAuthentication));
+    // Who shares the address and has a valid token is not locked out.
+    let digest = digest::digest(&digest::SHA256, b"right").as_ref().try_into().unwrap();
+    let token = Token { name: "t".to_owned(), email: None, role: Role::Read, scope: TokenScope::All };
+    registry.insert_token(digest, token);
+    let mut valid = HeaderMap::new();
+    valid.append(PROXY_AUTHORIZATION, "Bearer right".parse().unwrap());
+    let failure = by_token(&valid, &memo, &registry, &throttle, peer).err().unwrap();
+    assert_eq!(failure.code, Code::CallerForbidden, "known, and judged by its role");
     let other = IpAddr::from([192, 0, 2, 2]);
     assert_eq!(by_token(&headers, &memo, &registry, &throttle, other).err().unwrap().code, Code::CallerUnauthenticated);
 }

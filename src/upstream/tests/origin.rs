@@ -32,6 +32,8 @@ pub(super) struct Behaviour {
     /// Sends a head and one chunk, then nothing.
     pub(super) stall_body: bool,
     pub(super) tls12: bool,
+    /// Serves clients without a certificate, too.
+    pub(super) optional: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -83,7 +85,9 @@ impl World {
         let provider = factory.provider().clone();
         let mut roots = RootCertStore::empty();
         roots.add(authority.der.clone()).unwrap();
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        let verifier = if behaviour.optional { verifier.allow_unauthenticated() } else { verifier };
+        let verifier = verifier.build().unwrap();
         let (certificate, key) = issue(&authority, "origin", vec!["origin.localhost".to_owned()]);
         let versions = if behaviour.tls12 { vec![&rustls::version::TLS12] } else { vec![&rustls::version::TLS13] };
         let config = ServerConfig::builder_with_provider(provider.clone())
