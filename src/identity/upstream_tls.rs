@@ -1,8 +1,9 @@
 //! Everything that a handshake towards an origin depends on.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rustls::client::{ClientConfig, ResolvesClientCert, Resumption};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -10,8 +11,9 @@ use rustls::sign::CertifiedKey;
 use rustls::{NamedGroup, SignatureScheme};
 
 use super::asked::{Presented, Request, record};
-use super::{ClientIdentity, Life};
+use super::{Asked, ClientIdentity, Life};
 use crate::config::PostQuantum;
+use crate::domain::Host;
 use crate::pki::anchors::TrustAnchors;
 
 /// A number handed out once per process and never again.
@@ -109,6 +111,7 @@ impl TlsFactory {
             config: OnceLock::new(),
             classical_config: OnceLock::new(),
             life: Life::default(),
+            asked: Mutex::default(),
         })
     }
 }
@@ -127,6 +130,9 @@ pub struct UpstreamTls {
     config: OnceLock<Arc<ClientConfig>>,
     classical_config: OnceLock<Arc<ClientConfig>>,
     life: Life,
+    /// What each host asked for in its last full handshake. Beside the tickets, and like them by name without port:
+    /// a resumed handshake asks nothing.
+    asked: Mutex<HashMap<Host, Asked>>,
 }
 
 impl UpstreamTls {
@@ -176,6 +182,26 @@ impl UpstreamTls {
     #[must_use]
     pub fn classical_config(self: &Arc<Self>) -> Arc<ClientConfig> {
         self.classical_config.get_or_init(|| self.build(&self.classical)).clone()
+    }
+
+    /// What `host` asked for when the session that is resumed now began.
+    #[must_use]
+    pub fn last_asked(&self, host: &Host) -> Option<Asked> {
+        self.asked.lock().expect("nothing panics while holding it").get(host).cloned()
+    }
+
+    /// Remembers the answer of a full handshake. Bounded as the tickets are: at the bound all is forgotten, and
+    /// the next full handshakes fill it again.
+    pub fn remember_asked(&self, host: &Host, asked: Option<&Asked>) {
+        let mut held = self.asked.lock().expect("nothing panics while holding it");
+        let Some(asked) = asked else {
+            held.remove(host);
+            return;
+        };
+        if held.len() >= self.sessions && !held.contains_key(host) {
+            held.clear();
+        }
+        held.insert(host.clone(), asked.clone());
     }
 
     fn build(&self, provider: &Arc<CryptoProvider>) -> Arc<ClientConfig> {

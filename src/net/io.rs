@@ -87,6 +87,35 @@ impl Meter {
     }
 }
 
+/// A connection that can be ended so that its peer sees it was cut, and not that all was said.
+pub trait HangUp {
+    /// Makes the close that follows a reset (RFC 9293 section 3.10.7). Nothing can be done about a failure.
+    fn hang_up(&self);
+}
+
+impl HangUp for tokio::net::TcpStream {
+    fn hang_up(&self) {
+        let _ = socket2::SockRef::from(self).set_linger(Some(std::time::Duration::ZERO));
+    }
+}
+
+#[cfg(test)]
+impl HangUp for tokio::io::DuplexStream {
+    fn hang_up(&self) {}
+}
+
+impl<S: HangUp> HangUp for Io<S> {
+    fn hang_up(&self) {
+        self.inner.hang_up();
+    }
+}
+
+impl<S: HangUp> HangUp for tokio_rustls::server::TlsStream<S> {
+    fn hang_up(&self) {
+        self.get_ref().0.hang_up();
+    }
+}
+
 /// A connection with a [`Meter`].
 #[derive(Debug)]
 pub struct Io<S> {

@@ -6,4 +6,4 @@ mod io;
 
 pub use framing::{Gate, Malformed, Refused};
 pub use guarded::{Guarded, Verdict};
-pub use io::{Io, Meter, ticks};
+pub use io::{HangUp, Io, Meter, ticks};

@@ -19,6 +19,8 @@ use super::line::Clock;
 
 /// Lines gather for this long before they are written.
 const GATHER: Duration = Duration::from_millis(20);
+/// The last lines have this long to be written.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Bytes that may wait; further lines are dropped and counted.
 const MAX_WAITING: usize = 4 * 1024 * 1024;
 
@@ -150,6 +152,8 @@ struct Waiting {
     bytes: Vec<u8>,
     clock: Clock,
     closed: bool,
+    /// The writer has written everything after `closed`.
+    done: bool,
 }
 
 /// The access log of one egret. Dropping it writes what is left.
@@ -208,11 +212,14 @@ impl AccessLog {
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        self.shared.waiting.lock().expect("nothing panics while holding it").closed = true;
-        self.shared.more.notify_one();
-        if let Some(writer) = self.writer.take() {
-            let _ = writer.join();
+        if self.writer.take().is_none() {
+            return;
         }
+        let mut waiting = self.shared.waiting.lock().expect("nothing panics while holding it");
+        waiting.closed = true;
+        self.shared.more.notify_all();
+        // A sink that takes nothing (a pipe that nobody reads) must not hold up the end.
+        let _ = self.shared.more.wait_timeout_while(waiting, FAREWELL, |waiting| !waiting.done);
     }
 }
 
@@ -236,6 +243,8 @@ fn drain(shared: &Shared, mut sink: Box<dyn Write + Send>) {
         let _ = sink.write_all(&out).and_then(|()| sink.flush());
         out.clear();
         if closed {
+            shared.waiting.lock().expect("nothing panics while holding it").done = true;
+            shared.more.notify_all();
             return;
         }
     }

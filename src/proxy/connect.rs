@@ -148,12 +148,15 @@ fn plan(
     if intercept == Intercept::Never {
         return Plan::Tunnel("interception is off at this listener");
     }
+    let selection = snapshot.select(origin);
+    if selection.rule == Rule::None {
+        return Plan::Tunnel("a binding says that nothing is presented to this origin");
+    }
     let lifted = lifted(origin);
     let lift = is_bound(snapshot, &lifted).then_some(Destination::Tls(lifted));
     if intercept == Intercept::Always {
         return Plan::Intercept { tls: true, plain: lift.or_else(|| plain(origin).map(Destination::Plain)) };
     }
-    let selection = snapshot.select(origin);
     if is_chosen(&selection) {
         return Plan::Intercept { tls: true, plain: lift };
     }
@@ -166,8 +169,7 @@ fn plan(
             Some(asked) if is_wanted(&selection, asked.as_deref()) => Plan::Intercept { tls: true, plain: None },
             Some(asked) => Plan::Tunnel(why_not(asked.as_deref())),
         },
-        Rule::None => Plan::Tunnel("a binding says that nothing is presented to this origin"),
-        Rule::Exact | Rule::Wildcard | Rule::Nothing => Plan::Tunnel("no identity applies to this origin"),
+        Rule::Exact | Rule::Wildcard | Rule::None | Rule::Nothing => Plan::Tunnel("no identity applies to this origin"),
     }
 }
 

@@ -156,16 +156,18 @@ impl Forwarder {
         request: Request<Incoming>,
         record: &mut Record,
     ) -> Result<Reply, Failure> {
+        let (mut parts, body) = request.into_parts();
+        let busy = parts.extensions.remove::<Busy>();
+        let expects = headers::expects_continue(&parts.headers, parts.version);
+        // Before anything can fail: a refused upload is still read for a moment, so that the refusal is heard.
+        let body = RequestBody::new(body, self.upload_idle, expects).holding(busy);
         let tls = matches!(to, Destination::Tls(_));
         self.policy.judge_origin(to.host(), to.port(), tls).map_err(|denied| Failure::new(denied.code, denied.why))?;
-        let (mut parts, body) = request.into_parts();
         headers::clean_request(&mut parts.headers, parts.version, &self.via)?;
         parts.uri = origin_form(parts.uri)?;
         parts.version = http::Version::HTTP_11;
         // Nothing that the server side attached may reach the client side of hyper.
-        let busy = parts.extensions.remove::<Busy>();
         parts.extensions.clear();
-        let body = RequestBody::new(body, self.upload_idle).holding(busy);
         record.upload = body.upload().cloned();
         let mut request = Request::from_parts(parts, body);
         for _ in 0..MAX_SELECTIONS {

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use super::error;
 use crate::config::Limits;
 use crate::domain::Code;
-use crate::net::{Guarded, Meter};
+use crate::net::{Guarded, HangUp, Meter};
 use crate::observe::Metrics;
 use crate::upstream::{Failure, ReplyBody};
 
@@ -95,7 +95,7 @@ fn builder(limits: &Limits) -> http1::Builder {
 /// Serves one connection until it ends, is upgraded, idles too long, or the proxy ends.
 pub(super) async fn serve<I, H, B>(io: I, meter: Arc<Meter>, serving: Arc<Serving>, handle: H)
 where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    I: AsyncRead + AsyncWrite + HangUp + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> Answering<B> + Send + 'static,
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
 {
@@ -104,6 +104,9 @@ where
         let activity = activity.clone();
         service_fn(move |mut request: Request<Incoming>| {
             let busy = Busy::new(&activity);
+            if request.version() < Version::HTTP_11 {
+                activity.http10.store(true, Ordering::Relaxed);
+            }
             if !request.body().is_end_stream() {
                 // An answer may end before the upload does.
                 request.extensions_mut().insert(busy.clone());
@@ -165,6 +168,18 @@ where
         .await
     };
     let refused = verdict.refused();
+    // An answer that broke off must not look whole to a client that knows no chunks.
+    let broke_off = match &ended {
+        Ended::ByItself(result) => result.as_ref().is_err_and(hyper::Error::is_user),
+        Ended::Aborted | Ended::TimedOut => activity.seen().busy,
+        Ended::Malformed | Ended::SlowHead => false,
+    };
+    if broke_off && activity.http10.load(Ordering::Relaxed) {
+        if let Some(parts) = connection.into_parts() {
+            parts.io.into_inner().into_inner().hang_up();
+        }
+        return;
+    }
     if let Some(why) = refused {
         serving.metrics.client_malformed.add();
         tracing::debug!(%why, "the framing gate refused what a client sent");
@@ -222,6 +237,8 @@ struct Activity {
     meter: Arc<Meter>,
     /// Holds on exchanges that run: from the head until the last byte of the answer was taken, and of the upload.
     busy: AtomicU64,
+    /// The client spoke HTTP/1.0: to it, the end of the connection may be the end of an answer.
+    http10: AtomicBool,
     /// Exchanges that have ended.
     done: AtomicU64,
     /// What the meter had read when the last exchange ended: more means that the next head has begun.
@@ -231,7 +248,7 @@ struct Activity {
 impl Activity {
     fn new(meter: Arc<Meter>) -> Self {
         let mark = AtomicU64::new(meter.read());
-        Self { meter, busy: AtomicU64::new(0), done: AtomicU64::new(0), mark }
+        Self { meter, busy: AtomicU64::new(0), http10: AtomicBool::new(false), done: AtomicU64::new(0), mark }
     }
 
     fn seen(&self) -> Seen {

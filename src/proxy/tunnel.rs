@@ -20,7 +20,7 @@ use super::Inbound;
 use super::listener::Client;
 use super::serve::Gate;
 use crate::domain::Origin;
-use crate::net::{Io, Meter};
+use crate::net::{HangUp, Io, Meter};
 use crate::observe::{Exchange, Metrics};
 use crate::upstream::Failure;
 
@@ -36,6 +36,12 @@ pub(super) struct Held<S> {
 impl<S> Held<S> {
     pub(super) fn new(held: Bytes, io: S) -> Self {
         Self { held, io }
+    }
+}
+
+impl<S: HangUp> HangUp for Held<S> {
+    fn hang_up(&self) {
+        self.io.hang_up();
     }
 }
 

@@ -24,6 +24,10 @@ use crate::net::Meter;
 /// (RFC 9110 section 10.1.1: "a client ... SHOULD NOT wait for an indefinite period").
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How much of an unwanted upload is read, and for how long.
+const DISCARD_TIME: Duration = Duration::from_secs(1);
+const DISCARD_BYTES: usize = 256 * 1024 * 1024;
+
 /// A timer that runs only while nothing moves.
 struct Stall {
     limit: Duration,
@@ -109,22 +113,25 @@ pub struct RequestBody {
     gate: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
     /// Let go of when the body has ended.
     held: Option<Box<dyn Send + Sync>>,
+    /// The client sends (or would send) without being asked: not polling does not keep it from it.
+    flows: bool,
 }
 
 impl RequestBody {
     /// No body.
     #[must_use]
     pub fn empty() -> Self {
-        Self { inner: None, upload: None, stall: Stall::new(Duration::MAX), gate: None, held: None }
+        Self { inner: None, upload: None, stall: Stall::new(Duration::MAX), gate: None, held: None, flows: false }
     }
 
-    /// The client's body; fails once it has not moved for `idle`.
+    /// The client's body; fails once it has not moved for `idle`. `expects`: the client waits for `100 Continue`.
     #[must_use]
-    pub fn new(incoming: Incoming, idle: Duration) -> Self {
+    pub fn new(incoming: Incoming, idle: Duration, expects: bool) -> Self {
         if incoming.is_end_stream() {
             return Self::empty();
         }
-        Self { inner: Some(incoming), upload: Some(Arc::default()), stall: Stall::new(idle), gate: None, held: None }
+        let (inner, upload) = (Some(incoming), Some(Arc::default()));
+        Self { inner, upload, stall: Stall::new(idle), gate: None, held: None, flows: !expects }
     }
 
     /// Keeps `token` until the body has ended or is dropped.
@@ -164,6 +171,7 @@ impl Body for RequestBody {
             std::task::ready!(gate.as_mut().poll(cx));
             this.gate = None;
         }
+        this.flows = true;
         match Pin::new(&mut *inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.stall.moved = true;
@@ -199,6 +207,31 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
+}
+
+/// Many clients send a whole body before they look at the answer, and a connection that is closed under them
+/// takes the answer with it. So what nobody wants any more is read for a moment, and thrown away.
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let finished = self.upload.as_ref().is_none_or(|upload| upload.is_finished());
+        if let (Some(inner), false, true) = (self.inner.take(), finished, self.flows)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            // Ends by itself: after a second, at the bound, or with the client's connection.
+            runtime.spawn(tokio::time::timeout(DISCARD_TIME, discard(inner, self.held.take())));
+        }
+    }
+}
+
+async fn discard(mut body: Incoming, held: Option<Box<dyn Send + Sync>>) {
+    let mut left = DISCARD_BYTES;
+    while let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        if left == 0 {
+            break;
+        }
+    }
+    drop(held);
 }
 
 /// Told once how a response body ended.

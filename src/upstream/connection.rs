@@ -76,14 +76,25 @@ impl Conn {
 
 /// The handle by which a running connection is cut.
 pub(super) struct Live {
-    task: AbortHandle,
+    /// Set once the task runs: it is registered before, because it may end at once.
+    task: OnceLock<AbortHandle>,
     meter: Arc<Meter>,
 }
 
 impl Live {
+    fn started(&self, task: AbortHandle) {
+        let _ = self.task.set(task);
+        // Cut between registration and start.
+        if self.meter.is_cut() {
+            self.cut();
+        }
+    }
+
     pub(super) fn cut(&self) {
         self.meter.cut();
-        self.task.abort();
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
     }
 }
 
@@ -103,16 +114,17 @@ where
     let io = TokioIo::new(Io::new(stream, meter.clone()));
     let (sender, connection) = http1::Builder::new().handshake(io).await?;
     let about = Arc::new(about);
-    bucket.add_live(|id| {
-        metrics.upstream_connections.add();
-        let guard = Guard { bucket: bucket.clone(), id, about: about.clone(), metrics: metrics.clone(), _place: place };
-        let task = tokio::spawn(async move {
-            let outcome = connection.await;
-            let _ = guard.about.ended.set(outcome.err().map(Arc::new));
-            drop(guard);
-        });
-        Live { task: task.abort_handle(), meter: meter.clone() }
+    let live = Arc::new(Live { task: OnceLock::new(), meter: meter.clone() });
+    let id = bucket.add_live(live.clone());
+    metrics.upstream_connections.add();
+    let guard = Guard { bucket: bucket.clone(), id, about: about.clone(), metrics: metrics.clone(), _place: place };
+    // Not under the bucket's lock: a runtime that is ending drops the future here and now, and its guard takes that lock.
+    let task = tokio::spawn(async move {
+        let outcome = connection.await;
+        let _ = guard.about.ended.set(outcome.err().map(Arc::new));
+        drop(guard);
     });
+    live.started(task.abort_handle());
     Ok(Conn { sender, about, meter, born: ticks(), exchanges: 0 })
 }
 

@@ -25,7 +25,7 @@ use super::connection::{Conn, Live};
 use super::{Destination, Failure};
 use crate::config::Limits;
 use crate::domain::Code;
-use crate::identity::{Asked, Serial, UpstreamTls};
+use crate::identity::{Serial, UpstreamTls};
 use crate::net::ticks;
 use crate::observe::Metrics;
 
@@ -57,7 +57,7 @@ pub(super) struct Bucket {
     /// `None` for plain http.
     pub(super) name: Option<ServerName<'static>>,
     idle: Mutex<Vec<Idle>>,
-    live: Mutex<HashMap<u64, Live>>,
+    live: Mutex<HashMap<u64, Arc<Live>>>,
     next_id: AtomicU64,
     /// A permit per open connection.
     open: Arc<Semaphore>,
@@ -69,8 +69,6 @@ pub(super) struct Bucket {
     evicted: Notify,
     /// The last open connection has ended.
     emptied: Notify,
-    /// What the origin last asked for; a resumed handshake asks nothing.
-    asked: Mutex<Option<Asked>>,
     /// Sweeps since a connection was last asked for.
     quiet: AtomicUsize,
 }
@@ -295,7 +293,6 @@ impl Bucket {
             freed: Notify::new(),
             evicted: Notify::new(),
             emptied: Notify::new(),
-            asked: Mutex::default(),
             quiet: AtomicUsize::new(0),
         })
     }
@@ -337,21 +334,12 @@ impl Bucket {
         }
     }
 
-    /// What the origin asked for in its last full handshake.
-    pub(super) fn last_asked(&self) -> Option<Asked> {
-        lock(&self.asked).clone()
-    }
-
-    pub(super) fn remember_asked(&self, asked: Option<Asked>) {
-        *lock(&self.asked) = asked;
-    }
-
-    /// Registers a connection before its task can end: `start` runs under the lock that its end takes.
-    pub(super) fn add_live(&self, start: impl FnOnce(u64) -> Live) {
-        let mut live = lock(&self.live);
+    /// Registers a connection, before its task is started.
+    pub(super) fn add_live(&self, connection: Arc<Live>) -> u64 {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        live.insert(id, start(id));
+        lock(&self.live).insert(id, connection);
         self.tls.life().opened();
+        id
     }
 
     pub(super) fn remove_live(&self, id: u64) {

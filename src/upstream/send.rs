@@ -304,9 +304,9 @@ impl Upstreams {
             (Destination::Tls(origin), Some(name)) => {
                 let secured = self.dialer.tls(project, &bucket.tls, origin, name, Handshake::Any).await?;
                 let asked = if secured.resumed {
-                    bucket.last_asked()
+                    bucket.tls.last_asked(origin.host())
                 } else {
-                    bucket.remember_asked(secured.asked.clone());
+                    bucket.tls.remember_asked(origin.host(), secured.asked.as_ref());
                     secured.asked
                 };
                 let about = About::new(secured.address, Some(secured.version), secured.resumed, asked);

@@ -66,6 +66,21 @@ fn a_port_that_nobody_listens_on() {
 }
 
 #[test]
+fn a_refusal_is_heard_by_a_client_that_sends_its_whole_upload_first() {
+    let world = World::new();
+    let egret = Setup::new(&world).start();
+    let size = 20_000_000;
+    for target in ["https://nowhere.invalid/", "http://169.254.169.254/"] {
+        let mut wire = Wire::connect(egret.proxy());
+        wire.send(format!("PUT {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"));
+        wire.send(vec![b'x'; size]);
+        let reply = wire.reply("PUT");
+        assert!(matches!(reply.status, 403 | 502), "{target}: {reply:?}");
+        assert!(reply.json()["code"].is_string(), "{target}: {reply:?}");
+    }
+}
+
+#[test]
 fn a_name_that_does_not_exist() {
     let world = World::new();
     let egret = Setup::new(&world).start();

@@ -170,6 +170,24 @@ fn a_truncated_answer_arrives_truncated() {
     }
 }
 
+/// To HTTP/1.0 the end of the connection is the end of the answer, so a cut must not look like an end.
+#[test]
+fn a_truncated_answer_looks_cut_to_http_1_0_too() {
+    let partner = Partner::start(|conversation, head| {
+        conversation.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")?;
+        if head.target() == "/whole" {
+            conversation.write("0\r\n\r\n")?;
+        }
+        Ok(Next::Cut)
+    });
+    for way in [Way::Absolute, Way::Lifted, Way::Sidecar] {
+        for (path, whole) in [("/whole", true), ("/half", false)] {
+            let read = partner.open(way).as_http_1_0(path);
+            assert_eq!(read.is_ok(), whole, "{way:?} {path}: {read:?}");
+        }
+    }
+}
+
 #[test]
 fn a_truncated_upload_arrives_truncated() {
     let (sender, outcome) = mpsc::channel();

@@ -88,6 +88,13 @@ impl Door {
         wire.send(format!("{method} {prefix}{path} HTTP/1.1\r\nHost: {authority}\r\n{fields}\r\n"));
     }
 
+    /// The answer to an HTTP/1.0 client, which ends where the connection ends; an error if that was reset.
+    pub(crate) fn as_http_1_0(&mut self, path: &str) -> io::Result<Vec<u8>> {
+        let Self { wire, prefix, authority } = self;
+        wire.send(format!("GET {prefix}{path} HTTP/1.0\r\nHost: {authority}\r\n\r\n"));
+        wire.to_end()
+    }
+
     /// A whole exchange without a request body.
     #[track_caller]
     pub(crate) fn exchange(&mut self, method: &str, path: &str, fields: &str) -> Reply {

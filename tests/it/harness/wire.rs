@@ -190,6 +190,12 @@ impl Wire {
         self.unread.is_empty() && !self.more().unwrap_or(false)
     }
 
+    /// Everything until the peer's end; an error if the connection is reset instead.
+    pub(crate) fn to_end(&mut self) -> io::Result<Vec<u8>> {
+        while self.more()? {}
+        Ok(std::mem::take(&mut self.unread))
+    }
+
     fn more(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 16 * 1024];
         let count = self.stream.read(&mut buffer)?;
