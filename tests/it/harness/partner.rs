@@ -92,7 +92,7 @@ impl Door {
     pub(crate) fn as_http_1_0(&mut self, path: &str) -> io::Result<Vec<u8>> {
         let Self { wire, prefix, authority } = self;
         wire.send(format!("GET {prefix}{path} HTTP/1.0\r\nHost: {authority}\r\n\r\n"));
-        wire.to_end()
+        wire.rest()
     }
 
     /// A whole exchange without a request body.

@@ -191,7 +191,7 @@ impl Wire {
     }
 
     /// Everything until the peer's end; an error if the connection is reset instead.
-    pub(crate) fn to_end(&mut self) -> io::Result<Vec<u8>> {
+    pub(crate) fn rest(&mut self) -> io::Result<Vec<u8>> {
         while self.more()? {}
         Ok(std::mem::take(&mut self.unread))
     }
