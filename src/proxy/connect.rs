@@ -4,10 +4,12 @@
 //! blind tunnel in any case, whether it can be reached. After the 200 the first bytes decide. Bytes that came
 //! behind the request's head are held until then, and dropped with the connection after a refusal.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use dashmap::DashMap;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
@@ -16,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use moka::sync::Cache;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
 use super::explicit::{is_bound, malformed};
@@ -38,21 +41,56 @@ const LONGEST_METHOD: usize = 24;
 /// A ClientHello with a hybrid key share fits.
 const FIRST_READ: usize = 4096;
 
-/// What *ask first* learned: per project, host and port the origin's CertificateRequest, or that none came.
-/// Bounded in number and time.
-pub(super) struct AskedBefore(Cache<(ProjectId, Origin), Option<Arc<Asked>>>);
+/// What was found out of an origin: its CertificateRequest, or that none came. `None` = it could not be found out.
+type Learned = Option<Option<Arc<Asked>>>;
+
+/// What *ask first* learned, per project, host and port; bounded in number and time.
+pub(super) struct AskedBefore {
+    known: Cache<(ProjectId, Origin), Option<Arc<Asked>>>,
+    /// Questions under way, at most one per key: whoever comes meanwhile waits for its answer. No more of them than
+    /// client connections.
+    running: DashMap<(ProjectId, Origin), Arc<OnceCell<Learned>>>,
+}
 
 impl AskedBefore {
     pub(super) fn new(most: usize, ttl: Duration) -> Self {
-        Self(Cache::builder().max_capacity(most as u64).time_to_live(ttl).build())
+        Self { known: Cache::builder().max_capacity(most as u64).time_to_live(ttl).build(), running: DashMap::new() }
     }
 
     fn get(&self, project: &ProjectId, origin: &Origin) -> Option<Option<Arc<Asked>>> {
-        self.0.get(&(project.clone(), origin.clone()))
+        self.known.get(&(project.clone(), origin.clone()))
     }
 
-    fn insert(&self, project: &ProjectId, origin: &Origin, asked: Option<Arc<Asked>>) {
-        self.0.insert((project.clone(), origin.clone()), asked);
+    /// What is known, else what `question` finds out; an answer that could not be had is not remembered.
+    async fn learn(&self, project: &ProjectId, origin: &Origin, question: impl Future<Output = Learned>) -> Learned {
+        let key = (project.clone(), origin.clone());
+        if let Some(known) = self.known.get(&key) {
+            return Some(known);
+        }
+        let cell = self.running.entry(key.clone()).or_default().value().clone();
+        let asking = Asking { running: &self.running, key, cell };
+        // If the one who asks goes away, one of those who wait takes over.
+        let learned = asking.cell.get_or_init(|| question).await.clone();
+        if let Some(asked) = &learned {
+            self.known.insert(asking.key.clone(), asked.clone());
+        }
+        learned
+    }
+}
+
+/// A question under way; the last who lets go of it, or the first who has the answer, takes it off the list.
+struct Asking<'a> {
+    running: &'a DashMap<(ProjectId, Origin), Arc<OnceCell<Learned>>>,
+    key: (ProjectId, Origin),
+    cell: Arc<OnceCell<Learned>>,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        // Two owners are left: the list and this one. Checked under the list's lock, so nobody joins meanwhile.
+        self.running.remove_if(&self.key, |_, running| {
+            Arc::ptr_eq(running, &self.cell) && (self.cell.initialized() || Arc::strong_count(running) == 2)
+        });
     }
 }
 
@@ -289,6 +327,10 @@ impl Opened {
             (_, First::Http) => "plain HTTP in a tunnel, and no binding lifts it",
             (_, First::Other | First::Closed) => "neither TLS nor HTTP",
         };
+        if inbound.project.load().is_removed() {
+            // Removed since the CONNECT was judged.
+            return Next::End;
+        }
         let began = Instant::now();
         match client.proxy.upstreams.dial(inbound.project.id(), origin.host(), origin.port()).await {
             Ok(upstream) => Next::Tunnel { io, upstream, connect: began.elapsed(), why },
@@ -306,14 +348,18 @@ impl Opened {
 async fn ask(client: &Client, inbound: &Inbound, origin: &Origin) -> Result<(), &'static str> {
     let proxy = &client.proxy;
     let anonymous = inbound.project.load().anonymous().clone();
-    let asked = match proxy.upstreams.ask(inbound.project.id(), &anonymous, origin).await {
-        Ok(asked) => asked.map(Arc::new),
-        Err(failure) => {
-            tracing::debug!(code = failure.code.as_str(), %origin, "asking first failed");
-            return Err("whether the origin asks for a certificate could not be found out");
+    let question = async {
+        match proxy.upstreams.ask(inbound.project.id(), &anonymous, origin).await {
+            Ok(asked) => Some(asked.map(Arc::new)),
+            Err(failure) => {
+                tracing::debug!(code = failure.code.as_str(), %origin, "asking first failed");
+                None
+            }
         }
     };
-    proxy.asked.insert(inbound.project.id(), origin, asked.clone());
+    let Some(asked) = proxy.asked.learn(inbound.project.id(), origin, question).await else {
+        return Err("whether the origin asks for a certificate could not be found out");
+    };
     // Selected now, not before the question: the identity may have been replaced meanwhile.
     let selection = inbound.project.load().select(origin);
     if is_chosen(&selection) || (selection.rule == Rule::Default && is_wanted(&selection, asked.as_deref())) {

@@ -105,13 +105,51 @@ fn maps_the_port_of_plain_http() {
     assert_eq!(plain(&Origin::parse("https://[::1]:80").unwrap()).unwrap().to_string(), "http://[::1]");
 }
 
-#[test]
-fn remembers_answers_per_project_and_origin() {
+#[tokio::test]
+async fn keeps_answers_of_projects_and_ports_apart_and_forgets_failures() {
     let before = AskedBefore::new(16, Duration::from_secs(60));
-    let (a, b) = (ProjectId::parse("prj_a").unwrap(), ProjectId::parse("prj_b").unwrap());
-    let origin = Origin::parse("https://a.test").unwrap();
-    before.insert(&a, &origin, None);
+    let [a, b] = ["prj_a", "prj_b"].map(|id| ProjectId::parse(id).unwrap());
+    let [origin, other] = ["https://api.test", "https://api.test:8443"].map(|o| Origin::parse(o).unwrap());
+    assert_eq!(before.learn(&a, &origin, async { None }).await, None);
+    assert_eq!(before.get(&a, &origin), None, "an answer that could not be had is asked for again");
+    assert_eq!(before.learn(&a, &origin, async { Some(None) }).await, Some(None));
     assert_eq!(before.get(&a, &origin), Some(None));
     assert_eq!(before.get(&b, &origin), None);
-    assert_eq!(before.get(&a, &Origin::parse("https://a.test:8443").unwrap()), None);
+    assert_eq!(before.get(&a, &other), None);
+    assert!(before.running.is_empty());
+}
+
+#[tokio::test]
+async fn asks_once_for_all_who_come_meanwhile_also_when_the_first_goes_away() {
+    let before = AskedBefore::new(16, Duration::from_secs(60));
+    let (a, origin) = (ProjectId::parse("prj_a").unwrap(), Origin::parse("https://api.test").unwrap());
+    let questions = std::cell::Cell::new(0);
+    let answer = tokio::sync::Notify::new();
+    let question = || async {
+        questions.set(questions.get() + 1);
+        answer.notified().await;
+        Some(None)
+    };
+    {
+        let mut gone = Box::pin(before.learn(&a, &origin, question()));
+        assert!(futures_util::poll!(gone.as_mut()).is_pending());
+        let mut second = Box::pin(before.learn(&a, &origin, question()));
+        let mut third = Box::pin(before.learn(&a, &origin, question()));
+        assert!(futures_util::poll!(second.as_mut()).is_pending());
+        assert!(futures_util::poll!(third.as_mut()).is_pending());
+        assert_eq!(questions.get(), 1);
+        drop(gone);
+        assert!(futures_util::poll!(second.as_mut()).is_pending());
+        assert_eq!(questions.get(), 2, "the second takes over");
+        answer.notify_one();
+        assert_eq!(second.await, Some(None));
+        assert_eq!(third.await, Some(None));
+        assert_eq!(questions.get(), 2);
+    }
+    {
+        let other = Origin::parse("https://other.test").unwrap();
+        let mut gone = Box::pin(before.learn(&a, &other, std::future::pending()));
+        assert!(futures_util::poll!(gone.as_mut()).is_pending());
+    }
+    assert!(before.running.is_empty(), "nothing is left behind by those who went away");
 }
