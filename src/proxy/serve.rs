@@ -235,7 +235,7 @@ async fn farewell<I: AsyncRead + AsyncWrite + Unpin>(mut io: I, last_word: &[u8]
 /// What the timer looks at.
 struct Activity {
     meter: Arc<Meter>,
-    /// Holds on exchanges that run: from the head until the last byte of the answer was taken, and of the upload.
+    /// Exchanges that run: from the head until the last byte of the answer was taken, and of the upload.
     busy: AtomicU64,
     /// The client spoke HTTP/1.0: to it, the end of the connection may be the end of an answer.
     http10: AtomicBool,
@@ -262,24 +262,24 @@ impl Activity {
     }
 }
 
-/// Marks an exchange as running while it lives. A request with a body carries one among its extensions, for whoever
-/// takes the body.
-pub(super) struct Busy(Arc<Activity>);
+/// Marks an exchange as running while it or a clone lives. A request with a body carries one among its extensions, for
+/// whoever takes the body.
+#[derive(Clone)]
+pub(super) struct Busy {
+    _running: Arc<Running>,
+}
 
 impl Busy {
     fn new(activity: &Arc<Activity>) -> Self {
         activity.busy.fetch_add(1, Ordering::Relaxed);
-        Self(activity.clone())
+        Self { _running: Arc::new(Running(activity.clone())) }
     }
 }
 
-impl Clone for Busy {
-    fn clone(&self) -> Self {
-        Self::new(&self.0)
-    }
-}
+/// One exchange: however many hold on to it, it is counted once.
+struct Running(Arc<Activity>);
 
-impl Drop for Busy {
+impl Drop for Running {
     fn drop(&mut self) {
         self.0.mark.store(self.0.meter.read(), Ordering::Relaxed);
         self.0.done.fetch_add(1, Ordering::Relaxed);

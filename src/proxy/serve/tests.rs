@@ -235,6 +235,42 @@ async fn does_not_answer_a_refusal_before_its_turn() {
     assert_eq!(metrics.client_malformed.get(), 1);
 }
 
+/// An exchange with a body is held by its answer and by its upload, and still is one.
+#[tokio::test]
+async fn counts_an_exchange_with_a_body_once() {
+    let (mut client, server) = tokio::io::duplex(4096);
+    let meter = Meter::new();
+    let io = crate::net::Io::new(server, meter.clone());
+    let (answer, answered) = tokio::sync::watch::channel(false);
+    let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+    let handle = move |request: Request<Incoming>| -> Answering<Empty<Bytes>> {
+        let mut answered = answered.clone();
+        let begun = begun.clone();
+        Box::pin(async move {
+            use http_body_util::BodyExt as _;
+            let get = request.method() == http::Method::GET;
+            request.into_body().collect().await.unwrap();
+            if get {
+                begun.send(()).unwrap();
+                answered.wait_for(|yes| *yes).await.unwrap();
+            }
+            Response::new(Empty::new())
+        })
+    };
+    let task = tokio::spawn(serve(io, meter, Serving::new(Limits::default(), Arc::default()), handle));
+    let post = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx";
+    let get = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    client.write_all(format!("{post}{get}\0").as_bytes()).await.unwrap();
+    begins.recv().await.unwrap();
+    answer.send(true).unwrap();
+    let answers = rest(&mut client).await;
+    let (first, refusal) = answers.split_at(answers.find("HTTP/1.1 400").expect("a refusal"));
+    assert_eq!(first.matches("HTTP/1.1 200 OK").count(), 2, "{answers}");
+    assert_refusal(refusal, "NUL");
+    drop(client);
+    task.await.unwrap();
+}
+
 #[tokio::test]
 async fn fails_a_body_that_is_refused_in_the_middle() {
     use http_body_util::BodyExt as _;
