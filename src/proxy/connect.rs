@@ -68,9 +68,10 @@ impl AskedBefore {
             return Some(known);
         }
         let cell = self.running.entry(key.clone()).or_default().value().clone();
-        let asking = Asking { running: &self.running, key, cell };
+        let asking = Asking { running: &self.running, key, cell: Some(cell) };
         // If the one who asks goes away, one of those who wait takes over.
-        let learned = asking.cell.get_or_init(|| question).await.clone();
+        let cell = asking.cell.as_deref().expect("taken only by the drop");
+        let learned = cell.get_or_init(|| question).await.clone();
         if let Some(asked) = &learned {
             self.known.insert(asking.key.clone(), asked.clone());
         }
@@ -82,14 +83,17 @@ impl AskedBefore {
 struct Asking<'a> {
     running: &'a DashMap<(ProjectId, Origin), Arc<OnceCell<Learned>>>,
     key: (ProjectId, Origin),
-    cell: Arc<OnceCell<Learned>>,
+    /// Until dropped.
+    cell: Option<Arc<OnceCell<Learned>>>,
 }
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        // Two owners are left: the list and this one. Checked under the list's lock, so nobody joins meanwhile.
-        self.running.remove_if(&self.key, |_, running| {
-            Arc::ptr_eq(running, &self.cell) && (self.cell.initialized() || Arc::strong_count(running) == 2)
+        // Let go of under the list's lock, where nobody joins: of several who go at once, one sees that it is the last.
+        let Self { running, key, cell } = self;
+        running.remove_if(key, |_, listed| {
+            let mine = cell.take().is_some_and(|cell| Arc::ptr_eq(listed, &cell));
+            mine && (listed.initialized() || Arc::strong_count(listed) == 1)
         });
     }
 }
@@ -187,11 +191,15 @@ fn plan(
         return Plan::Tunnel("interception is off at this listener");
     }
     let selection = snapshot.select(origin);
-    if selection.rule == Rule::None {
-        return Plan::Tunnel("a binding says that nothing is presented to this origin");
-    }
     let lifted = lifted(origin);
     let lift = is_bound(snapshot, &lifted).then_some(Destination::Tls(lifted));
+    if selection.rule == Rule::None {
+        // Another port may be bound all the same, and plain HTTP is lifted to it, as in absolute form.
+        return match lift {
+            Some(_) => Plan::Intercept { tls: false, plain: lift },
+            None => Plan::Tunnel("a binding says that nothing is presented to this origin"),
+        };
+    }
     if intercept == Intercept::Always {
         return Plan::Intercept { tls: true, plain: lift.or_else(|| plain(origin).map(Destination::Plain)) };
     }

@@ -153,3 +153,49 @@ async fn asks_once_for_all_who_come_meanwhile_also_when_the_first_goes_away() {
     }
     assert!(before.running.is_empty(), "nothing is left behind by those who went away");
 }
+
+#[test]
+fn leaves_nothing_behind_when_all_go_at_once() {
+    let before = AskedBefore::new(16, Duration::from_secs(60));
+    let (a, origin) = (ProjectId::parse("prj_a").unwrap(), Origin::parse("https://api.test").unwrap());
+    for round in 0..500 {
+        let start = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for asking in [(); 2].map(|()| {
+                let mut asking = Box::pin(before.learn(&a, &origin, std::future::pending()));
+                let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+                assert!(asking.as_mut().poll(&mut cx).is_pending());
+                asking
+            }) {
+                scope.spawn(|| {
+                    start.wait();
+                    drop(asking);
+                });
+            }
+        });
+        assert!(before.running.is_empty(), "round {round}");
+    }
+}
+
+/// A none binding speaks for its own port; plain HTTP is looked up where it is lifted to.
+#[test]
+fn a_none_binding_tunnels_and_does_not_hide_what_another_port_is_bound_to() {
+    use crate::domain::ProjectInfo;
+    use crate::registry::testing::{binding, certificate, empty};
+    for none in ["*", "https://api.test:*", "https://api.test:80", "https://*.test:*"] {
+        let mut edit = empty(ProjectInfo::named("test")).edit();
+        edit.bind(binding(none, Target::None));
+        edit.bind(binding("https://api.test", Target::Certificate(certificate("bound"))));
+        let snapshot = edit.finish();
+        for intercept in [Intercept::Registered, Intercept::Always] {
+            let of = |text: &str| plan(intercept, &snapshot, &Origin::parse(text).unwrap(), || unreachable!());
+            let lift = Some(Destination::Tls(Origin::parse("https://api.test").unwrap()));
+            assert_eq!(of("https://api.test:80"), Plan::Intercept { tls: false, plain: lift }, "{none}");
+            assert!(matches!(of("https://api.test"), Plan::Intercept { tls: true, .. }), "{none}");
+        }
+        if none == "*" {
+            let of = |text: &str| plan(Intercept::Always, &snapshot, &Origin::parse(text).unwrap(), || unreachable!());
+            assert!(matches!(of("https://other.test"), Plan::Tunnel(_)));
+        }
+    }
+}
