@@ -303,6 +303,31 @@ mod tests {
     }
 
     #[test]
+    fn a_sink_that_takes_nothing_does_not_hold_up_the_end() {
+        struct Stuck(std::sync::mpsc::Receiver<()>);
+        impl Write for Stuck {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                let _ = self.0.recv();
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let (release, stuck) = std::sync::mpsc::channel();
+        let log = AccessLog::new(Box::new(Stuck(stuck)), Format::Json, Arc::default()).unwrap();
+        log.write(&Exchange::new("dev", "intercepted", IpAddr::from([127, 0, 0, 1]), "GET"));
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(log);
+            let _ = ended.send(());
+        });
+        let outcome = end.recv_timeout(FAREWELL * 10);
+        drop(release);
+        assert!(outcome.is_ok(), "the end waits for the sink");
+    }
+
+    #[test]
     fn numbers_never_repeat() {
         let (a, b) = (RequestId::next(), RequestId::next());
         assert_ne!(a, b);
