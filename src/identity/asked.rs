@@ -11,6 +11,8 @@ use rustls::SignatureScheme;
 
 /// CA names kept of those that an origin lists; the rest is only counted.
 const MAX_NAMES: usize = 64;
+/// Bytes of them.
+const MAX_NAME_BYTES: usize = 16 * 1024;
 
 tokio::task_local! {
     static ATTEMPT: Arc<Mutex<Option<Asked>>>;
@@ -32,7 +34,7 @@ pub enum Presented {
 /// A CertificateRequest (RFC 8446 section 4.3.2, RFC 5246 section 7.4.4) and our answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// DER names of the CAs that the origin listed, at most 64.
+    /// DER names of the CAs that the origin listed, at most 64 and 16 KiB.
     pub cas: Vec<Vec<u8>>,
     /// How many it listed.
     pub ca_count: usize,
@@ -48,14 +50,21 @@ pub async fn recorded<F: Future>(handshake: F) -> (F::Output, Option<Asked>) {
     (output, asked)
 }
 
+/// The first names, within both bounds: what an origin lists must not fill the memory.
+fn kept(hints: &[&[u8]]) -> Vec<Vec<u8>> {
+    let mut left = MAX_NAME_BYTES;
+    let fits = |name: &&&[u8]| {
+        left = left.saturating_sub(name.len());
+        left > 0
+    };
+    hints.iter().take(MAX_NAMES).take_while(fits).map(|name| name.to_vec()).collect()
+}
+
 pub(super) fn record(hints: &[&[u8]], presented: Presented) {
     // Outside of `recorded` (a third party's handshake) there is nobody to tell.
     let _ = ATTEMPT.try_with(|slot| {
-        *slot.lock().expect("nothing panics while holding it") = Some(Asked {
-            cas: hints.iter().take(MAX_NAMES).map(|n| n.to_vec()).collect(),
-            ca_count: hints.len(),
-            presented,
-        });
+        *slot.lock().expect("nothing panics while holding it") =
+            Some(Asked { cas: kept(hints), ca_count: hints.len(), presented });
     });
 }
 
@@ -63,4 +72,18 @@ pub(super) fn record(hints: &[&[u8]], presented: Presented) {
 pub(super) struct Request<'a> {
     pub(super) hints: &'a [&'a [u8]],
     pub(super) schemes: &'a [SignatureScheme],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_first_names_within_both_bounds() {
+        let short = [7_u8; 100];
+        assert_eq!(kept(&[&short[..]; 10]).len(), 10);
+        assert_eq!(kept(&[&short[..]; 100]).len(), MAX_NAMES);
+        let long = vec![7; 6 * 1024];
+        assert_eq!(kept(&[&long[..]; 10]).len(), 2);
+    }
 }

@@ -12,7 +12,6 @@ use bytes::BytesMut;
 use dashmap::DashMap;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, Request, Response, Uri};
-use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
 use moka::sync::Cache;
@@ -32,7 +31,7 @@ use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, HttpTarget, Origin, ProjectId, 
 use crate::identity::Asked;
 use crate::net::{Guarded, Io};
 use crate::registry::{Selection, Snapshot, Target};
-use crate::upstream::{Destination, Failure, ReplyBody};
+use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
 
 /// A client that has said nothing for so long waits for the server to speak first.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -110,7 +109,7 @@ enum Plan {
 }
 
 /// Answers a CONNECT.
-pub(super) async fn answer(client: Arc<Client>, mut request: Request<Incoming>) -> Response<ReplyBody> {
+pub(super) async fn answer(client: Arc<Client>, mut request: Request<RequestBody>) -> Response<ReplyBody> {
     let started = Instant::now();
     let refuse = |failure: &Failure, origin: Option<&Origin>, inbound: Option<&Inbound>| {
         let origin = origin.map(|o| format!("{}:{}", o.host(), o.port()));

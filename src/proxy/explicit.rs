@@ -6,14 +6,13 @@
 use std::sync::Arc;
 
 use http::{Method, Request, Response, Uri, Version};
-use hyper::body::Incoming;
 
 use super::headers::only_host;
 use super::listener::{Client, Refused};
 use super::{Inbound, Way, connect};
 use crate::domain::{Code, HTTPS_PORT, HttpTarget, Origin, OriginError, Rule};
 use crate::registry::{Snapshot, Target};
-use crate::upstream::{Destination, Failure, ReplyBody};
+use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
 
 /// What an absolute-form target names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +22,7 @@ enum Named {
 }
 
 /// Answers one request of a `forward` listener.
-pub(super) async fn answer(client: Arc<Client>, request: Request<Incoming>) -> Response<ReplyBody> {
+pub(super) async fn answer(client: Arc<Client>, request: Request<RequestBody>) -> Response<ReplyBody> {
     if request.method() == Method::CONNECT {
         return connect::answer(client, request).await;
     }
@@ -89,7 +88,7 @@ pub(super) fn malformed(error: &OriginError) -> Failure {
 }
 
 /// RFC 9112 section 3.2: a request of HTTP/1.1 has exactly one valid Host, whatever its target says.
-fn check_host(request: &Request<Incoming>) -> Result<(), Failure> {
+fn check_host(request: &Request<RequestBody>) -> Result<(), Failure> {
     let target = request.uri().authority().map_or("", |a| a.as_str());
     host_is_valid(only_host(request.headers())?, target, request.version())
 }

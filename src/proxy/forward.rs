@@ -9,13 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, Uri};
-use hyper::body::Incoming;
 use moka::sync::Cache;
 use tokio::time::Instant;
 
 use super::error;
 use super::headers::{self, Via};
-use super::serve::Busy;
 use crate::config::Limits;
 use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, ProjectId, Rule, Validity};
 use crate::identity::{Presented, UpstreamTls};
@@ -80,7 +78,6 @@ pub struct Forwarder {
     metrics: Arc<Metrics>,
     access: Arc<AccessLog>,
     via: Via,
-    upload_idle: Duration,
     download_idle: Duration,
     /// Where a project-wide certificate has been shown since start.
     disclosed: Cache<(ProjectId, Origin), ()>,
@@ -103,7 +100,6 @@ impl Forwarder {
             metrics,
             access,
             via,
-            upload_idle: limits.upload_idle_timeout,
             download_idle: limits.download_idle_timeout,
             disclosed: Cache::new(MAX_DISCLOSURES),
         }
@@ -119,7 +115,12 @@ impl Forwarder {
     /// answer, or egret's own with code, `Proxy-Status` and problem body. Policy on the name, selection,
     /// header rules, loop detection and the access-log line all happen here. The request's URI may be in
     /// absolute form; its Host header is replaced by the destination's authority.
-    pub async fn forward(&self, inbound: &Inbound, to: Destination, request: Request<Incoming>) -> Response<ReplyBody> {
+    pub async fn forward(
+        &self,
+        inbound: &Inbound,
+        to: Destination,
+        request: Request<RequestBody>,
+    ) -> Response<ReplyBody> {
         let id = RequestId::next();
         let mut record = Record::begin(inbound, &to, id, request.method().clone());
         match self.attempt(inbound, &to, request, &mut record).await {
@@ -153,14 +154,10 @@ impl Forwarder {
         &self,
         inbound: &Inbound,
         to: &Destination,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         record: &mut Record,
     ) -> Result<Reply, Failure> {
         let (mut parts, body) = request.into_parts();
-        let busy = parts.extensions.remove::<Busy>();
-        let expects = headers::expects_continue(&parts.headers, parts.version);
-        // Before anything can fail: a refused upload is still read for a moment, so that the refusal is heard.
-        let body = RequestBody::new(body, self.upload_idle, expects).holding(busy);
         let tls = matches!(to, Destination::Tls(_));
         self.policy.judge_origin(to.host(), to.port(), tls).map_err(|denied| Failure::new(denied.code, denied.why))?;
         headers::clean_request(&mut parts.headers, parts.version, &self.via)?;

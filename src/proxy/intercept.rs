@@ -17,7 +17,7 @@ use super::tunnel::Held;
 use super::{Inbound, Way};
 use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, Origin};
 use crate::net::Io;
-use crate::upstream::{Destination, Failure, ReplyBody};
+use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
 
 /// An intercepted tunnel.
 pub(super) struct Inside {
@@ -43,7 +43,7 @@ impl Inside {
         Self { inbound: Inbound { way, ..inbound }, origin, destination, secure, authority }
     }
 
-    async fn answer(self: Arc<Self>, client: Arc<Client>, request: Request<Incoming>) -> Response<ReplyBody> {
+    async fn answer(self: Arc<Self>, client: Arc<Client>, request: Request<RequestBody>) -> Response<ReplyBody> {
         match client.check_target(&request).and_then(|()| self.check(&request)) {
             Ok(()) => client.proxy.forwarder.forward(&self.inbound, self.destination.clone(), request).await,
             Err(failure) => {
@@ -138,7 +138,10 @@ pub(super) async fn serve(client: Arc<Client>, inside: Inside, io: Held<Io<TcpSt
 
 fn handle(client: Arc<Client>, inside: Inside) -> impl Fn(Request<Incoming>) -> Answering + Send + 'static {
     let inside = Arc::new(inside);
-    move |request| Box::pin(inside.clone().answer(client.clone(), request))
+    move |request| {
+        let request = serve::taken(request, &client.proxy.serving.limits);
+        Box::pin(inside.clone().answer(client.clone(), request))
+    }
 }
 
 #[cfg(test)]

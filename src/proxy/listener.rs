@@ -12,13 +12,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::caller::{self, Memo};
-use super::serve::{Answering, serve};
+use super::serve::{self, Answering, serve};
 use super::{Inbound, Proxy, Way, error, explicit, sidecar};
 use crate::config::{CallerSettings, Intercept, ListenerMode, ListenerSettings};
 use crate::domain::Code;
 use crate::net::{Io, Meter};
 use crate::observe::{Exchange, Metrics};
-use crate::upstream::{Failure, ReplyBody};
+use crate::upstream::{Failure, ReplyBody, RequestBody};
 
 /// First and longest pause after accepting failed for want of descriptors or memory.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -202,6 +202,7 @@ impl Client {
 
     /// Every request of the connection starts here.
     fn answer(client: Arc<Self>, request: Request<Incoming>) -> Answering {
+        let request = serve::taken(request, &client.proxy.serving.limits);
         match client.entry.mode {
             ListenerMode::Forward => Box::pin(explicit::answer(client, request)),
             ListenerMode::Sidecar(_) => Box::pin(sidecar::answer(client, request)),
@@ -209,7 +210,7 @@ impl Client {
     }
 
     /// Who sends this request. Borrowed where the listener fixes the project: then it costs nothing.
-    pub(super) fn inbound(&self, request: &Request<Incoming>) -> Result<Cow<'_, Inbound>, Failure> {
+    pub(super) fn inbound(&self, request: &Request<RequestBody>) -> Result<Cow<'_, Inbound>, Failure> {
         if let Some(fixed) = &self.fixed {
             return Ok(Cow::Borrowed(fixed));
         }
@@ -238,7 +239,7 @@ impl Client {
     }
 
     /// The check of `limits.max_request_line`, before anything looks at the target.
-    pub(super) fn check_target(&self, request: &Request<Incoming>) -> Result<(), Failure> {
+    pub(super) fn check_target(&self, request: &Request<RequestBody>) -> Result<(), Failure> {
         let uri = request.uri();
         let length = uri.path_and_query().map_or(0, |p| p.as_str().len())
             + uri.authority().map_or(0, |a| a.as_str().len())

@@ -32,12 +32,12 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::error;
+use super::{error, headers};
 use crate::config::Limits;
 use crate::domain::Code;
 use crate::net::{Guarded, HangUp, Meter};
 use crate::observe::Metrics;
-use crate::upstream::{Failure, ReplyBody};
+use crate::upstream::{Failure, ReplyBody, RequestBody};
 
 /// An answer in the making. Boxed, so that an idle connection does not carry the space of a running exchange.
 pub(super) type Answering<B = ReplyBody> = Pin<Box<dyn Future<Output = Response<B>> + Send>>;
@@ -213,6 +213,16 @@ where
             () = serving.abort.cancelled() => {}
         }
     }
+}
+
+/// A request as the front ends take it: with a body that is counted, has its idle limit, and, if nobody wants it, is still
+/// read for a moment, so that whatever refuses the request is heard.
+pub(super) fn taken(request: Request<Incoming>, limits: &Limits) -> Request<RequestBody> {
+    let (mut parts, body) = request.into_parts();
+    let busy = parts.extensions.remove::<Busy>();
+    let expects = headers::expects_continue(&parts.headers, parts.version);
+    let body = RequestBody::new(body, limits.upload_idle_timeout, expects).holding(busy);
+    Request::from_parts(parts, body)
 }
 
 /// How serving ended.

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use http::{Method, Request, Response, Version};
-use hyper::body::Incoming;
 
 use super::Inbound;
 use super::explicit::{malformed, missing_host};
@@ -15,10 +14,10 @@ use super::headers::only_host;
 use super::listener::{Client, Refused};
 use crate::config::ListenerMode;
 use crate::domain::{Code, HTTPS_PORT, Origin};
-use crate::upstream::{Destination, Failure, ReplyBody};
+use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
 
 /// Answers one request of a `sidecar` listener.
-pub(super) async fn answer(client: Arc<Client>, request: Request<Incoming>) -> Response<ReplyBody> {
+pub(super) async fn answer(client: Arc<Client>, request: Request<RequestBody>) -> Response<ReplyBody> {
     let refuse = |failure: &Failure, inbound: Option<&Inbound>| {
         client.refuse(failure, Refused { way: "sidecar", method: request.method().as_str(), origin: None, inbound })
     };
