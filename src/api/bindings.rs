@@ -15,7 +15,7 @@ use super::problem::{Answer, Problem};
 use super::request::{Query, Segments};
 use crate::domain::time::rfc3339;
 use crate::domain::{CertificateId, Pattern, Source};
-use crate::registry::{Binding, Target};
+use crate::registry::Binding;
 
 /// What a list answers.
 #[derive(Debug, Serialize)]
@@ -54,20 +54,11 @@ impl ListedBinding {
     fn of(binding: &Binding) -> Self {
         Self {
             origin: binding.pattern.to_string(),
-            cert_id: certificate_of(&binding.target).map(CertificateId::to_string),
+            cert_id: binding.target.certificate_id().map(CertificateId::to_string),
             source: binding.source.as_str(),
             since: rfc3339(binding.since),
             file: file_of(&binding.source),
         }
-    }
-}
-
-/// The certificate that a target names, loaded or not.
-pub(super) fn certificate_of(target: &Target) -> Option<&CertificateId> {
-    match target {
-        Target::Certificate(certificate) => Some(&certificate.info.id),
-        Target::Unavailable(unavailable) => Some(&unavailable.id),
-        Target::None => None,
     }
 }
 

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::Management;
 use super::auth::{Caller, Need};
-use super::bindings::{certificate_of, file_of};
+use super::bindings::file_of;
 use super::problem::{Answer, Problem};
 use super::request::{Query, Segments};
 use crate::domain::time::{now, rfc3339};
@@ -121,7 +121,7 @@ fn find(project: &Project, id: &CertificateId, now: OffsetDateTime) -> Option<De
     let all = project.retired();
     let bindings: Vec<Arc<Binding>> = {
         let mut bindings = snapshot.bindings();
-        bindings.retain(|b| certificate_of(&b.target) == Some(id));
+        bindings.retain(|b| b.target.certificate_id() == Some(id));
         bindings
     };
     let retired = || all.iter().filter(|r| r.superseded_by.as_ref() == Some(id)).map(Draining::of).collect();

@@ -10,7 +10,6 @@ use serde::Serialize;
 
 use super::Management;
 use super::auth::{Caller, Need};
-use super::bindings::certificate_of;
 use super::body;
 use super::fields::Fields;
 use super::problem::{Answer, Problem};
@@ -79,7 +78,7 @@ pub(super) async fn list(
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Read)?;
     let bindings = project.snapshot().bindings();
     let listed = bindings.iter().filter_map(|binding| {
-        let id = certificate_of(&binding.target)?.to_string();
+        let id = binding.target.certificate_id()?.to_string();
         Some(ListedCertificate { origin: binding.pattern.to_string(), id })
     });
     Ok(Json(Listed { client_certs: listed.collect() }))

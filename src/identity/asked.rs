@@ -7,8 +7,6 @@
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 
-use rustls::SignatureScheme;
-
 /// CA names kept of those that an origin lists; the rest is only counted.
 const MAX_NAMES: usize = 64;
 /// Bytes of them.
@@ -66,12 +64,6 @@ pub(super) fn record(hints: &[&[u8]], presented: Presented) {
         *slot.lock().expect("nothing panics while holding it") =
             Some(Asked { cas: kept(hints), ca_count: hints.len(), presented });
     });
-}
-
-/// What a resolver is given, in one place for [`super::upstream_tls`].
-pub(super) struct Request<'a> {
-    pub(super) hints: &'a [&'a [u8]],
-    pub(super) schemes: &'a [SignatureScheme],
 }
 
 #[cfg(test)]

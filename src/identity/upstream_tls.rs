@@ -10,7 +10,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::sign::CertifiedKey;
 use rustls::{NamedGroup, SignatureScheme};
 
-use super::asked::{Presented, Request, record};
+use super::asked::{Presented, record};
 use super::{Asked, ClientIdentity, Life};
 use crate::config::PostQuantum;
 use crate::domain::Host;
@@ -236,15 +236,15 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn decide(&self, request: &Request<'_>) -> (Presented, Option<Arc<CertifiedKey>>) {
+    fn decide(&self, hints: &[&[u8]], schemes: &[SignatureScheme]) -> (Presented, Option<Arc<CertifiedKey>>) {
         let Some(identity) = &self.identity else {
             return (Presented::NothingRegistered, None);
         };
-        if !self.show.allows(identity, request.hints.iter().copied()) {
+        if !self.show.allows(identity, hints.iter().copied()) {
             return (Presented::Withheld, None);
         }
         let key = identity.key();
-        if key.key.choose_scheme(request.schemes).is_none() {
+        if key.key.choose_scheme(schemes).is_none() {
             return (Presented::NoCommonScheme, None);
         }
         (Presented::Sent, Some(key.clone()))
@@ -253,7 +253,7 @@ impl Recorder {
 
 impl ResolvesClientCert for Recorder {
     fn resolve(&self, hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let (presented, key) = self.decide(&Request { hints, schemes });
+        let (presented, key) = self.decide(hints, schemes);
         record(hints, presented);
         key
     }
