@@ -3,7 +3,9 @@
 mod framing;
 mod guarded;
 mod io;
+mod stream;
 
 pub use framing::{Gate, Malformed, Refused};
 pub use guarded::{Guarded, Verdict};
 pub use io::{HangUp, Io, Meter, ticks};
+pub use stream::{Duplex, Stream};

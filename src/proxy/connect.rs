@@ -16,7 +16,7 @@ use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
 use moka::sync::Cache;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::net::TcpStream;
+
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
@@ -29,7 +29,7 @@ use super::{Inbound, tunnel_opened};
 use crate::config::Intercept;
 use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, HttpTarget, Origin, ProjectId, Rule};
 use crate::identity::Asked;
-use crate::net::{Guarded, Io};
+use crate::net::{Guarded, Io, Stream};
 use crate::registry::{Selection, Snapshot, Target};
 use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
 
@@ -262,18 +262,18 @@ struct Opened {
     origin: Origin,
     plan: Plan,
     /// The upstream of a tunnel that was certain from the start, and how long it took.
-    dialled: Option<(TcpStream, Duration)>,
+    dialled: Option<(Stream, Duration)>,
     started: Instant,
 }
 
-type ClientIo = Held<Io<TcpStream>>;
+type ClientIo = Held<Io<Stream>>;
 
 /// What the first bytes led to.
 enum Next {
     Inside(Box<Inside>, ClientIo),
     Tunnel {
         io: ClientIo,
-        upstream: TcpStream,
+        upstream: Stream,
         connect: Duration,
         why: &'static str,
     },
@@ -304,7 +304,7 @@ impl Opened {
     async fn decide(self, client: &Arc<Client>) -> Next {
         let Self { upgrade, inbound, origin, plan, dialled, started } = self;
         let Ok(upgraded) = upgrade.await else { return Next::End };
-        let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<Guarded<Io<TcpStream>>>>() else {
+        let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<Guarded<Io<Stream>>>>() else {
             tracing::error!("an upgraded connection is not of the type that was served");
             return Next::End;
         };

@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
-use tokio::net::TcpStream;
+
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::explicit::missing_host;
 use super::headers::only_host;
 use super::listener::{Client, Refused};
-use super::serve::{self, Answering};
+use super::serve::{self, Answering, Protocol};
 use super::tunnel::Held;
 use super::{Inbound, Way};
 use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, Origin};
-use crate::net::Io;
+use crate::net::{Io, Stream};
 use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
 
 /// An intercepted tunnel.
@@ -106,11 +106,11 @@ fn misdirected() -> Failure {
 }
 
 /// Serves the client of an intercepted tunnel until it ends.
-pub(super) async fn serve(client: Arc<Client>, inside: Inside, io: Held<Io<TcpStream>>) {
+pub(super) async fn serve(client: Arc<Client>, inside: Inside, io: Held<Io<Stream>>) {
     let serving = client.proxy.serving.clone();
     let meter = client.meter.clone();
     if !inside.secure {
-        return serve::serve(io, meter, serving, handle(client, inside)).await;
+        return serve::serve(io, Protocol::Http1, meter, serving, handle(client, inside)).await;
     }
     let project = inside.inbound.project.id();
     let config = match client.proxy.leafs.server_config(project.as_str(), inside.origin.host()).await {
@@ -127,7 +127,10 @@ pub(super) async fn serve(client: Arc<Client>, inside: Inside, io: Held<Io<TcpSt
     };
     match accepted {
         // Boxed: the TLS state is large, and this future is kept for as long as the client stays.
-        Ok(Ok(stream)) => Box::pin(serve::serve(stream, meter, serving, handle(client, inside))).await,
+        Ok(Ok(stream)) => {
+            let protocol = Protocol::agreed(stream.get_ref().1.alpn_protocol());
+            Box::pin(serve::serve(stream, protocol, meter, serving, handle(client, inside))).await;
+        }
         Ok(Err(error)) => tracing::info!(
             origin = %inside.origin, peer = %client.peer, %error,
             "an intercepted client ended its handshake; if it does not trust egret's CA, give it the file that `egret ca path` names"

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::caller::{self, Memo};
-use super::serve::{self, Answering, serve};
+use super::serve::{self, Answering, Protocol, serve};
 use super::{Inbound, Proxy, Way, error, explicit, sidecar};
 use crate::config::{CallerSettings, Intercept, ListenerMode, ListenerSettings};
 use crate::domain::Code;
-use crate::net::{Io, Meter};
+use crate::net::{Io, Meter, Stream};
 use crate::observe::{Exchange, Metrics};
 use crate::upstream::{Failure, ReplyBody, RequestBody};
 
@@ -109,7 +109,7 @@ impl Listener {
             match self.socket.accept().await {
                 Ok((stream, peer)) => {
                     pause = PAUSE.0;
-                    self.connected(stream, peer, seat);
+                    self.connected(stream.into(), peer, seat);
                 }
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(error) => {
@@ -121,15 +121,15 @@ impl Listener {
         }
     }
 
-    fn connected(&self, stream: TcpStream, peer: SocketAddr, seat: OwnedSemaphorePermit) {
+    fn connected(&self, stream: Stream, peer: SocketAddr, seat: OwnedSemaphorePermit) {
         // Answers are written whole; waiting for more to send with them only costs time.
-        let _ = stream.set_nodelay(true);
+        stream.set_nodelay();
         let meter = Meter::new();
         let client = Arc::new(Client::new(&self.proxy, &self.entry, peer.ip().to_canonical(), meter.clone(), seat));
         let io = Io::new(stream, meter.clone());
         let serving = self.proxy.serving.clone();
         let handle = move |request| Client::answer(client.clone(), request);
-        self.proxy.tasks.spawn(serve(io, meter, serving, handle));
+        self.proxy.tasks.spawn(serve(io, Protocol::Http1, meter, serving, handle));
     }
 }
 

@@ -92,8 +92,36 @@ fn builder(limits: &Limits) -> http1::Builder {
     builder
 }
 
+/// What a client speaks on its connection: by ALPN, or by its first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// HTTP/1.0 and HTTP/1.1.
+    Http1,
+    /// HTTP/2, with or without TLS.
+    Http2,
+}
+
+impl Protocol {
+    /// What a TLS handshake agreed on; without ALPN it is HTTP/1.1.
+    pub(super) fn agreed(alpn: Option<&[u8]>) -> Self {
+        if alpn == Some(b"h2") { Self::Http2 } else { Self::Http1 }
+    }
+}
+
 /// Serves one connection until it ends, is upgraded, idles too long, or the proxy ends.
-pub(super) async fn serve<I, H, B>(io: I, meter: Arc<Meter>, serving: Arc<Serving>, handle: H)
+pub(super) async fn serve<I, H, B>(io: I, protocol: Protocol, meter: Arc<Meter>, serving: Arc<Serving>, handle: H)
+where
+    I: AsyncRead + AsyncWrite + HangUp + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> Answering<B> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
+{
+    match protocol {
+        Protocol::Http1 => http1(io, meter, serving, handle).await,
+        Protocol::Http2 => todo!("HTTP/2 on the client's side"),
+    }
+}
+
+async fn http1<I, H, B>(io: I, meter: Arc<Meter>, serving: Arc<Serving>, handle: H)
 where
     I: AsyncRead + AsyncWrite + HangUp + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> Answering<B> + Send + 'static,

@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
-use tokio::net::TcpStream;
+
 use tokio::time::Instant;
 
 use super::Inbound;
 use super::listener::Client;
 use super::serve::Gate;
 use crate::domain::Origin;
-use crate::net::{HangUp, Io, Meter};
+use crate::net::{HangUp, Io, Meter, Stream};
 use crate::observe::{Exchange, Metrics};
 use crate::upstream::Failure;
 
@@ -106,10 +106,10 @@ enum End {
 }
 
 /// Copies until both sides have ended, one fails, it idles too long, or the proxy ends.
-pub(super) async fn run(client: &Arc<Client>, io: Held<Io<TcpStream>>, upstream: TcpStream, facts: Facts<'_>) {
+pub(super) async fn run(client: &Arc<Client>, io: Held<Io<Stream>>, upstream: Stream, facts: Facts<'_>) {
     let serving = &client.proxy.serving;
     let _open = Open::new(&serving.metrics);
-    let _ = upstream.set_nodelay(true);
+    upstream.set_nodelay();
     let (read, written) = (client.meter.read() - io.held.len() as u64, client.meter.written());
     let end = copy(io, upstream, &client.meter, serving.limits.tunnel_idle_timeout, serving.abort.cancelled()).await;
     let origin = format!("{}:{}", facts.origin.host(), facts.origin.port());

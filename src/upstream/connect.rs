@@ -22,6 +22,7 @@ use super::{Failure, explain};
 use crate::config::Limits;
 use crate::domain::{Code, Host, HostKind, Origin, ProjectId};
 use crate::identity::{Asked, UpstreamTls, recorded};
+use crate::net::Stream;
 use crate::observe::Metrics;
 use crate::policy::EgressPolicy;
 
@@ -69,7 +70,7 @@ impl Dialer {
         project: &ProjectId,
         host: &Host,
         port: u16,
-    ) -> Result<(TcpStream, SocketAddr), Failure> {
+    ) -> Result<(Stream, SocketAddr), Failure> {
         let mut allowed = self.resolver.resolve(project, host, port).await?;
         let mut refusal = None;
         allowed.retain(|address| match self.policy.judge_address(*address) {
@@ -88,7 +89,8 @@ impl Dialer {
         match tokio::time::timeout(self.connect_timeout, race(interleave(allowed))).await {
             Ok(Ok((stream, address))) => {
                 // Answers are small and awaited: Nagle's delay buys nothing here.
-                let _ = stream.set_nodelay(true);
+                let stream = Stream::from(stream);
+                stream.set_nodelay();
                 Ok((stream, address))
             }
             Ok(Err((error, address))) => {

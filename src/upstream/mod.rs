@@ -18,8 +18,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
-
 pub use body::{Ended, ReplyBody, RequestBody, Upload};
 pub use failure::{Facts, Failure};
 pub use send::{Lease, Refusal, Reply};
@@ -27,6 +25,7 @@ pub use send::{Lease, Refusal, Reply};
 use crate::config::Limits;
 use crate::domain::{Host, HttpTarget, Origin, ProjectId};
 use crate::identity::{Asked, UpstreamTls};
+use crate::net::Stream;
 use crate::observe::Metrics;
 use crate::policy::EgressPolicy;
 
@@ -90,11 +89,11 @@ impl Upstreams {
         Arc::new(Self { dialer: connect::Dialer::new(resolver, policy, limits, metrics), pool })
     }
 
-    /// A TCP connection for a blind tunnel: resolved, judged by the address guard, happy eyeballs.
+    /// A connection for a blind tunnel: resolved, judged by the address guard, happy eyeballs.
     ///
     /// # Errors
     /// `policy.address_denied`, `dns.*`, `net.*`.
-    pub async fn dial(&self, project: &ProjectId, host: &Host, port: u16) -> Result<TcpStream, Failure> {
+    pub async fn dial(&self, project: &ProjectId, host: &Host, port: u16) -> Result<Stream, Failure> {
         self.dialer.tcp(project, host, port).await.map(|(stream, _)| stream)
     }
 

@@ -1,22 +1,23 @@
-//! The TCP side of an upstream connection: under TLS, above the kernel.
+//! What lies under the TLS of an upstream connection.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
-/// A TCP connection that remembers whether its peer ever sent a byte: silence or a reset before the
+use crate::net::Stream;
+
+/// A connection that remembers whether its peer ever sent a byte: silence or a reset before the
 /// first one is how middleboxes that dislike large ClientHellos show themselves.
 #[derive(Debug)]
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     received: bool,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: Stream) -> Self {
         Self { stream, received: false }
     }
 

@@ -76,7 +76,7 @@ fn served(limits: Limits) -> Served {
     let (client, server) = tokio::io::duplex(4096);
     let meter = Meter::new();
     let io = crate::net::Io::new(server, meter.clone());
-    let task = tokio::spawn(serve(io, meter, serving.clone(), |_| -> Answering<Empty<Bytes>> {
+    let task = tokio::spawn(serve(io, Protocol::Http1, meter, serving.clone(), |_| -> Answering<Empty<Bytes>> {
         Box::pin(async {
             let mut response = Response::new(Empty::new());
             *response.status_mut() = http::StatusCode::NO_CONTENT;
@@ -217,7 +217,7 @@ async fn does_not_answer_a_refusal_before_its_turn() {
         })
     };
     let metrics = serving.metrics.clone();
-    let task = tokio::spawn(serve(io, meter.clone(), serving, handle));
+    let task = tokio::spawn(serve(io, Protocol::Http1, meter.clone(), serving, handle));
     client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     begins.recv().await.unwrap();
     let before = meter.read();
@@ -257,7 +257,7 @@ async fn counts_an_exchange_with_a_body_once() {
             Response::new(Empty::new())
         })
     };
-    let task = tokio::spawn(serve(io, meter, Serving::new(Limits::default(), Arc::default()), handle));
+    let task = tokio::spawn(serve(io, Protocol::Http1, meter, Serving::new(Limits::default(), Arc::default()), handle));
     let post = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx";
     let get = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
     client.write_all(format!("{post}{get}\0").as_bytes()).await.unwrap();
@@ -290,7 +290,7 @@ async fn fails_a_body_that_is_refused_in_the_middle() {
     };
     let serving = Serving::new(Limits::default(), Arc::default());
     let metrics = serving.metrics.clone();
-    let task = tokio::spawn(serve(io, meter, serving, handle));
+    let task = tokio::spawn(serve(io, Protocol::Http1, meter, serving, handle));
     client.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab").await.unwrap();
     assert_eq!(told.recv().await.unwrap().unwrap(), "ab");
     client.write_all(b"\n0\r\n\r\n").await.unwrap();
@@ -315,7 +315,7 @@ async fn hands_a_tunnel_over_with_the_bytes_that_came_behind_its_head() {
         tell.send(hyper::upgrade::on(&mut request)).unwrap();
         Box::pin(async { Response::new(Empty::new()) })
     };
-    let task = tokio::spawn(serve(io, meter, Serving::new(Limits::default(), Arc::default()), handle));
+    let task = tokio::spawn(serve(io, Protocol::Http1, meter, Serving::new(Limits::default(), Arc::default()), handle));
     client.write_all(b"CONNECT a.test:443 HTTP/1.1\r\n\r\nearly").await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -353,7 +353,7 @@ async fn drops_an_exchange_whose_client_has_gone() {
             std::future::pending().await
         })
     };
-    let task = tokio::spawn(serve(io, meter, Serving::new(Limits::default(), Arc::default()), handle));
+    let task = tokio::spawn(serve(io, Protocol::Http1, meter, Serving::new(Limits::default(), Arc::default()), handle));
     client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     drop(client);
     told.recv().await.unwrap();
