@@ -258,6 +258,12 @@ pub struct Limits {
     pub max_idle: usize,
     /// Handshakes at once per identity and origin.
     pub max_dials_per_origin: usize,
+    /// Requests at once on one HTTP/2 connection to an origin; the origin's own limit counts too.
+    pub max_streams_per_connection: usize,
+    /// What an origin may send ahead on one HTTP/2 stream, bytes.
+    pub h2_stream_window: usize,
+    /// The same for all streams of a connection together.
+    pub h2_connection_window: usize,
     /// An upstream connection idle this long is closed.
     pub pool_idle_timeout: Duration,
     /// An upstream connection older than this takes no new request.
@@ -303,6 +309,9 @@ impl Default for Limits {
             max_idle_per_origin: 128,
             max_idle: 4096,
             max_dials_per_origin: 64,
+            max_streams_per_connection: 256,
+            h2_stream_window: 1024 * 1024,
+            h2_connection_window: 16 * 1024 * 1024,
             pool_idle_timeout: MINUTE,
             pool_max_age: 60 * MINUTE,
             max_leafs: 1024,

@@ -1,13 +1,16 @@
-//! Bodies on their way through: counted, with back-pressure, never buffered.
+//! Bodies on their way through: counted, with back-pressure, never buffered beyond what may have to be sent again.
 //!
 //! A body that stalls is ended by a timer that exists only while it stalls. The end of a response
 //! body is where an exchange ends: there the connection goes back to its pool and the log line is written.
 
+mod reply;
+mod source;
+
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,16 +20,14 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
-use super::explain;
-use crate::net::Meter;
+pub use reply::{Ended, ReplyBody};
+
+use crate::net::ticks;
+use source::{Kept, Reader, Source};
 
 /// After this an upload goes on although the origin has not answered `Expect: 100-continue`
 /// (RFC 9110 section 10.1.1: "a client ... SHOULD NOT wait for an indefinite period").
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
-
-/// How much of an unwanted upload is read, and for how long.
-const DISCARD_TIME: Duration = Duration::from_secs(1);
-const DISCARD_BYTES: usize = 256 * 1024 * 1024;
 
 /// A timer that runs only while nothing moves.
 struct Stall {
@@ -62,6 +63,10 @@ impl Stall {
 pub struct Upload {
     bytes: AtomicU64,
     finished: AtomicBool,
+    /// [`ticks`] when something of it was last taken.
+    moved: AtomicU64,
+    /// Why no more of it came.
+    fault: OnceLock<io::ErrorKind>,
 }
 
 impl Upload {
@@ -75,6 +80,30 @@ impl Upload {
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.finished.load(Ordering::Acquire)
+    }
+
+    /// How long nothing of it was taken; `None` if nothing ever was.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        let moved = self.moved.load(Ordering::Relaxed);
+        (moved > 0).then(|| Duration::from_millis(ticks().saturating_sub(moved)))
+    }
+
+    /// Why it broke off, if it did on the client's side.
+    pub(super) fn fault(&self) -> Option<io::ErrorKind> {
+        self.fault.get().copied()
+    }
+
+    fn broke(&self, kind: io::ErrorKind) {
+        let _ = self.fault.set(kind);
+    }
+
+    fn took(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.moved.store(ticks(), Ordering::Relaxed);
+    }
+
+    fn finish(&self) {
+        self.finished.store(true, Ordering::Release);
     }
 }
 
@@ -107,21 +136,25 @@ impl Gate {
 
 /// A client's request body on its way to the origin.
 pub struct RequestBody {
-    inner: Option<Incoming>,
+    inner: Inner,
     upload: Option<Arc<Upload>>,
     stall: Stall,
     gate: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
-    /// Let go of when the body has ended.
-    held: Option<Box<dyn Send + Sync>>,
-    /// The client sends (or would send) without being asked: not polling does not keep it from it.
-    flows: bool,
+    /// Kept until the body has ended or is dropped: the right to the stream that it is sent on.
+    slot: Option<Arc<dyn Send + Sync>>,
+}
+
+enum Inner {
+    Empty,
+    Direct(Source),
+    Kept(Reader),
 }
 
 impl RequestBody {
     /// No body.
     #[must_use]
     pub fn empty() -> Self {
-        Self { inner: None, upload: None, stall: Stall::new(Duration::MAX), gate: None, held: None, flows: false }
+        Self { inner: Inner::Empty, upload: None, stall: Stall::new(Duration::MAX), gate: None, slot: None }
     }
 
     /// The client's body; fails once it has not moved for `idle`. `expects`: the client waits for `100 Continue`.
@@ -130,15 +163,16 @@ impl RequestBody {
         if incoming.is_end_stream() {
             return Self::empty();
         }
-        let (inner, upload) = (Some(incoming), Some(Arc::default()));
-        Self { inner, upload, stall: Stall::new(idle), gate: None, held: None, flows: !expects }
+        let upload: Arc<Upload> = Arc::default();
+        let inner = Inner::Direct(Source::new(incoming, upload.clone(), !expects));
+        Self { inner, upload: Some(upload), stall: Stall::new(idle), gate: None, slot: None }
     }
 
     /// Keeps `token` until the body has ended or is dropped.
     #[must_use]
     pub fn holding(mut self, token: Option<impl Send + Sync + 'static>) -> Self {
-        if let (false, Some(token)) = (self.is_empty(), token) {
-            self.held = Some(Box::new(token));
+        if let (Inner::Direct(source), Some(token)) = (&mut self.inner, token) {
+            source.hold(token);
         }
         self
     }
@@ -146,7 +180,7 @@ impl RequestBody {
     /// Whether there is nothing to send.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.inner.is_none()
+        matches!(self.inner, Inner::Empty)
     }
 
     /// What became of it; `None` for an empty body.
@@ -158,6 +192,45 @@ impl RequestBody {
     pub(super) fn wait_for(&mut self, gate: Arc<Gate>) {
         self.gate = Some(Box::pin(gate.passed()));
     }
+
+    /// Goes on a stream of HTTP/2, which it keeps open as long as it has not ended.
+    pub(super) fn on(&mut self, slot: Arc<dyn Send + Sync>) {
+        self.slot = Some(slot);
+    }
+
+    /// The same body, and the means to send it once more as long as little of it was read and no answer has come.
+    pub(super) fn keep(mut self) -> (Self, Option<Spare>) {
+        let kept = match std::mem::replace(&mut self.inner, Inner::Empty) {
+            Inner::Empty => return (self, None),
+            Inner::Direct(source) => Kept::new(source),
+            // Sent for the second time: what is kept of it is shared.
+            Inner::Kept(reader) => reader.into_kept(),
+        };
+        let Some(reader) = kept.reader() else { return (self, None) };
+        self.inner = Inner::Kept(reader);
+        let spare = Spare { kept, upload: self.upload.clone(), idle: self.stall.limit };
+        (self, Some(spare))
+    }
+}
+
+/// A body that may be sent once more.
+pub(super) struct Spare {
+    kept: Arc<Kept>,
+    upload: Option<Arc<Upload>>,
+    idle: Duration,
+}
+
+impl Spare {
+    /// The body from its beginning; `None` if too much of it was read.
+    pub(super) fn again(&self) -> Option<RequestBody> {
+        let inner = Inner::Kept(self.kept.reader()?);
+        Some(RequestBody { inner, upload: self.upload.clone(), stall: Stall::new(self.idle), gate: None, slot: None })
+    }
+
+    /// An answer has come: nothing need be kept.
+    pub(super) fn let_go(&self) {
+        self.kept.let_go();
+    }
 }
 
 impl Body for RequestBody {
@@ -166,192 +239,46 @@ impl Body for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let this = &mut *self;
-        let (Some(inner), Some(upload)) = (&mut this.inner, &this.upload) else { return Poll::Ready(None) };
         if let Some(gate) = &mut this.gate {
             std::task::ready!(gate.as_mut().poll(cx));
             this.gate = None;
         }
-        this.flows = true;
-        match Pin::new(&mut *inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+        let polled = match &mut this.inner {
+            Inner::Empty => return Poll::Ready(None),
+            Inner::Direct(source) => source.poll(cx),
+            Inner::Kept(reader) => reader.poll(cx),
+        };
+        match polled {
+            Poll::Ready(next) => {
                 this.stall.moved = true;
-                if let Some(data) = frame.data_ref() {
-                    upload.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+                if next.is_none() || this.is_end_stream() {
+                    this.slot = None;
                 }
-                if inner.is_end_stream() {
-                    upload.finished.store(true, Ordering::Release);
-                    this.held = None;
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                let kind = explain::io_kind(&error).unwrap_or(io::ErrorKind::Other);
-                Poll::Ready(Some(Err(io::Error::new(kind, error))))
-            }
-            Poll::Ready(None) => {
-                upload.finished.store(true, Ordering::Release);
-                this.held = None;
-                Poll::Ready(None)
+                Poll::Ready(next)
             }
             Poll::Pending => {
                 std::task::ready!(this.stall.poll(cx));
+                if let Some(upload) = &this.upload {
+                    upload.broke(io::ErrorKind::TimedOut);
+                }
                 Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped sending"))))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-    }
-}
-
-/// Many clients send a whole body before they look at the answer, and a connection that is closed under them
-/// takes the answer with it. So what nobody wants any more is read for a moment, and thrown away.
-impl Drop for RequestBody {
-    fn drop(&mut self) {
-        let finished = self.upload.as_ref().is_none_or(|upload| upload.is_finished());
-        if let (Some(inner), false, true) = (self.inner.take(), finished, self.flows)
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            // Ends by itself: after a second, at the bound, or with the client's connection.
-            runtime.spawn(tokio::time::timeout(DISCARD_TIME, discard(inner, self.held.take())));
-        }
-    }
-}
-
-async fn discard(mut body: Incoming, held: Option<Box<dyn Send + Sync>>) {
-    let mut left = DISCARD_BYTES;
-    while let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-        if left == 0 {
-            break;
-        }
-    }
-    drop(held);
-}
-
-/// Told once how a response body ended.
-pub trait Ended: Send + Sync {
-    /// `complete`: the whole body was handed to the client's connection. `bytes`: of body.
-    fn ended(self: Box<Self>, complete: bool, bytes: u64);
-}
-
-/// The body that goes back to a client.
-pub struct ReplyBody {
-    kind: Kind,
-}
-
-enum Kind {
-    Full(Option<Bytes>),
-    Stream { inner: Incoming, bytes: u64, stall: Stall, meter: Arc<Meter>, ended: Option<Box<dyn Ended>> },
-}
-
-impl ReplyBody {
-    /// No bytes.
-    #[must_use]
-    pub fn empty() -> Self {
-        Self { kind: Kind::Full(None) }
-    }
-
-    /// These bytes.
-    #[must_use]
-    pub fn full(bytes: impl Into<Bytes>) -> Self {
-        let bytes = bytes.into();
-        Self { kind: Kind::Full((!bytes.is_empty()).then_some(bytes)) }
-    }
-
-    /// The origin's body on the connection that `meter` meters; fails once it has not moved for `idle`.
-    /// `ended` is told exactly once, also when this is dropped.
-    #[must_use]
-    pub fn stream(inner: Incoming, meter: Arc<Meter>, idle: Duration, ended: Box<dyn Ended>) -> Self {
-        // Nothing may come and yet a length have been announced (HEAD): the hint of `inner` is kept.
-        let ended = if inner.is_end_stream() {
-            ended.ended(true, 0);
-            None
-        } else {
-            Some(ended)
-        };
-        Self { kind: Kind::Stream { inner, bytes: 0, stall: Stall::new(idle), meter, ended } }
-    }
-}
-
-impl Body for ReplyBody {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let (inner, bytes, stall, meter, ended) = match &mut self.kind {
-            Kind::Full(full) => return Poll::Ready(full.take().map(|b| Ok(Frame::data(b)))),
-            Kind::Stream { inner, bytes, stall, meter, ended } => (inner, bytes, stall, meter, ended),
-        };
-        match Pin::new(&mut *inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                stall.moved = true;
-                if let Some(data) = frame.data_ref() {
-                    *bytes += data.len() as u64;
-                }
-                if inner.is_end_stream()
-                    && let Some(ended) = ended.take()
-                {
-                    ended.ended(true, *bytes);
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            // When a connection's task is ended from outside, hyper lets the body end as if it were whole.
-            Poll::Ready(None) if ended.is_some() && meter.is_cut() => {
-                if let Some(ended) = ended.take() {
-                    ended.ended(false, *bytes);
-                }
-                Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut by egret"))))
-            }
-            Poll::Ready(None) => {
-                if let Some(ended) = ended.take() {
-                    ended.ended(true, *bytes);
-                }
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Err(error))) => {
-                if let Some(ended) = ended.take() {
-                    ended.ended(false, *bytes);
-                }
-                // The client's connection is cut without an end of message: truncation stays truncation.
-                Poll::Ready(Some(Err(io::Error::other(error))))
-            }
-            Poll::Pending => {
-                std::task::ready!(stall.poll(cx));
-                if let Some(ended) = ended.take() {
-                    ended.ended(false, *bytes);
-                }
-                Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::TimedOut, "the origin stopped sending"))))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Full(full) => full.is_none(),
-            Kind::Stream { inner, .. } => inner.is_end_stream(),
+        match &self.inner {
+            Inner::Empty => true,
+            Inner::Direct(source) => source.is_end_stream(),
+            Inner::Kept(reader) => reader.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Full(full) => SizeHint::with_exact(full.as_ref().map_or(0, |b| b.len() as u64)),
-            Kind::Stream { inner, .. } => inner.size_hint(),
-        }
-    }
-}
-
-impl Drop for ReplyBody {
-    fn drop(&mut self) {
-        if let Kind::Stream { ended, bytes, .. } = &mut self.kind
-            && let Some(ended) = ended.take()
-        {
-            ended.ended(false, *bytes);
+        match &self.inner {
+            Inner::Empty => SizeHint::with_exact(0),
+            Inner::Direct(source) => source.size_hint(),
+            Inner::Kept(reader) => reader.size_hint(),
         }
     }
 }

@@ -113,6 +113,7 @@ impl Dialer {
         origin: &Origin,
         name: &ServerName<'static>,
         handshake: Handshake,
+        offer: Offer,
     ) -> Result<Secured, Failure> {
         let key = (project.clone(), origin.clone());
         let hybrid = tls.is_post_quantum() && !self.classical.contains_key(&key);
@@ -124,11 +125,11 @@ impl Dialer {
             tls.config()
         };
         let config = handshake.with(config);
-        match self.shake(project, config, origin, name).await {
+        match self.shake(project, config, origin, name, offer).await {
             Ok(secured) => Ok(secured),
             Err(refused) if hybrid && refused.silent => {
                 tracing::info!(%origin, "no answer to a ClientHello with a post-quantum key share; trying once without");
-                let second = self.shake(project, handshake.with(tls.classical_config()), origin, name).await;
+                let second = self.shake(project, handshake.with(tls.classical_config()), origin, name, offer).await;
                 if second.is_ok() {
                     self.classical.insert(key, ());
                 }
@@ -144,9 +145,13 @@ impl Dialer {
         config: Arc<ClientConfig>,
         origin: &Origin,
         name: &ServerName<'static>,
+        offer: Offer,
     ) -> Result<Secured, Refused> {
         let (stream, address) = self.tcp(project, origin.host(), origin.port()).await.map_err(Refused::from)?;
-        let connect = TlsConnector::from(config).connect(name.clone(), Socket::new(stream)).into_fallible();
+        let connect = TlsConnector::from(config)
+            .with_alpn(offer.alpn())
+            .connect(name.clone(), Socket::new(stream))
+            .into_fallible();
         let (outcome, asked) = recorded(tokio::time::timeout(self.handshake_timeout, connect)).await;
         let with_facts = |mut failure: Failure, silent: bool| {
             self.metrics.handshakes_failed.add();
@@ -181,6 +186,24 @@ impl Dialer {
                 );
                 Err(with_facts(failure, asked.is_none()))
             }
+        }
+    }
+}
+
+/// What is offered to speak (RFC 7301).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// HTTP/2 first, then HTTP/1.1.
+    Both,
+    /// HTTP/1.1 only: for what will be upgraded, and where the origin demands it.
+    Http1,
+}
+
+impl Offer {
+    fn alpn(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Both => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            Self::Http1 => vec![b"http/1.1".to_vec()],
         }
     }
 }

@@ -1,19 +1,22 @@
 //! One upstream connection: who drives it, how it ends, what is known of it.
 
+use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
 use super::body::RequestBody;
-use super::pool::{Bucket, Place};
+use super::bucket::{Bucket, Place};
+use super::wire::Wire;
 use crate::identity::Asked;
-use crate::net::{Io, Meter, ticks};
+use crate::net::{Meter, ticks};
 use crate::observe::Metrics;
 
 /// How long a failed request waits for its connection to say why. The connection's own error is the
@@ -28,6 +31,10 @@ pub(super) struct About {
     pub(super) resumed: bool,
     /// What the origin asked for; for a resumed session, what it asked for when that began.
     pub(super) asked: Option<Asked>,
+    /// An answer has come over it: then the origin took the certificate, or did without.
+    answered: AtomicBool,
+    /// The first TLS error under it.
+    fault: OnceLock<rustls::Error>,
     /// How it ended: `Some(None)` without an error.
     ended: OnceLock<Option<Arc<hyper::Error>>>,
     end: Notify,
@@ -35,7 +42,42 @@ pub(super) struct About {
 
 impl About {
     pub(super) fn new(address: SocketAddr, version: Option<&'static str>, resumed: bool, asked: Option<Asked>) -> Self {
-        Self { address, version, resumed, asked, ended: OnceLock::new(), end: Notify::new() }
+        Self {
+            address,
+            version,
+            resumed,
+            asked,
+            answered: AtomicBool::new(false),
+            fault: OnceLock::new(),
+            ended: OnceLock::new(),
+            end: Notify::new(),
+        }
+    }
+
+    /// Remembers a TLS error on its way up.
+    pub(super) fn note(&self, error: io::Error) -> io::Error {
+        if let Some(fault) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            let _ = self.fault.set(fault.clone());
+        }
+        error
+    }
+
+    /// The first TLS error under it, such as the alert by which a certificate is refused.
+    pub(super) fn fault(&self) -> Option<&rustls::Error> {
+        self.fault.get()
+    }
+
+    pub(super) fn answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_ended(&self, error: Option<hyper::Error>) {
+        let _ = self.ended.set(error.map(Arc::new));
+        self.end.notify_waiters();
     }
 
     /// The connection's own error, waiting a moment for it.
@@ -53,15 +95,15 @@ impl About {
     }
 }
 
-/// A connection that can take a request.
+/// An HTTP/1.1 connection that can take a request.
 pub(super) struct Conn {
     pub(super) sender: http1::SendRequest<RequestBody>,
     pub(super) about: Arc<About>,
     pub(super) meter: Arc<Meter>,
     /// [`ticks`] when it was made.
     pub(super) born: u64,
-    /// Exchanges it has finished.
-    pub(super) exchanges: u64,
+    /// Kept while it is to stay registered after an upgrade.
+    tie: Option<oneshot::Sender<()>>,
 }
 
 impl Conn {
@@ -71,6 +113,21 @@ impl Conn {
 
     pub(super) fn is_ready(&self) -> bool {
         self.sender.is_ready()
+    }
+
+    /// The hold on an upgraded connection: it counts as open until this is dropped.
+    pub(super) fn into_tie(self) -> Option<Tie> {
+        self.tie.map(Tie)
+    }
+}
+
+/// Keeps an upgraded connection registered, so that it is counted and can be cut.
+pub struct Tie(oneshot::Sender<()>);
+
+impl Tie {
+    /// Resolves when the connection was cut: its identity's deadline has come, or egret ends.
+    pub async fn cut(&mut self) {
+        self.0.closed().await;
     }
 }
 
@@ -82,7 +139,11 @@ pub(super) struct Live {
 }
 
 impl Live {
-    fn started(&self, task: AbortHandle) {
+    pub(super) fn new(meter: Arc<Meter>) -> Arc<Self> {
+        Arc::new(Self { task: OnceLock::new(), meter })
+    }
+
+    pub(super) fn started(&self, task: AbortHandle) {
         let _ = self.task.set(task);
         // Cut between registration and start.
         if self.meter.is_cut() {
@@ -99,37 +160,48 @@ impl Live {
 }
 
 /// Speaks HTTP/1.1 on `stream` and spawns the task that drives it. The task ends with the connection, and
-/// the bucket's [`Live`] entry can end it.
+/// the bucket's [`Live`] entry can end it. `upgrades`: the connection may become something else.
 pub(super) async fn start<S>(
     stream: S,
-    about: About,
+    about: Arc<About>,
     bucket: &Arc<Bucket>,
     place: Place,
     metrics: &Arc<Metrics>,
+    upgrades: bool,
 ) -> hyper::Result<Conn>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let meter = Meter::new();
-    let io = TokioIo::new(Io::new(stream, meter.clone()));
+    let io = TokioIo::new(Wire::new(stream, meter.clone(), about.clone(), None));
     let (sender, connection) = http1::Builder::new().handshake(io).await?;
-    let about = Arc::new(about);
-    let live = Arc::new(Live { task: OnceLock::new(), meter: meter.clone() });
-    let id = bucket.add_live(live.clone());
-    metrics.upstream_connections.add();
-    let guard = Guard { bucket: bucket.clone(), id, about: about.clone(), metrics: metrics.clone(), _place: place };
+    let live = Live::new(meter.clone());
+    let guard = Guard::new(bucket, &live, about.clone(), metrics, place);
     // Not under the bucket's lock: a runtime that is ending drops the future here and now, and its guard takes that lock.
-    let task = tokio::spawn(async move {
-        let outcome = connection.await;
-        let _ = guard.about.ended.set(outcome.err().map(Arc::new));
-        drop(guard);
-    });
+    let (task, tie) = if upgrades {
+        let (tie, untied) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let outcome = connection.with_upgrades().await;
+            guard.about.has_ended(outcome.err());
+            // Resolves also when the tie is dropped.
+            let _ = untied.await;
+            drop(guard);
+        });
+        (task, Some(tie))
+    } else {
+        let task = tokio::spawn(async move {
+            let outcome = connection.await;
+            guard.about.has_ended(outcome.err());
+            drop(guard);
+        });
+        (task, None)
+    };
     live.started(task.abort_handle());
-    Ok(Conn { sender, about, meter, born: ticks(), exchanges: 0 })
+    Ok(Conn { sender, about, meter, born: ticks(), tie })
 }
 
 /// Accounts for the end of a connection, also when its task is aborted.
-struct Guard {
+pub(super) struct Guard {
     bucket: Arc<Bucket>,
     id: u64,
     about: Arc<About>,
@@ -137,10 +209,23 @@ struct Guard {
     _place: Place,
 }
 
+impl Guard {
+    pub(super) fn new(
+        bucket: &Arc<Bucket>,
+        live: &Arc<Live>,
+        about: Arc<About>,
+        metrics: &Arc<Metrics>,
+        place: Place,
+    ) -> Self {
+        let id = bucket.add_live(live.clone());
+        metrics.upstream_connections.add();
+        Self { bucket: bucket.clone(), id, about, metrics: metrics.clone(), _place: place }
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
-        let _ = self.about.ended.set(None);
-        self.about.end.notify_waiters();
+        self.about.has_ended(None);
         self.metrics.upstream_connections.sub();
         self.bucket.remove_live(self.id);
     }

@@ -44,6 +44,55 @@ pub(super) fn io_kind(error: &(dyn StdError + 'static)) -> Option<io::ErrorKind>
     None
 }
 
+/// The HTTP/2 error inside a chain of sources.
+fn h2_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a h2::Error> {
+    let mut next = Some(error);
+    while let Some(at) = next {
+        if let Some(found) = at.downcast_ref::<h2::Error>() {
+            return Some(found);
+        }
+        next = at.source();
+    }
+    None
+}
+
+/// Whether the origin says itself that it has not looked at the request: its stream is above a GOAWAY's last one
+/// (RFC 9113 section 6.8; h2 gives that error to no other stream), or was refused (section 8.7).
+pub(super) fn is_untouched(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|e| {
+        let refused = matches!(e.reason(), Some(h2::Reason::REFUSED_STREAM | h2::Reason::HTTP_1_1_REQUIRED));
+        e.is_remote() && (e.is_go_away() || (e.is_reset() && refused))
+    })
+}
+
+/// Whether the origin wants the request over HTTP/1.1 (RFC 9113 section 7).
+pub(super) fn wants_http1(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|e| e.is_remote() && e.reason() == Some(h2::Reason::HTTP_1_1_REQUIRED))
+}
+
+/// Whether the connection ended before a byte of the response.
+pub(super) fn is_silent_end(error: &hyper::Error, silent: bool, multiplexed: bool) -> bool {
+    if error.is_parse() || error.is_user() {
+        return false;
+    }
+    // On HTTP/2 bytes of other streams may have come; a stream that was reset was looked at.
+    if multiplexed { h2_error(error).is_none_or(h2::Error::is_io) } else { silent }
+}
+
+/// What is wrong with an answer that is no valid HTTP, or with a stream that the origin gave up.
+pub(super) fn http(error: &hyper::Error, to: &dyn std::fmt::Display) -> Option<Failure> {
+    if error.is_parse() {
+        return Some(Failure::new(Code::UpstreamMalformed, format!("the answer of {to} is not valid HTTP: {error}")));
+    }
+    let error = h2_error(error).filter(|e| !e.is_io())?;
+    let what = error.reason().map_or_else(|| "without a reason".to_owned(), |r| r.to_string());
+    if error.is_library() {
+        return Some(Failure::new(Code::UpstreamMalformed, format!("the answer of {to} is not valid HTTP/2: {what}")));
+    }
+    let did = if error.is_go_away() { "closed the connection" } else { "gave the request's stream up" };
+    Some(Failure::new(Code::NetReset, format!("{to} {did} before it answered: {what}")))
+}
+
 /// A TCP connect that failed.
 pub(super) fn connect(error: &io::Error, to: &str) -> Failure {
     match error.kind() {

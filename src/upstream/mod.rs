@@ -4,14 +4,20 @@
 //! the origin's response or a [`Failure`] that explains itself comes out.
 
 mod body;
+mod bucket;
+mod checkout;
 mod connect;
 mod connection;
 mod explain;
 mod failure;
+mod frames;
+mod multi;
 mod pool;
+mod prepare;
 mod resolve;
 mod send;
 mod socket;
+mod wire;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,6 +25,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use body::{Ended, ReplyBody, RequestBody, Upload};
+pub use connection::Tie;
 pub use failure::{Facts, Failure};
 pub use send::{Lease, Refusal, Reply};
 
@@ -111,7 +118,7 @@ impl Upstreams {
     ) -> Result<Option<Asked>, Failure> {
         let name = connect::server_name(origin.host())?;
         self.dialer.metrics.asked.add();
-        match self.dialer.tls(project, tls, origin, &name, connect::Handshake::Full).await {
+        match self.dialer.tls(project, tls, origin, &name, connect::Handshake::Full, connect::Offer::Both).await {
             Ok(secured) => Ok(secured.asked),
             Err(mut failure) => match failure.facts.asked.take() {
                 Some(asked) => Ok(Some(asked)),

@@ -7,30 +7,28 @@
 //!   checkout, and again after a handshake), its idle ones close at once, its busy ones are not put back;
 //! - everything is bounded: connections and handshakes per key, idle ones per key and over all.
 
-use std::collections::HashMap;
 use std::hash::Hash;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use http::HeaderValue;
-use rustls::pki_types::ServerName;
-use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use moka::sync::Cache;
 
-use super::connect::server_name;
-use super::connection::{Conn, Live};
+use super::bucket::{Bucket, Idle, Spoken, lock};
+use super::connection::Conn;
+use super::multi::{Multi, Slot};
 use super::{Destination, Failure};
 use crate::config::Limits;
-use crate::domain::Code;
+use crate::domain::ProjectId;
 use crate::identity::{Serial, UpstreamTls};
 use crate::net::ticks;
 use crate::observe::Metrics;
 
 /// How often idle connections are looked over.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Origins whose protocol is remembered, over all projects.
+const MAX_SPOKEN: u64 = 16_384;
 
 /// The whole key. Compared in full; there is no list of fields to forget one of.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -44,39 +42,10 @@ pub(super) struct Pool {
     buckets: DashMap<PoolKey, Arc<Bucket>>,
     /// Idle connections over all buckets.
     idle: AtomicUsize,
+    /// What origins spoke last, so that a new identity need not find out again.
+    spoken: Cache<(ProjectId, Destination), Spoken>,
     pub(super) limits: Limits,
     pub(super) metrics: Arc<Metrics>,
-}
-
-/// The connections of one key.
-pub(super) struct Bucket {
-    pub(super) to: Destination,
-    pub(super) tls: Arc<UpstreamTls>,
-    /// The Host header of every request that goes here.
-    pub(super) authority: HeaderValue,
-    /// `None` for plain http.
-    pub(super) name: Option<ServerName<'static>>,
-    idle: Mutex<Vec<Idle>>,
-    live: Mutex<HashMap<u64, Arc<Live>>>,
-    next_id: AtomicU64,
-    /// A permit per open connection.
-    open: Arc<Semaphore>,
-    /// A permit per handshake.
-    pub(super) dials: Semaphore,
-    /// Requests that wait for a connection to come back.
-    waiting: AtomicUsize,
-    freed: Notify,
-    evicted: Notify,
-    /// The last open connection has ended.
-    emptied: Notify,
-    /// Sweeps since a connection was last asked for.
-    quiet: AtomicUsize,
-}
-
-struct Idle {
-    conn: Conn,
-    /// [`ticks`] when it came back.
-    since: u64,
 }
 
 /// How long ago these [`ticks`] were.
@@ -84,22 +53,28 @@ fn since(at: u64) -> Duration {
     Duration::from_millis(ticks().saturating_sub(at))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("nothing panics while holding it")
-}
-
 impl Pool {
     pub(super) fn new(limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { buckets: DashMap::new(), idle: AtomicUsize::new(0), limits, metrics })
+        let spoken = Cache::new(MAX_SPOKEN);
+        Arc::new(Self { buckets: DashMap::new(), idle: AtomicUsize::new(0), spoken, limits, metrics })
     }
 
     /// The bucket of a key; made on first use, with the task that watches over its identity's life.
-    pub(super) fn bucket(self: &Arc<Self>, tls: &Arc<UpstreamTls>, to: &Destination) -> Result<Arc<Bucket>, Failure> {
+    pub(super) fn bucket(
+        self: &Arc<Self>,
+        project: &ProjectId,
+        tls: &Arc<UpstreamTls>,
+        to: &Destination,
+    ) -> Result<Arc<Bucket>, Failure> {
         let key = PoolKey { serial: tls.serial(), to: to.clone() };
         if let Some(found) = self.buckets.get(&key).map(|b| b.value().clone()) {
             return Ok(found);
         }
-        let fresh = Arc::new(Bucket::new(tls, to, &self.limits)?);
+        let spoken = match to {
+            Destination::Plain(_) => Spoken::Http1,
+            Destination::Tls(_) => self.spoken.get(&(project.clone(), to.clone())).unwrap_or(Spoken::Unknown),
+        };
+        let fresh = Arc::new(Bucket::new(tls, to, spoken, &self.limits)?);
         let bucket = self.buckets.entry(key.clone()).or_insert_with(|| fresh.clone()).value().clone();
         if Arc::ptr_eq(&bucket, &fresh) {
             tokio::spawn(watch(Arc::downgrade(self), key, fresh));
@@ -122,6 +97,48 @@ impl Pool {
             }
         }
         None
+    }
+
+    /// A stream on an HTTP/2 connection, if one has room.
+    pub(super) fn slot(&self, bucket: &Bucket) -> Option<Slot> {
+        if bucket.multi_count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        // The first that has room: the others may run empty and be closed.
+        lock(&bucket.multis).iter().filter(|m| !self.is_aged(m.born)).find_map(Multi::slot)
+    }
+
+    /// A new HTTP/2 connection, with the first stream on it; the others who wait may take the rest. `None` if its
+    /// identity was retired meanwhile.
+    pub(super) fn add_multi(&self, bucket: &Bucket, multi: Arc<Multi>) -> Option<Slot> {
+        let slot = multi.slot();
+        {
+            let mut multis = lock(&bucket.multis);
+            // Under the lock: `close_idle` takes it after the life was flipped, so none can slip in behind it.
+            if !bucket.tls.life().is_active() {
+                return None;
+            }
+            multis.push(multi);
+            bucket.multi_count.store(multis.len(), Ordering::Release);
+        }
+        bucket.wake_all();
+        slot
+    }
+
+    /// The origin wants HTTP/1.1 only: no further stream, no further connection of HTTP/2.
+    pub(super) fn demote(&self, project: &ProjectId, bucket: &Bucket) {
+        self.speaks(project, bucket, Spoken::Http1Only);
+        let multis = std::mem::take(&mut *lock(&bucket.multis));
+        bucket.multi_count.store(0, Ordering::Release);
+        drop(multis);
+        bucket.wake_all();
+    }
+
+    /// Remembers what the origin speaks.
+    pub(super) fn speaks(&self, project: &ProjectId, bucket: &Bucket, spoken: Spoken) {
+        if bucket.spoken.swap(spoken as u8, Ordering::AcqRel) != spoken as u8 {
+            self.spoken.insert((project.clone(), bucket.to.clone()), spoken);
+        }
     }
 
     /// A connection that was given back and that hyper will have ready in a moment.
@@ -157,10 +174,18 @@ impl Pool {
     }
 
     fn is_old(&self, conn: &Conn) -> bool {
-        since(conn.born) > self.limits.pool_max_age
+        self.is_aged(conn.born)
+    }
+
+    fn is_aged(&self, born: u64) -> bool {
+        since(born) > self.limits.pool_max_age
     }
 
     fn close_idle(&self, bucket: &Bucket) {
+        // Streams that run hold on to their connection; with the last of them it closes.
+        let multis = std::mem::take(&mut *lock(&bucket.multis));
+        bucket.multi_count.store(0, Ordering::Release);
+        drop(multis);
         let closed = std::mem::take(&mut *lock(&bucket.idle));
         self.idle.fetch_sub(closed.len(), Ordering::Relaxed);
     }
@@ -178,8 +203,9 @@ impl Pool {
                 let before = idle.len();
                 idle.retain(|i| !i.conn.is_closed() && since(i.since) < pool.limits.pool_idle_timeout);
                 pool.idle.fetch_sub(before - idle.len(), Ordering::Relaxed);
+                let multis = pool.sweep_multis(&entry);
                 let quiet = entry.quiet.fetch_add(1, Ordering::Relaxed);
-                if idle.is_empty() && quiet as u64 >= pool.limits.pool_idle_timeout.as_secs() {
+                if idle.is_empty() && multis == 0 && quiet as u64 >= pool.limits.pool_idle_timeout.as_secs() {
                     unused.push(entry.key().clone());
                 }
             }
@@ -196,6 +222,25 @@ impl Pool {
         }
     }
 
+    /// Lets go of HTTP/2 connections that take no stream any more, or had none for too long. How many stay.
+    fn sweep_multis(&self, bucket: &Bucket) -> usize {
+        if bucket.multi_count.load(Ordering::Acquire) == 0 {
+            return 0;
+        }
+        let mut multis = lock(&bucket.multis);
+        let mut gone = Vec::new();
+        multis.retain(|multi| {
+            let idle = multi.idle_since().is_some_and(|at| since(at) >= self.limits.pool_idle_timeout);
+            let keep = !multi.is_closed() && !self.is_aged(multi.born) && !idle;
+            if !keep {
+                gone.push(multi.clone());
+            }
+            keep
+        });
+        bucket.multi_count.store(multis.len(), Ordering::Release);
+        multis.len()
+    }
+
     /// Cuts every connection: the end of egret's drain.
     pub(super) fn cut_all(&self) {
         for entry in &self.buckets {
@@ -206,39 +251,6 @@ impl Pool {
     #[cfg(test)]
     pub(super) fn idle_count(&self) -> usize {
         self.idle.load(Ordering::Relaxed)
-    }
-}
-
-/// A permit for one open connection. Given up (the connection has ended, or was never made), it wakes who waits for it:
-/// first the permit, then the wake, or the woken would find nothing.
-pub(super) struct Place {
-    permit: Option<OwnedSemaphorePermit>,
-    bucket: Arc<Bucket>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        drop(self.permit.take());
-        self.bucket.wake_one();
-    }
-}
-
-/// See [`Bucket::wait`].
-pub(super) struct Waiting<'a> {
-    count: &'a AtomicUsize,
-    freed: Pin<Box<Notified<'a>>>,
-}
-
-impl Waiting<'_> {
-    /// Resolves when a connection came back, one was closed, or the identity was retired.
-    pub(super) async fn freed(mut self) {
-        self.freed.as_mut().await;
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -268,95 +280,5 @@ async fn watch(pool: Weak<Pool>, key: PoolKey, bucket: Arc<Bucket>) {
                 pool.metrics.retired_cut.add();
             }
         }
-    }
-}
-
-impl Bucket {
-    fn new(tls: &Arc<UpstreamTls>, to: &Destination, limits: &Limits) -> Result<Self, Failure> {
-        let (authority, name) = match to {
-            Destination::Tls(origin) => (origin.authority(), Some(server_name(origin.host())?)),
-            Destination::Plain(target) => (target.authority(), None),
-        };
-        let authority = HeaderValue::try_from(authority)
-            .map_err(|_| Failure::new(Code::Internal, "the authority cannot stand in a header"))?;
-        Ok(Self {
-            to: to.clone(),
-            tls: tls.clone(),
-            authority,
-            name,
-            idle: Mutex::default(),
-            live: Mutex::default(),
-            next_id: AtomicU64::new(0),
-            open: Arc::new(Semaphore::new(limits.max_connections_per_origin)),
-            dials: Semaphore::new(limits.max_dials_per_origin),
-            waiting: AtomicUsize::new(0),
-            freed: Notify::new(),
-            evicted: Notify::new(),
-            emptied: Notify::new(),
-            quiet: AtomicUsize::new(0),
-        })
-    }
-
-    pub(super) fn touch(&self) {
-        self.quiet.store(0, Ordering::Relaxed);
-    }
-
-    /// A place to open one more connection in, if there is one.
-    pub(super) fn try_open(self: &Arc<Self>) -> Option<Place> {
-        let permit = self.open.clone().try_acquire_owned().ok()?;
-        Some(Place { permit: Some(permit), bucket: self.clone() })
-    }
-
-    /// Counts as waiting while it lives. Take this, then look once more, then await [`Waiting::freed`]: what comes back
-    /// or closes after the second look is not missed.
-    pub(super) fn wait(&self) -> Waiting<'_> {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        let mut freed = Box::pin(self.freed.notified());
-        freed.as_mut().enable();
-        Waiting { count: &self.waiting, freed }
-    }
-
-    /// Resolves while no connection is open.
-    async fn emptied(&self) {
-        loop {
-            let emptied = self.emptied.notified();
-            if lock(&self.live).is_empty() {
-                return;
-            }
-            emptied.await;
-        }
-    }
-
-    fn wake_one(&self) {
-        // The common case has nobody waiting and costs one load.
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.freed.notify_one();
-        }
-    }
-
-    /// Registers a connection, before its task is started.
-    pub(super) fn add_live(&self, connection: Arc<Live>) -> u64 {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        lock(&self.live).insert(id, connection);
-        self.tls.life().opened();
-        id
-    }
-
-    pub(super) fn remove_live(&self, id: u64) {
-        let mut live = lock(&self.live);
-        if live.remove(&id).is_some() {
-            self.tls.life().closed();
-        }
-        if live.is_empty() {
-            self.emptied.notify_one();
-        }
-    }
-
-    fn cut(&self) -> usize {
-        let live = lock(&self.live);
-        for connection in live.values() {
-            connection.cut();
-        }
-        live.len()
     }
 }

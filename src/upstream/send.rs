@@ -1,24 +1,28 @@
 //! One exchange with an origin: a connection from the pool or a new one, the request, the head of the response.
 
+use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout, timeout_at};
+use hyper::client::conn::TrySendError;
+use tokio::time::{Instant, timeout};
 
 use super::body::Gate;
-use super::connect::Handshake;
-use super::connection::{self, About, Conn};
-use super::pool::{Bucket, Place, Pool};
-use super::{Destination, Failure, RequestBody, Upload, Upstreams, explain};
+use super::bucket::Bucket;
+use super::checkout::{Carrier, Checkout};
+use super::pool::Pool;
+use super::prepare::{self, Second};
+use super::{Destination, Failure, RequestBody, Tie, Upload, Upstreams, explain};
 use crate::domain::{Code, ProjectId};
 use crate::identity::{Asked, UpstreamTls};
 use crate::net::Meter;
 
-/// Connections that may die under an unsent request before a new one is dialled.
+/// Connections that may die under an unsent request before a new one is dialled; and how often an HTTP/2 origin may
+/// say that it has not looked at a request.
 const MAX_STALE: u32 = 4;
 /// Interim responses that an origin may send before its answer.
 const MAX_INTERIM: u32 = 8;
@@ -59,35 +63,76 @@ pub enum Refusal {
     Failed(Failure),
 }
 
-/// A hold on a connection. Dropped, the connection closes; given back, it may serve again.
+/// A hold on a connection. Dropped, an HTTP/1.1 connection closes; given back, it may serve again. Of an HTTP/2
+/// connection it is one stream.
 pub struct Lease {
     pool: Arc<Pool>,
     bucket: Arc<Bucket>,
-    conn: Conn,
+    carrier: Carrier,
     upload: Option<Arc<Upload>>,
 }
 
 impl Lease {
+    pub(super) fn new(pool: Arc<Pool>, bucket: Arc<Bucket>, carrier: Carrier, upload: Option<Arc<Upload>>) -> Self {
+        Self { pool, bucket, carrier, upload }
+    }
+
     /// The exchange is over and the response was read to its end.
     pub fn give_back(self) {
         // An upload that the origin did not wait for still occupies the connection.
-        if self.upload.is_none_or(|u| u.is_finished()) {
-            self.pool.put_back(&self.bucket, self.conn);
+        if let Carrier::One(conn) = self.carrier
+            && self.upload.is_none_or(|u| u.is_finished())
+        {
+            self.pool.put_back(&self.bucket, conn);
+        }
+    }
+
+    /// The hold on a connection that has become something else.
+    pub fn upgraded(self) -> Option<Tie> {
+        match self.carrier {
+            Carrier::One(conn) => conn.into_tie(),
+            Carrier::Many(_) => None,
         }
     }
 }
 
-enum Checkout {
-    Ready(Conn, bool),
-    Retired,
+/// What has been tried with a request.
+struct Tries {
+    idempotent: bool,
+    upload: Option<Arc<Upload>>,
+    /// Sent twice already.
+    resent: bool,
+    /// How often nothing of it was accepted.
+    stale: u32,
+}
+
+/// A request on its way.
+struct Sent {
+    /// `None`: no answer in time.
+    outcome: Option<Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+    second: Option<Second>,
+    /// HTTP/1.1 only: hyper's HTTP/2 drops interim responses unseen.
+    interim: Option<Arc<AtomicU32>>,
+}
+
+/// A request that came to nothing.
+struct Lost<'a> {
+    to: &'a Destination,
+    carrier: &'a Carrier,
+    reused: bool,
+    /// Not a byte came meanwhile.
+    silent: bool,
+    /// Nothing was ever answered over the connection.
+    first: bool,
 }
 
 impl Upstreams {
-    /// Sends a request. Its URI must be in origin form and its headers clean; the Host header is set here,
-    /// from the same destination that the connection is made to.
+    /// Sends a request. Its URI must be in origin form and its headers clean; what names the origin in it (Host,
+    /// `:authority`) is set here, from the same destination that the connection is made to.
     ///
-    /// It is sent a second time only as product.md section 3 allows: never dequeued, or once on a reused
-    /// connection that ended before a byte of response, idempotent and without a body.
+    /// It is sent a second time only if nothing of it was accepted (product.md section 3): never dequeued; above a
+    /// GOAWAY's last stream or refused with REFUSED_STREAM, if its body is still there from the beginning; or once on a
+    /// reused connection that ended before a byte of response, idempotent and without a body.
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -98,49 +143,53 @@ impl Upstreams {
         to: &Destination,
         mut request: Request<RequestBody>,
     ) -> Result<Reply, Refusal> {
-        let bucket = self.pool.bucket(tls, to).map_err(Refusal::Failed)?;
+        let bucket = self.pool.bucket(project, tls, to).map_err(Refusal::Failed)?;
         bucket.touch();
-        request.headers_mut().insert(header::HOST, bucket.authority.clone());
-        if !request.body().is_empty() && !request.headers().contains_key(header::CONTENT_LENGTH) {
-            // Written out, because hyper takes a GET or HEAD without it for one without a body.
-            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        let idempotent = is_idempotent(request.method());
-        let upload = request.body().upload().cloned();
-        let mut stale = 0;
-        let mut resent = request.extensions().get::<Resent>().is_some();
+        let mut tries = Tries {
+            idempotent: is_idempotent(request.method()),
+            upload: request.body().upload().cloned(),
+            resent: request.extensions().get::<Resent>().is_some(),
+            stale: 0,
+        };
         loop {
-            let reused = if stale < MAX_STALE { self.reuse(&bucket) } else { None };
-            let (mut conn, reused, connecting) = match reused {
-                Some(conn) => (conn, true, Duration::ZERO),
+            let found = if tries.stale < MAX_STALE { self.reuse(&bucket) } else { None };
+            let (mut carrier, reused, connecting) = match found {
+                Some((carrier, reused)) => (carrier, reused, Duration::ZERO),
                 None => {
                     let began = Instant::now();
                     // Boxed: the state of a dial is large, and most requests never need it.
-                    match Box::pin(self.checkout(project, &bucket, stale < MAX_STALE)).await {
-                        Ok(Checkout::Ready(conn, true)) => (conn, true, Duration::ZERO),
-                        Ok(Checkout::Ready(conn, false)) => (conn, false, began.elapsed()),
+                    match Box::pin(self.checkout(project, &bucket, tries.stale < MAX_STALE)).await {
+                        Ok(Checkout::Ready(carrier, true)) => (carrier, true, Duration::ZERO),
+                        Ok(Checkout::Ready(carrier, false)) => (carrier, false, began.elapsed()),
                         Ok(Checkout::Retired) => return Err(Refusal::Retired(Box::new(request))),
                         Err(failure) => return Err(Refusal::Failed(failure)),
                     }
                 }
             };
-            let spare = (reused && !resent && idempotent && request.body().is_empty()).then(|| copy_of(&request));
-            let received = conn.meter.read();
-            let interim = self.watch_interim(&mut request, &conn.meter);
-            let sending = conn.sender.try_send_request(request);
-            let error = match self.answered(sending, &conn.meter, upload.as_deref()).await {
+            if matches!(carrier, Carrier::One(_)) && prepare::is_grpc(request.headers()) {
+                // Nothing was sent on it: it serves others as well as before.
+                let failure = with_facts(needs_http2(to), &carrier, false);
+                Lease::new(self.pool.clone(), bucket, carrier, None).give_back();
+                return Err(Refusal::Failed(failure));
+            }
+            let (about, meter) = (carrier.about().clone(), carrier.meter().clone());
+            let (received, first) = (meter.read(), !about.has_answered());
+            let Sent { outcome, second, interim } = self.transmit(request, &mut carrier, &bucket, reused, &tries).await;
+            let error = match outcome {
                 Some(Ok(response)) => {
-                    if let Some(why) = unacceptable(&response, &interim) {
+                    about.answered();
+                    if let Some(why) = unacceptable(&response, interim.as_deref()) {
                         let mut failure = Failure::new(Code::UpstreamMalformed, format!("{to} {why}"));
-                        failure.retry_safe = idempotent;
-                        return Err(Refusal::Failed(with_facts(failure, &conn, true)));
+                        failure.retry_safe = tries.idempotent;
+                        return Err(Refusal::Failed(with_facts(failure, &carrier, true)));
+                    }
+                    if let Some(second) = second {
+                        second.let_go();
                     }
                     if reused {
                         self.pool.metrics.upstream_reused.add();
                     }
-                    conn.exchanges += 1;
-                    let (about, meter) = (conn.about.clone(), conn.meter.clone());
-                    let lease = Lease { pool: self.pool.clone(), bucket, conn, upload: upload.clone() };
+                    let lease = Lease::new(self.pool.clone(), bucket, carrier, tries.upload.clone());
                     return Ok(Reply {
                         response,
                         lease,
@@ -150,7 +199,7 @@ impl Upstreams {
                         tls_version: about.version,
                         asked: about.asked.clone(),
                         connecting,
-                        upload,
+                        upload: tries.upload,
                         meter,
                     });
                 }
@@ -160,46 +209,111 @@ impl Upstreams {
                         Code::NetTimeout,
                         format!("{to} sent no response within {:?}", self.pool.limits.response_timeout),
                     );
-                    failure.retry_safe = idempotent;
-                    return Err(Refusal::Failed(with_facts(failure, &conn, true)));
+                    failure.retry_safe = tries.idempotent;
+                    return Err(Refusal::Failed(with_facts(failure, &carrier, true)));
                 }
             };
-            let mut error = error;
-            let back = error.take_message();
-            let error = error.into_error();
-            let silent = conn.meter.read() == received;
-            match (back, spare) {
-                // Nothing of it was accepted: hyper hands it back only if it was never dequeued.
-                (Some(back), _) if reused => {
-                    stale += 1;
-                    self.pool.metrics.resent.add();
-                    request = back;
+            if interim.is_some_and(|i| i.load(Ordering::Relaxed) > MAX_INTERIM) {
+                let mut failure = Failure::new(Code::UpstreamMalformed, format!("{to} {ENDLESS}"));
+                failure.retry_safe = tries.idempotent;
+                return Err(Refusal::Failed(with_facts(failure, &carrier, true)));
+            }
+            let lost = Lost { to, carrier: &carrier, reused, silent: meter.read() == received, first };
+            request = self.again(project, &bucket, error, second, &lost, &mut tries).await?;
+            self.pool.metrics.resent.add();
+        }
+    }
+
+    /// Puts the request on the connection, and waits for the head of its answer.
+    async fn transmit(
+        &self,
+        mut request: Request<RequestBody>,
+        carrier: &mut Carrier,
+        bucket: &Bucket,
+        reused: bool,
+        tries: &Tries,
+    ) -> Sent {
+        let upload = tries.upload.as_deref();
+        match carrier {
+            Carrier::One(conn) => {
+                prepare::http1(&mut request, bucket);
+                let second = (reused && !tries.resent && tries.idempotent && request.body().is_empty())
+                    .then(|| Second::new(&request));
+                let interim = Some(self.watch_interim(&mut request, &conn.meter));
+                let outcome = self.answered(conn.sender.try_send_request(request), upload).await;
+                Sent { outcome, second, interim }
+            }
+            Carrier::Many(slot) => {
+                prepare::http2(&mut request, bucket);
+                let second = Second::new(&request);
+                let (parts, body) = request.into_parts();
+                let (mut body, spare) = body.keep();
+                let second = (body.is_empty() || spare.is_some()).then(|| second.with(spare));
+                if !body.is_empty() {
+                    body.on(slot.clone());
                 }
-                (None, Some(spare)) if silent && !error.is_parse() && !error.is_user() => {
-                    resent = true;
-                    // The second try must not meet another connection that the origin gave up at the same moment.
-                    stale = MAX_STALE;
-                    self.pool.metrics.resent.add();
-                    request = spare;
-                    request.extensions_mut().insert(Resent);
-                }
-                (back, _) => {
-                    let sent = back.is_none();
-                    let mut failure = if interim.load(Ordering::Relaxed) > MAX_INTERIM {
-                        Failure::new(Code::UpstreamMalformed, format!("{to} {ENDLESS}"))
-                    } else {
-                        explained(&error, &conn, to, silent).await
-                    };
-                    failure.retry_safe = !sent || idempotent;
-                    return Err(Refusal::Failed(with_facts(failure, &conn, sent)));
-                }
+                let mut sender = slot.sender();
+                let outcome = self.answered(sender.try_send_request(Request::from_parts(parts, body)), upload).await;
+                Sent { outcome, second, interim: None }
             }
         }
     }
 
+    /// The request once more, if nothing of it was accepted; else why it failed.
+    async fn again(
+        &self,
+        project: &ProjectId,
+        bucket: &Bucket,
+        mut error: TrySendError<Request<RequestBody>>,
+        second: Option<Second>,
+        lost: &Lost<'_>,
+        tries: &mut Tries,
+    ) -> Result<Request<RequestBody>, Refusal> {
+        let back = error.take_message();
+        let error = error.into_error();
+        let multiplexed = matches!(lost.carrier, Carrier::Many(_));
+        let untouched = multiplexed && explain::is_untouched(&error);
+        let sent = back.is_none();
+        // hyper hands it back only if it was never dequeued. On a connection that never answered it would meet the
+        // same fate again, unless the origin only wants no more streams there.
+        if let Some(back) = back
+            && (lost.reused || (multiplexed && !lost.first))
+            && tries.stale < MAX_STALE
+        {
+            tries.stale += 1;
+            return Ok(back);
+        }
+        if let Some(second) = second.filter(|_| sent) {
+            if untouched && tries.stale < MAX_STALE {
+                if explain::wants_http1(&error) {
+                    self.pool.demote(project, bucket);
+                }
+                if let Some(request) = second.request() {
+                    tries.stale += 1;
+                    return Ok(request);
+                }
+            } else if lost.reused
+                && !tries.resent
+                && tries.idempotent
+                && tries.upload.is_none()
+                && explain::is_silent_end(&error, lost.silent, multiplexed)
+                && let Some(mut request) = second.request()
+            {
+                tries.resent = true;
+                // The second try must not meet another connection that the origin gave up at the same moment.
+                tries.stale = MAX_STALE;
+                request.extensions_mut().insert(Resent);
+                return Ok(request);
+            }
+        }
+        let mut failure = explained(&error, lost, tries.upload.as_deref()).await;
+        failure.retry_safe = !sent || tries.idempotent || untouched;
+        Err(Refusal::Failed(with_facts(failure, lost.carrier, sent)))
+    }
+
     /// Waits for the head of the answer; `None` if it does not come. The limit counts from the end of the upload: as
     /// long as that moves, the origin need not answer.
-    async fn answered<F: Future>(&self, sending: F, meter: &Meter, upload: Option<&Upload>) -> Option<F::Output> {
+    async fn answered<F: Future>(&self, sending: F, upload: Option<&Upload>) -> Option<F::Output> {
         let limit = self.pool.limits.response_timeout;
         let mut sending = pin!(sending);
         let mut left = limit;
@@ -208,7 +322,7 @@ impl Upstreams {
             if let Ok(outcome) = timeout(left, sending.as_mut()).await {
                 return Some(outcome);
             }
-            left = limit.saturating_sub(meter.idle());
+            left = upload.and_then(Upload::idle).map_or(Duration::ZERO, |idle| limit.saturating_sub(idle));
             if sent || left.is_zero() {
                 return None;
             }
@@ -218,7 +332,7 @@ impl Upstreams {
 
     /// Counts the interim responses to a request, and ends the connection when they do not end. They are dropped, but
     /// for the effect of `100 Continue` on an upload that waits for it.
-    fn watch_interim(&self, request: &mut Request<RequestBody>, meter: &Arc<Meter>) -> Arc<AtomicU32> {
+    pub(super) fn watch_interim(&self, request: &mut Request<RequestBody>, meter: &Arc<Meter>) -> Arc<AtomicU32> {
         let gate = hold_for_continue(request);
         let seen: Arc<AtomicU32> = Arc::default();
         let (count, meter, metrics) = (seen.clone(), meter.clone(), self.pool.metrics.clone());
@@ -233,107 +347,11 @@ impl Upstreams {
         });
         seen
     }
-
-    /// An idle connection of an identity that lives. Looking at its life after the connection was taken is the
-    /// linearisation point: whoever passes here began before a retirement.
-    fn reuse(&self, bucket: &Bucket) -> Option<Conn> {
-        self.pool.pop(bucket).filter(|_| bucket.tls.life().is_active())
-    }
-
-    /// A connection: idle or new. Ends in time: permits are waited for no longer than a connect may take.
-    async fn checkout(&self, project: &ProjectId, bucket: &Arc<Bucket>, pooled: bool) -> Result<Checkout, Failure> {
-        let life = bucket.tls.life();
-        let deadline = Instant::now() + self.pool.limits.connect_timeout;
-        let mut waiting = None;
-        let place = loop {
-            if pooled && let Some(conn) = self.reuse(bucket) {
-                return Ok(Checkout::Ready(conn, true));
-            }
-            if !life.is_active() {
-                return Ok(Checkout::Retired);
-            }
-            if let Some(place) = bucket.try_open() {
-                break place;
-            }
-            // At the cap. One that was given back a moment ago will do, as soon as hyper has it ready.
-            if pooled && let Some(mut conn) = self.pool.pop_unready(bucket) {
-                if let Ok(Ok(())) = timeout_at(deadline, conn.sender.ready()).await
-                    && life.is_active()
-                {
-                    return Ok(Checkout::Ready(conn, true));
-                }
-                continue;
-            }
-            let Some(turn) = waiting.take() else {
-                // Looked once more after that, so that nothing which is freed meanwhile is missed.
-                waiting = Some(bucket.wait());
-                continue;
-            };
-            if timeout_at(deadline, turn.freed()).await.is_err() {
-                self.pool.metrics.upstream_connections_full.add();
-                return Err(Failure::new(
-                    Code::LimitConnections,
-                    format!(
-                        "all {} connections to {} are busy",
-                        self.pool.limits.max_connections_per_origin, bucket.to
-                    ),
-                )
-                .fix("raise limits.max_connections_per_origin, or send fewer requests at once"));
-            }
-        };
-        drop(waiting);
-        let conn = self.open(project, bucket, place).await?;
-        // Checked again after the handshake: the identity may have been retired while we were dialling.
-        if life.is_active() {
-            Ok(Checkout::Ready(conn, false))
-        } else {
-            self.pool.metrics.retired_handshakes.add();
-            Ok(Checkout::Retired)
-        }
-    }
-
-    async fn open(&self, project: &ProjectId, bucket: &Arc<Bucket>, place: Place) -> Result<Conn, Failure> {
-        let _dial = timeout(self.pool.limits.connect_timeout, bucket.dials.acquire())
-            .await
-            .map_err(|_| {
-                Failure::new(Code::LimitConnections, format!("too many handshakes with {} are under way", bucket.to))
-            })?
-            .expect("the semaphore is never closed");
-        let metrics = &self.pool.metrics;
-        let started = match (&bucket.to, &bucket.name) {
-            (Destination::Tls(origin), Some(name)) => {
-                let secured = self.dialer.tls(project, &bucket.tls, origin, name, Handshake::Any).await?;
-                let asked = if secured.resumed {
-                    bucket.tls.last_asked(origin.host())
-                } else {
-                    bucket.tls.remember_asked(origin.host(), secured.asked.as_ref());
-                    secured.asked
-                };
-                let about = About::new(secured.address, Some(secured.version), secured.resumed, asked);
-                connection::start(secured.stream, about, bucket, place, metrics).await
-            }
-            _ => {
-                let (stream, address) = self.dialer.tcp(project, bucket.to.host(), bucket.to.port()).await?;
-                connection::start(stream, About::new(address, None, false, None), bucket, place, metrics).await
-            }
-        };
-        started.map_err(|e| Failure::new(Code::Internal, format!("the connection could not be started: {e}")))
-    }
 }
 
 /// RFC 9110 section 9.2.2.
 fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
-}
-
-/// The same request without its (empty) body.
-fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }
 
 /// `Expect: 100-continue`: the client's body is not asked for (which is what makes egret say 100 to the
@@ -352,16 +370,22 @@ fn hold_for_continue(request: &mut Request<RequestBody>) -> Option<Arc<Gate>> {
 const ENDLESS: &str = "sends interim responses without end";
 
 /// Why an answer that hyper understood is none that may be passed on.
-fn unacceptable(response: &Response<Incoming>, interim: &AtomicU32) -> Option<&'static str> {
-    if interim.load(Ordering::Relaxed) > MAX_INTERIM {
+fn unacceptable(response: &Response<Incoming>, interim: Option<&AtomicU32>) -> Option<&'static str> {
+    if interim.is_some_and(|i| i.load(Ordering::Relaxed) > MAX_INTERIM) {
         return Some(ENDLESS);
     }
     // Nothing is asked to upgrade, so what follows a 101 would be taken for something that it is not.
     (response.status() == StatusCode::SWITCHING_PROTOCOLS).then_some("switches to a protocol that was not asked for")
 }
 
-fn with_facts(mut failure: Failure, conn: &Conn, sent: bool) -> Failure {
-    let about = &conn.about;
+/// gRPC to an origin that has only HTTP/1.1.
+fn needs_http2(to: &Destination) -> Failure {
+    Failure::new(Code::TlsProtocol, format!("gRPC needs HTTP/2, and {to} speaks only HTTP/1.1"))
+        .fix("turn on HTTP/2 at the origin (ALPN h2), or let this request go to another one")
+}
+
+pub(super) fn with_facts(mut failure: Failure, carrier: &Carrier, sent: bool) -> Failure {
+    let about = carrier.about();
     failure.facts.address = Some(about.address);
     failure.facts.tls_version = about.version;
     failure.facts.asked.clone_from(&about.asked);
@@ -370,47 +394,55 @@ fn with_facts(mut failure: Failure, conn: &Conn, sent: bool) -> Failure {
 }
 
 /// Why a request that was on a connection has no response.
-async fn explained(error: &hyper::Error, conn: &Conn, to: &Destination, silent: bool) -> Failure {
-    if error.is_user() {
-        return match explain::io_kind(error) {
-            Some(std::io::ErrorKind::TimedOut) => {
+async fn explained(error: &hyper::Error, lost: &Lost<'_>, upload: Option<&Upload>) -> Failure {
+    let Lost { to, carrier, silent, first, .. } = lost;
+    if let Some(kind) = upload.and_then(Upload::fault).or_else(|| error.is_user().then(|| user_fault(error))) {
+        return match kind {
+            std::io::ErrorKind::TimedOut => {
                 Failure::new(Code::LimitRequestTimeout, "the request's body stopped coming")
             }
-            Some(std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput) => {
+            std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput => {
                 Failure::new(Code::RequestMalformed, "the request's body is not framed as HTTP/1.1 demands")
             }
             _ => Failure::new(Code::RequestMalformed, "the request's body ended before its announced end"),
         };
     }
-    if error.is_parse() {
-        return Failure::new(Code::UpstreamMalformed, format!("the answer of {to} is not valid HTTP: {error}"));
+    if let Some(failure) = explain::http(error, to) {
+        return failure;
     }
-    if conn.meter.is_cut() {
+    if carrier.meter().is_cut() {
         return Failure::new(
             Code::NetReset,
             format!("the connection to {to} was cut: its certificate was retired, or egret is ending"),
         );
     }
-    let ended = conn.about.error().await;
-    let cause: &(dyn std::error::Error + 'static) = match &ended {
-        Some(error) => &**error,
-        None => error,
-    };
-    if let Some(error) = &ended
-        && error.is_parse()
-    {
-        return Failure::new(Code::UpstreamMalformed, format!("the answer of {to} is not valid HTTP: {error}"));
+    let about = carrier.about();
+    let ended = about.error().await;
+    if let Some(failure) = ended.as_deref().and_then(|error| explain::http(error, to)) {
+        return failure;
     }
     let Destination::Tls(origin) = to else {
         return Failure::new(Code::NetReset, format!("{to} closed the connection before it answered"));
     };
-    // The first exchange is where a refusal of the client certificate shows in TLS 1.3.
-    if silent && conn.exchanges == 0 {
-        return explain::tls(cause, conn.about.asked.as_ref(), origin);
+    let cause: &(dyn std::error::Error + 'static) = match (about.fault(), &ended) {
+        (Some(fault), _) => fault,
+        (None, Some(error)) => &**error,
+        (None, None) => error,
+    };
+    // The first exchange is where a refusal of the client certificate shows in TLS 1.3. An HTTP/2 origin may have sent
+    // its SETTINGS before it looked at the certificate.
+    if *first && (*silent || matches!(carrier, Carrier::Many(_))) {
+        return explain::tls(cause, about.asked.as_ref(), origin);
     }
     match explain::tls_error(cause) {
-        Some(_) => explain::tls(cause, conn.about.asked.as_ref(), origin),
-        None if silent => Failure::new(Code::NetReset, format!("{to} closed the connection before it answered")),
+        Some(_) => explain::tls(cause, about.asked.as_ref(), origin),
+        None if *silent || matches!(carrier, Carrier::Many(_)) => {
+            Failure::new(Code::NetReset, format!("{to} closed the connection before it answered"))
+        }
         None => Failure::new(Code::NetReset, format!("{to} closed the connection in the middle of its answer's head")),
     }
+}
+
+fn user_fault(error: &hyper::Error) -> std::io::ErrorKind {
+    explain::io_kind(error).unwrap_or(std::io::ErrorKind::Other)
 }

@@ -1,0 +1,300 @@
+//! The connections of one identity to one destination: those that are idle, those that take more streams, those that
+//! are being made, and who waits for them.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use http::HeaderValue;
+use http::uri::Authority;
+use rustls::pki_types::ServerName;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::connect::server_name;
+use super::connection::{Conn, Live};
+use super::multi::Multi;
+use super::{Destination, Failure};
+use crate::config::Limits;
+use crate::domain::Code;
+use crate::identity::UpstreamTls;
+
+/// What an origin spoke last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Spoken {
+    /// Nothing yet: the first connection finds out, and the others wait for it.
+    Unknown,
+    Http1,
+    Http2,
+    /// It refused a request over HTTP/2 and wants it over HTTP/1.1 (RFC 9113 section 7, HTTP_1_1_REQUIRED): some servers
+    /// do so where they want to ask for a certificate after the handshake.
+    Http1Only,
+}
+
+impl Spoken {
+    fn from(byte: u8) -> Self {
+        [Self::Unknown, Self::Http1, Self::Http2, Self::Http1Only][usize::from(byte.min(3))]
+    }
+}
+
+/// The connections of one key.
+pub(super) struct Bucket {
+    pub(super) to: Destination,
+    pub(super) tls: Arc<UpstreamTls>,
+    /// The Host header of every request that goes here.
+    pub(super) authority: HeaderValue,
+    /// The same for HTTP/2's `:authority`.
+    pub(super) uri_authority: Authority,
+    /// `None` for plain http.
+    pub(super) name: Option<ServerName<'static>>,
+    pub(super) idle: Mutex<Vec<Idle>>,
+    /// HTTP/2 connections that may still take streams.
+    pub(super) multis: Mutex<Vec<Arc<Multi>>>,
+    /// How many they are: the look at an HTTP/1.1 bucket takes no lock.
+    pub(super) multi_count: AtomicUsize,
+    /// A [`Spoken`].
+    pub(super) spoken: AtomicU8,
+    /// Streams that a further HTTP/2 connection is expected to take.
+    expected: AtomicUsize,
+    /// Connections being made.
+    dialling: AtomicUsize,
+    /// How often one could not be made, and why the last time.
+    failures: Mutex<(u64, Option<Failure>)>,
+    pub(super) live: Mutex<HashMap<u64, Arc<Live>>>,
+    next_id: AtomicU64,
+    /// A permit per open connection.
+    open: Arc<Semaphore>,
+    /// A permit per handshake.
+    pub(super) dials: Semaphore,
+    /// Requests that wait for a connection to come back.
+    waiting: AtomicUsize,
+    pub(super) freed: Notify,
+    pub(super) evicted: Notify,
+    /// The last open connection has ended.
+    emptied: Notify,
+    /// Sweeps since a connection was last asked for.
+    pub(super) quiet: AtomicUsize,
+}
+
+pub(super) struct Idle {
+    pub(super) conn: Conn,
+    /// [`ticks`] when it came back.
+    pub(super) since: u64,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while holding it")
+}
+
+/// A permit for one open connection. Given up (the connection has ended, or was never made), it wakes who waits for it:
+/// first the permit, then the wake, or the woken would find nothing.
+pub(super) struct Place {
+    permit: Option<OwnedSemaphorePermit>,
+    bucket: Arc<Bucket>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        self.bucket.wake_one();
+    }
+}
+
+/// A connection in the making. When it is made, or is not, those who waited for it look again.
+pub(super) struct Dialling {
+    bucket: Arc<Bucket>,
+    begun: bool,
+}
+
+impl Dialling {
+    /// It is being made now; others wait for it.
+    pub(super) fn begin(mut self) -> Self {
+        self.begun = true;
+        self
+    }
+}
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        self.bucket.dialling.fetch_sub(1, Ordering::AcqRel);
+        // One that was never begun has changed nothing: who waits would only look, and wake itself again.
+        if self.begun {
+            self.bucket.wake_all();
+        }
+    }
+}
+
+/// See [`Bucket::wait`].
+pub(super) struct Waiting<'a> {
+    count: &'a AtomicUsize,
+    freed: Pin<Box<Notified<'a>>>,
+}
+
+impl Waiting<'_> {
+    /// Resolves when a connection came back, one was closed, or the identity was retired.
+    pub(super) async fn freed(mut self) {
+        self.freed.as_mut().await;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Bucket {
+    pub(super) fn new(
+        tls: &Arc<UpstreamTls>,
+        to: &Destination,
+        spoken: Spoken,
+        limits: &Limits,
+    ) -> Result<Self, Failure> {
+        let (authority, name) = match to {
+            Destination::Tls(origin) => (origin.authority(), Some(server_name(origin.host())?)),
+            Destination::Plain(target) => (target.authority(), None),
+        };
+        let unusable = || Failure::new(Code::Internal, "the authority cannot stand in a header");
+        let uri_authority = Authority::try_from(authority.as_str()).map_err(|_| unusable())?;
+        let authority = HeaderValue::try_from(authority).map_err(|_| unusable())?;
+        Ok(Self {
+            to: to.clone(),
+            tls: tls.clone(),
+            authority,
+            uri_authority,
+            name,
+            idle: Mutex::default(),
+            multis: Mutex::default(),
+            multi_count: AtomicUsize::new(0),
+            spoken: AtomicU8::new(spoken as u8),
+            expected: AtomicUsize::new(limits.max_streams_per_connection),
+            dialling: AtomicUsize::new(0),
+            failures: Mutex::default(),
+            live: Mutex::default(),
+            next_id: AtomicU64::new(0),
+            open: Arc::new(Semaphore::new(limits.max_connections_per_origin)),
+            dials: Semaphore::new(limits.max_dials_per_origin),
+            waiting: AtomicUsize::new(0),
+            freed: Notify::new(),
+            evicted: Notify::new(),
+            emptied: Notify::new(),
+            quiet: AtomicUsize::new(0),
+        })
+    }
+
+    pub(super) fn touch(&self) {
+        self.quiet.store(0, Ordering::Relaxed);
+    }
+
+    /// A place to open one more connection in, if there is one.
+    pub(super) fn try_open(self: &Arc<Self>) -> Option<Place> {
+        let permit = self.open.clone().try_acquire_owned().ok()?;
+        Some(Place { permit: Some(permit), bucket: self.clone() })
+    }
+
+    /// Counts as waiting while it lives. Take this, then look once more, then await [`Waiting::freed`]: what comes back
+    /// or closes after the second look is not missed.
+    pub(super) fn wait(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let mut freed = Box::pin(self.freed.notified());
+        freed.as_mut().enable();
+        Waiting { count: &self.waiting, freed }
+    }
+
+    /// Resolves while no connection is open.
+    pub(super) async fn emptied(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if lock(&self.live).is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    pub(super) fn spoken(&self) -> Spoken {
+        Spoken::from(self.spoken.load(Ordering::Acquire))
+    }
+
+    /// So many streams a connection takes: known once the origin's SETTINGS have come.
+    pub(super) fn expect(&self, streams: usize) {
+        self.expected.store(streams.max(1), Ordering::Release);
+        self.wake_all();
+    }
+
+    /// The right to make a connection, if one more is worth it: where many requests share a connection, or where
+    /// that is not known yet, those that are being made may serve all who wait.
+    pub(super) fn may_dial(self: &Arc<Self>) -> Option<Dialling> {
+        let enough = match self.spoken() {
+            Spoken::Http1 | Spoken::Http1Only => usize::MAX,
+            Spoken::Unknown => 1,
+            Spoken::Http2 => self.waiting.load(Ordering::SeqCst).max(1).div_ceil(self.expected.load(Ordering::Acquire)),
+        };
+        let more = |d: usize| (d < enough).then_some(d + 1);
+        self.dialling.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(Dialling { bucket: self.clone(), begun: false })
+    }
+
+    /// Tells those who wait for a connection that it could not be made.
+    pub(super) fn failed(&self, failure: &Failure) {
+        let mut failures = lock(&self.failures);
+        failures.0 += 1;
+        failures.1 = Some(failure.clone());
+    }
+
+    /// How often making one has failed.
+    pub(super) fn failures(&self) -> u64 {
+        lock(&self.failures).0
+    }
+
+    /// Why it failed since, if there is nothing else to wait for.
+    pub(super) fn failed_since(&self, seen: u64) -> Option<Failure> {
+        if matches!(self.spoken(), Spoken::Http1 | Spoken::Http1Only) || self.multi_count.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        let failures = lock(&self.failures);
+        failures.1.clone().filter(|_| failures.0 != seen)
+    }
+
+    /// Wakes all who wait: each looks for itself.
+    pub(super) fn wake_all(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.freed.notify_waiters();
+        }
+    }
+
+    pub(super) fn wake_one(&self) {
+        // The common case has nobody waiting and costs one load.
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.freed.notify_one();
+        }
+    }
+
+    /// Registers a connection, before its task is started.
+    pub(super) fn add_live(&self, connection: Arc<Live>) -> u64 {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        lock(&self.live).insert(id, connection);
+        self.tls.life().opened();
+        id
+    }
+
+    pub(super) fn remove_live(&self, id: u64) {
+        let mut live = lock(&self.live);
+        if live.remove(&id).is_some() {
+            self.tls.life().closed();
+        }
+        if live.is_empty() {
+            self.emptied.notify_one();
+        }
+    }
+
+    pub(super) fn cut(&self) -> usize {
+        let live = lock(&self.live);
+        for connection in live.values() {
+            connection.cut();
+        }
+        live.len()
+    }
+}

@@ -1,0 +1,220 @@
+//! Getting a connection for one request: from the pool, or a new one.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::bucket::{Bucket, Dialling, Place, Spoken};
+use super::connect::{Handshake, Offer};
+use super::connection::{self, About, Conn};
+use super::multi::{self, Slot};
+use super::{Destination, Failure, Upstreams};
+use crate::domain::{Code, ProjectId};
+use crate::net::Meter;
+
+/// What a request is sent on.
+pub(super) enum Carrier {
+    /// An HTTP/1.1 connection, for as long as the exchange lasts.
+    One(Conn),
+    /// A stream of an HTTP/2 connection.
+    Many(Arc<Slot>),
+}
+
+impl Carrier {
+    pub(super) fn about(&self) -> &Arc<About> {
+        match self {
+            Self::One(conn) => &conn.about,
+            Self::Many(slot) => &slot.multi.about,
+        }
+    }
+
+    pub(super) fn meter(&self) -> &Arc<Meter> {
+        match self {
+            Self::One(conn) => &conn.meter,
+            Self::Many(slot) => &slot.multi.meter,
+        }
+    }
+}
+
+pub(super) enum Checkout {
+    /// And whether the connection has served another request.
+    Ready(Carrier, bool),
+    Retired,
+}
+
+impl Upstreams {
+    /// A connection that is there, of an identity that lives. Looking at its life after the connection was taken is
+    /// the linearisation point: whoever passes here began before a retirement.
+    pub(super) fn reuse(&self, bucket: &Bucket) -> Option<(Carrier, bool)> {
+        let found = match self.pool.slot(bucket) {
+            Some(slot) => (slot.reused, Carrier::Many(Arc::new(slot))),
+            None => (true, Carrier::One(self.pool.pop(bucket)?)),
+        };
+        bucket.tls.life().is_active().then_some((found.1, found.0))
+    }
+
+    /// A connection: from the pool or new. Ends in time: permits are waited for no longer than a connect may take.
+    pub(super) async fn checkout(
+        &self,
+        project: &ProjectId,
+        bucket: &Arc<Bucket>,
+        pooled: bool,
+    ) -> Result<Checkout, Failure> {
+        let life = bucket.tls.life();
+        let deadline = Instant::now() + self.pool.limits.connect_timeout;
+        let failures = bucket.failures();
+        let mut waiting = None;
+        let (place, dialling) = loop {
+            if pooled && let Some((carrier, reused)) = self.reuse(bucket) {
+                return Ok(Checkout::Ready(carrier, reused));
+            }
+            if !life.is_active() {
+                return Ok(Checkout::Retired);
+            }
+            if let Some(dialling) = bucket.may_dial() {
+                if let Some(place) = bucket.try_open() {
+                    break (place, dialling.begin());
+                }
+            } else if let Some(failure) = bucket.failed_since(failures) {
+                return Err(failure);
+            }
+            // At the cap. One that was given back a moment ago will do, as soon as hyper has it ready.
+            if pooled && let Some(mut conn) = self.pool.pop_unready(bucket) {
+                if let Ok(Ok(())) = timeout_at(deadline, conn.sender.ready()).await
+                    && life.is_active()
+                {
+                    return Ok(Checkout::Ready(Carrier::One(conn), true));
+                }
+                continue;
+            }
+            let Some(turn) = waiting.take() else {
+                // Looked once more after that, so that nothing which is freed meanwhile is missed.
+                waiting = Some(bucket.wait());
+                continue;
+            };
+            if timeout_at(deadline, turn.freed()).await.is_err() {
+                self.pool.metrics.upstream_connections_full.add();
+                return Err(self.full(bucket));
+            }
+        };
+        drop(waiting);
+        let carrier = match self.open(project, bucket, place, dialling).await {
+            Ok(carrier) => carrier,
+            Err(failure) => {
+                bucket.failed(&failure);
+                return Err(failure);
+            }
+        };
+        // Checked again after the handshake: the identity may have been retired while we were dialling.
+        match carrier {
+            Some(carrier) if life.is_active() => Ok(Checkout::Ready(carrier, false)),
+            _ => {
+                self.pool.metrics.retired_handshakes.add();
+                Ok(Checkout::Retired)
+            }
+        }
+    }
+
+    fn full(&self, bucket: &Bucket) -> Failure {
+        let detail = match bucket.spoken() {
+            Spoken::Http2 => format!("{} takes no further request at the moment, on any connection", bucket.to),
+            _ => format!("all {} connections to {} are busy", self.pool.limits.max_connections_per_origin, bucket.to),
+        };
+        Failure::new(Code::LimitConnections, detail)
+            .fix("raise limits.max_connections_per_origin, or send fewer requests at once")
+    }
+
+    /// A new connection; `None` if its identity was retired meanwhile.
+    async fn open(
+        &self,
+        project: &ProjectId,
+        bucket: &Arc<Bucket>,
+        place: Place,
+        dialling: Dialling,
+    ) -> Result<Option<Carrier>, Failure> {
+        // Let go of last: who waits looks again when the connection is there, or when it is known why it is not.
+        let _dialling = dialling;
+        let offer = if bucket.spoken() == Spoken::Http1Only { Offer::Http1 } else { Offer::Both };
+        let _dial = self.dial_permit(bucket).await?;
+        let metrics = &self.pool.metrics;
+        let (Destination::Tls(_), Some(_)) = (&bucket.to, &bucket.name) else {
+            let (stream, address) = self.dialer.tcp(project, bucket.to.host(), bucket.to.port()).await?;
+            let about = Arc::new(About::new(address, None, false, None));
+            let conn = connection::start(stream, about, bucket, place, metrics, false).await.map_err(unstarted)?;
+            return Ok(Some(Carrier::One(conn)));
+        };
+        let (stream, about, h2) = self.secure(project, bucket, offer).await?;
+        if h2 {
+            let limits = &self.pool.limits;
+            let multi = multi::start(stream, about, bucket, place, limits, metrics).await.map_err(unstarted)?;
+            self.pool.speaks(project, bucket, Spoken::Http2);
+            return Ok(self.pool.add_multi(bucket, multi).map(|slot| Carrier::Many(Arc::new(slot))));
+        }
+        if offer == Offer::Both {
+            self.pool.speaks(project, bucket, Spoken::Http1);
+        }
+        let conn = connection::start(stream, about, bucket, place, metrics, false).await.map_err(unstarted)?;
+        Ok(Some(Carrier::One(conn)))
+    }
+
+    /// An HTTP/1.1 connection of its own for a request that is to become something else.
+    pub(super) async fn open_upgradable(
+        &self,
+        project: &ProjectId,
+        bucket: &Arc<Bucket>,
+    ) -> Result<Option<Conn>, Failure> {
+        let Some(place) = bucket.try_open() else {
+            self.pool.metrics.upstream_connections_full.add();
+            return Err(self.full(bucket));
+        };
+        let _dial = self.dial_permit(bucket).await?;
+        let metrics = &self.pool.metrics;
+        let conn = if bucket.name.is_some() {
+            let (stream, about, _) = self.secure(project, bucket, Offer::Http1).await?;
+            connection::start(stream, about, bucket, place, metrics, true).await
+        } else {
+            let (stream, address) = self.dialer.tcp(project, bucket.to.host(), bucket.to.port()).await?;
+            let about = Arc::new(About::new(address, None, false, None));
+            connection::start(stream, about, bucket, place, metrics, true).await
+        };
+        let conn = conn.map_err(unstarted)?;
+        if bucket.tls.life().is_active() {
+            return Ok(Some(conn));
+        }
+        self.pool.metrics.retired_handshakes.add();
+        Ok(None)
+    }
+
+    async fn dial_permit<'a>(&self, bucket: &'a Bucket) -> Result<tokio::sync::SemaphorePermit<'a>, Failure> {
+        let permit = timeout(self.pool.limits.connect_timeout, bucket.dials.acquire()).await.map_err(|_| {
+            Failure::new(Code::LimitConnections, format!("too many handshakes with {} are under way", bucket.to))
+        })?;
+        Ok(permit.expect("the semaphore is never closed"))
+    }
+
+    /// A handshake, and whether HTTP/2 was agreed on.
+    async fn secure(
+        &self,
+        project: &ProjectId,
+        bucket: &Bucket,
+        offer: Offer,
+    ) -> Result<(tokio_rustls::client::TlsStream<super::socket::Socket>, Arc<About>, bool), Failure> {
+        let (Destination::Tls(origin), Some(name)) = (&bucket.to, &bucket.name) else {
+            return Err(Failure::new(Code::Internal, "TLS was asked for where there is none"));
+        };
+        let secured = self.dialer.tls(project, &bucket.tls, origin, name, Handshake::Any, offer).await?;
+        let asked = if secured.resumed {
+            bucket.tls.last_asked(origin.host())
+        } else {
+            bucket.tls.remember_asked(origin.host(), secured.asked.as_ref());
+            secured.asked
+        };
+        let about = Arc::new(About::new(secured.address, Some(secured.version), secured.resumed, asked));
+        let h2 = secured.stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok((secured.stream, about, h2))
+    }
+}
+
+fn unstarted(error: hyper::Error) -> Failure {
+    Failure::new(Code::Internal, format!("the connection could not be started: {error}"))
+}

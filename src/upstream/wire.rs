@@ -1,0 +1,84 @@
+//! What lies between TLS and hyper on an upstream connection.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connection::About;
+use super::frames::{Frames, Said};
+use super::multi::Streams;
+use crate::net::{Io, Meter};
+
+/// A metered connection that remembers the first error under it, and, on HTTP/2, follows what the origin says.
+///
+/// The error is kept here because HTTP/2 keeps only its text, and the alert by which an origin refuses a client
+/// certificate is in it.
+pub(super) struct Wire<S> {
+    io: Io<S>,
+    about: Arc<About>,
+    /// HTTP/2 only.
+    follows: Option<(Frames, Arc<Streams>)>,
+}
+
+impl<S> Wire<S> {
+    pub(super) fn new(stream: S, meter: Arc<Meter>, about: Arc<About>, streams: Option<Arc<Streams>>) -> Self {
+        Self { io: Io::new(stream, meter), about, follows: streams.map(|s| (Frames::default(), s)) }
+    }
+
+    fn noted<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match polled {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.about.note(error))),
+            other => other,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut this.io).poll_read(cx, buf);
+        if let Some((frames, streams)) = &mut this.follows {
+            frames.feed(&buf.filled()[before..], |said| match said {
+                Said::Settings(limit) => streams.limited(limit),
+                Said::GoAway => streams.close(),
+            });
+        }
+        this.noted(polled)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.noted(polled)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.noted(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.io).poll_flush(cx);
+        this.noted(polled)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
