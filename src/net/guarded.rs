@@ -18,6 +18,8 @@ pub struct Verdict {
     flushed: AtomicBool,
     /// Set with `refused`.
     messages: AtomicU64,
+    /// The connection is being upgraded: what follows is no HTTP.
+    switched: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +30,12 @@ struct Stop {
 }
 
 impl Verdict {
+    /// What the client sends from now on is no HTTP, and passes as it is. To be called before the 101 is written: a
+    /// client must not send anything but HTTP before it has read that (RFC 9110 section 7.8).
+    pub fn switch(&self) {
+        self.switched.store(true, Ordering::Release);
+    }
+
     /// Why the stream was refused, if it was.
     #[must_use]
     pub fn refused(&self) -> Option<Malformed> {
@@ -60,7 +68,12 @@ pub struct Guarded<S> {
 impl<S> Guarded<S> {
     /// Puts the gate before `inner`, which is at the beginning of a message.
     pub fn new(inner: S) -> Self {
-        let verdict = Verdict { refused: OnceLock::new(), flushed: AtomicBool::new(true), messages: AtomicU64::new(0) };
+        let verdict = Verdict {
+            refused: OnceLock::new(),
+            flushed: AtomicBool::new(true),
+            messages: AtomicU64::new(0),
+            switched: AtomicBool::new(false),
+        };
         Self { inner, gate: Gate::default(), verdict: Arc::new(verdict) }
     }
 
@@ -92,6 +105,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        if this.verdict.switched.load(Ordering::Acquire) {
+            return Poll::Ready(Ok(()));
+        }
         let Err(refused) = this.gate.feed(&buf.filled()[before..]) else { return Poll::Ready(Ok(())) };
         let stop = Stop { why: refused.why, within: refused.within };
         this.verdict.messages.store(this.gate.messages(), Ordering::Relaxed);

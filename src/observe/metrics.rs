@@ -55,6 +55,8 @@ table! {
     exchanges_failed;
     /// Tunnels open.
     tunnels;
+    /// WebSockets open.
+    websockets;
     /// Upstream connections open.
     upstream_connections;
     /// Full upstream handshakes.

@@ -61,6 +61,56 @@ pub(super) fn answer_with(
     response
 }
 
+/// The answer to a gRPC call: HTTP status 200 and the status in the head, which is the whole message
+/// ("Trailers-Only" in gRPC's protocol over HTTP/2).
+#[must_use]
+pub(super) fn grpc(failure: &Failure, trusted: bool, request_id: &str) -> Response<ReplyBody> {
+    let mut message = failure.code.to_string();
+    if trusted {
+        message.push_str(": ");
+        message.push_str(&failure.detail);
+        if let Some(fix) = &failure.fix {
+            message.push_str("; ");
+            message.push_str(fix);
+        }
+    }
+    message.push_str(&format!(" (request {request_id})"));
+    let mut response = Response::new(ReplyBody::empty());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from(grpc_status(failure.code)));
+    if let Ok(message) = HeaderValue::try_from(percent_encoded(&message)) {
+        headers.insert("grpc-message", message);
+    }
+    headers.insert(PROXY_STATUS, proxy_status(failure, trusted));
+    response
+}
+
+/// gRPC's own table of statuses from HTTP's, and its code 4 for deadlines of the proxy's own.
+fn grpc_status(code: Code) -> u16 {
+    match code.status().as_u16() {
+        400 | 413 | 414 | 431 => 13,
+        401 | 407 => 16,
+        403 => 7,
+        429 => 8,
+        504 => 4,
+        500 | 508 => 13,
+        _ => 14,
+    }
+}
+
+/// As gRPC wants its messages: printable ASCII, everything else and `%` as `%XX`.
+fn percent_encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
 /// The same, written out whole, for a request that no handler was given. `failure` says nothing of egret's inside.
 /// The connection closes after it.
 #[must_use]

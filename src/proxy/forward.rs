@@ -5,22 +5,25 @@
 //! retired between selection and checkout is selected again.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{Request, Response, Uri};
+use http::{Request, Response, StatusCode, Uri};
 use moka::sync::Cache;
 use tokio::time::Instant;
 
 use super::error;
 use super::headers::{self, Via};
+use super::websocket::{Ask, Bridges};
 use crate::config::Limits;
 use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, ProjectId, Rule, Validity};
 use crate::identity::{Presented, UpstreamTls};
 use crate::observe::{AccessLog, Exchange, Metrics, RequestId};
 use crate::policy::EgressPolicy;
 use crate::registry::{Project, Selection, Target};
-use crate::upstream::{Destination, Ended, Failure, Lease, Refusal, Reply, ReplyBody, RequestBody, Upload, Upstreams};
+use crate::upstream::{
+    Destination, Ended, Failure, Lease, Refusal, Reply, ReplyBody, RequestBody, Upload, Upstreams, is_grpc,
+};
 
 /// Selections that may be overtaken by a retirement before the request is given up.
 const MAX_SELECTIONS: u32 = 8;
@@ -81,6 +84,8 @@ pub struct Forwarder {
     download_idle: Duration,
     /// Where a project-wide certificate has been shown since start.
     disclosed: Cache<(ProjectId, Origin), ()>,
+    /// Set once, by the proxy that it belongs to.
+    bridges: OnceLock<Bridges>,
 }
 
 impl Forwarder {
@@ -102,7 +107,13 @@ impl Forwarder {
             via,
             download_idle: limits.download_idle_timeout,
             disclosed: Cache::new(MAX_DISCLOSURES),
+            bridges: OnceLock::new(),
         }
+    }
+
+    /// Says who owns the connections that become WebSockets. Without it none does.
+    pub(super) fn own_bridges(&self, bridges: Bridges) {
+        let _ = self.bridges.set(bridges);
     }
 
     /// The access log, also for what does not reach the waist.
@@ -119,13 +130,17 @@ impl Forwarder {
         &self,
         inbound: &Inbound,
         to: Destination,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> Response<ReplyBody> {
-        let id = RequestId::next();
-        let mut record = Record::begin(inbound, &to, id, request.method().clone());
-        match self.attempt(inbound, &to, request, &mut record).await {
-            Ok(reply) => self.answer(inbound, to, reply, record),
-            Err(mut failure) => {
+        let mut record = Record::begin(inbound, &to, &request);
+        let ask = if self.bridges.get().is_some() { Ask::take(&mut request) } else { None };
+        let outcome = match self.attempt(inbound, &to, request, ask.as_ref(), &mut record).await {
+            Ok(reply) => self.answer(inbound, &to, reply, ask, record).map_err(|(f, record)| (f, *record)),
+            Err(failure) => Err((failure, record)),
+        };
+        match outcome {
+            Ok(response) => response,
+            Err((mut failure, record)) => {
                 if failure.code == Code::MtlsRequiredNoneRegistered && is_withheld_by_scope(inbound, &to) {
                     failure = withheld(failure, &to);
                 }
@@ -142,7 +157,12 @@ impl Forwarder {
         self.metrics.exchanges.add();
         self.metrics.exchanges_failed.add();
         let sidecar = inbound.way == Way::Sidecar;
-        let response = error::answer(failure, inbound.trusted, sidecar, &record.id.to_string());
+        let id = record.id.to_string();
+        let response = if record.grpc {
+            error::grpc(failure, inbound.trusted, &id)
+        } else {
+            error::answer(failure, inbound.trusted, sidecar, &id)
+        };
         if self.access.is_enabled() {
             let status = response.status().as_u16();
             self.access.write(&record.line(status, Some(failure), true, 0));
@@ -155,6 +175,7 @@ impl Forwarder {
         inbound: &Inbound,
         to: &Destination,
         request: Request<RequestBody>,
+        ask: Option<&Ask>,
         record: &mut Record,
     ) -> Result<Reply, Failure> {
         let (mut parts, body) = request.into_parts();
@@ -165,11 +186,25 @@ impl Forwarder {
         parts.version = http::Version::HTTP_11;
         // Nothing that the server side attached may reach the client side of hyper.
         parts.extensions.clear();
+        if let Some(ask) = ask {
+            ask.put(&mut parts);
+        } else if parts.method == http::Method::CONNECT {
+            return Err(Failure::new(
+                Code::RequestMalformed,
+                "the only protocol that CONNECT can ask for here is websocket",
+            ));
+        }
         record.upload = body.upload().cloned();
         let mut request = Request::from_parts(parts, body);
         for _ in 0..MAX_SELECTIONS {
             let tls = self.select(inbound, to, record)?;
-            match self.upstreams.send(inbound.project.id(), &tls, to, request).await {
+            let project = inbound.project.id();
+            let sent = match ask {
+                None => self.upstreams.send(project, &tls, to, request).await,
+                // Boxed: rare, and its state would lie in every exchange.
+                Some(_) => Box::pin(self.upstreams.upgrade(project, &tls, to, request)).await,
+            };
+            match sent {
                 Ok(reply) => return Ok(reply),
                 Err(Refusal::Retired(back)) => request = *back,
                 Err(Refusal::Failed(failure)) => return Err(failure),
@@ -198,22 +233,34 @@ impl Forwarder {
         Ok(selection.tls)
     }
 
-    fn answer(&self, inbound: &Inbound, to: Destination, reply: Reply, mut record: Record) -> Response<ReplyBody> {
+    fn answer(
+        &self,
+        inbound: &Inbound,
+        to: &Destination,
+        reply: Reply,
+        ask: Option<Ask>,
+        mut record: Record,
+    ) -> Result<Response<ReplyBody>, (Failure, Box<Record>)> {
+        let switching = reply.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if let (Some(ask), true) = (&ask, switching)
+            && let Err(failure) = ask.check(reply.response.headers())
+        {
+            return Err((failure, Box::new(record)));
+        }
         self.metrics.exchanges.add();
         let (mut parts, body) = reply.response.into_parts();
         let version = parts.version;
         headers::clean_response(&mut parts.headers, version, &self.via, inbound.way == Way::Lifted);
         parts.version = http::Version::HTTP_11;
-        parts.extensions.clear();
         if let Some(asked) = &reply.asked {
             if asked.presented == Presented::Sent && record.rule == Some(Rule::Default) {
-                self.disclose(inbound, &to, &record);
+                self.disclose(inbound, to, &record);
             }
             if parts.status.is_client_error() {
                 // The origin's own words pass unchanged; this says what egret knows of the reason.
                 let id = record.identity.as_ref().map(|i| &i.id).filter(|_| inbound.trusted);
                 let presented = match asked.presented {
-                    Presented::NothingRegistered if is_withheld_by_scope(inbound, &to) => Presented::Withheld,
+                    Presented::NothingRegistered if is_withheld_by_scope(inbound, to) => Presented::Withheld,
                     presented => presented,
                 };
                 let value = error::proxy_status_passed_on(parts.status, presented, id);
@@ -225,11 +272,25 @@ impl Forwarder {
         record.connecting = reply.connecting;
         record.address = Some(reply.address);
         record.first_byte = Some(record.began.elapsed());
-        let ended = Box::new(Finish {
-            lease: reply.lease,
-            log: self.access.is_enabled().then(|| (self.access.clone(), record, parts.status.as_u16())),
-        });
-        Response::from_parts(parts, ReplyBody::stream(body, reply.meter, self.download_idle, ended))
+        let log = self.access.is_enabled().then(|| self.access.clone());
+        if let (Some(ask), true, Some(bridges)) = (ask, switching, self.bridges.get()) {
+            parts.status = ask.tell(&mut parts.headers);
+            let mut switched = Response::new(());
+            std::mem::swap(switched.extensions_mut(), &mut parts.extensions);
+            let upstream = hyper::upgrade::on(switched);
+            let status = parts.status.as_u16();
+            bridges.join(ask, upstream, reply.lease.upgraded(), move |whole, up, down| {
+                if let Some(access) = log {
+                    let line = Exchange { bytes_up: up, ..record.line(status, None, whole, down) };
+                    access.write(&line);
+                }
+            });
+            return Ok(Response::from_parts(parts, ReplyBody::empty()));
+        }
+        parts.extensions.clear();
+        let log = log.map(|access| (access, record, parts.status.as_u16()));
+        let ended = Box::new(Finish { lease: reply.lease, log });
+        Ok(Response::from_parts(parts, ReplyBody::stream(body, reply.meter, self.download_idle, ended)))
     }
 
     /// A first disclosure of the project-wide certificate to a host is logged and counted.
@@ -330,6 +391,8 @@ struct Record {
     inbound: Inbound,
     to: Destination,
     method: http::Method,
+    /// Its errors are told in gRPC's own words.
+    grpc: bool,
     rule: Option<Rule>,
     identity: Option<Arc<CertificateInfo>>,
     upload: Option<Arc<Upload>>,
@@ -341,13 +404,14 @@ struct Record {
 }
 
 impl Record {
-    fn begin(inbound: &Inbound, to: &Destination, id: RequestId, method: http::Method) -> Self {
+    fn begin(inbound: &Inbound, to: &Destination, request: &Request<RequestBody>) -> Self {
         Self {
-            id,
+            id: RequestId::next(),
             began: Instant::now(),
             inbound: inbound.clone(),
             to: to.clone(),
-            method,
+            method: request.method().clone(),
+            grpc: is_grpc(request.headers()),
             rule: None,
             identity: None,
             upload: None,

@@ -8,7 +8,8 @@
 
 use aws_lc_rs::rand;
 use http::header::{
-    ALT_SVC, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, STRICT_TRANSPORT_SECURITY, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    ALT_SVC, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, STRICT_TRANSPORT_SECURITY, TE, TRANSFER_ENCODING,
+    UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
@@ -153,6 +154,9 @@ pub fn clean_request(headers: &mut HeaderMap, version: Version, via: &Via) -> Re
             headers.insert(CONNECTION, HeaderValue::from_static("te"));
         }
     }
+    if version == Version::HTTP_2 {
+        join_cookies(headers);
+    }
     // RFC 9110 section 10.1.1: an expectation of an HTTP/1.0 client is to be ignored.
     if found.expect && version < Version::HTTP_11 {
         headers.remove(EXPECT);
@@ -227,6 +231,20 @@ pub(super) fn only_host(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
     match host.to_str() {
         Ok(text) if !text.is_empty() => Ok(Some(text)),
         _ => Err(Failure::new(Code::RequestMalformed, "the Host field is empty or not a host name")),
+    }
+}
+
+/// RFC 9113 section 8.2.3: a client of HTTP/2 may send its cookies one by one; they are one field for everybody else.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, joined);
     }
 }
 

@@ -14,6 +14,7 @@ use super::headers::only_host;
 use super::listener::{Client, Refused};
 use super::serve::{self, Answering, Protocol};
 use super::tunnel::Held;
+use super::websocket;
 use super::{Inbound, Way};
 use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, Origin};
 use crate::net::{Io, Stream};
@@ -142,7 +143,10 @@ pub(super) async fn serve(client: Arc<Client>, inside: Inside, io: Held<Io<Strea
 fn handle(client: Arc<Client>, inside: Inside) -> impl Fn(Request<Incoming>) -> Answering + Send + 'static {
     let inside = Arc::new(inside);
     move |request| {
-        let request = serve::taken(request, &client.proxy.serving.limits);
+        let mut request = serve::taken(request, &client.proxy.serving.limits);
+        if websocket::may_upgrade(&request) {
+            request.extensions_mut().insert(websocket::Held::new(client.clone()));
+        }
         Box::pin(inside.clone().answer(client.clone(), request))
     }
 }

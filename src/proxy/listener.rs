@@ -13,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::caller::{self, Memo};
 use super::serve::{self, Answering, Protocol, serve};
+use super::websocket;
 use super::{Inbound, Proxy, Way, error, explicit, sidecar};
 use crate::config::{CallerSettings, Intercept, ListenerMode, ListenerSettings};
 use crate::domain::Code;
@@ -202,7 +203,10 @@ impl Client {
 
     /// Every request of the connection starts here.
     fn answer(client: Arc<Self>, request: Request<Incoming>) -> Answering {
-        let request = serve::taken(request, &client.proxy.serving.limits);
+        let mut request = serve::taken(request, &client.proxy.serving.limits);
+        if websocket::may_upgrade(&request) {
+            request.extensions_mut().insert(websocket::Held::new(client.clone()));
+        }
         match client.entry.mode {
             ListenerMode::Forward => Box::pin(explicit::answer(client, request)),
             ListenerMode::Sidecar(_) => Box::pin(sidecar::answer(client, request)),

@@ -19,6 +19,7 @@ mod listener;
 mod serve;
 mod sidecar;
 mod tunnel;
+mod websocket;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -42,6 +43,7 @@ use crate::upstream::{ReplyBody, Upstreams};
 use caller::Throttle;
 use connect::AskedBefore;
 use serve::Serving;
+use websocket::Bridges;
 
 /// A leaf in the making: the CA itself may have to be read or made first.
 pub type LeafFuture<'a> = Pin<Box<dyn Future<Output = Result<Arc<ServerConfig>, String>> + Send + 'a>>;
@@ -97,6 +99,14 @@ impl Proxy {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { registry, forwarder, upstreams, policy, leafs, limits, metrics } = parts;
+        let serving = Serving::new(limits.clone(), metrics.clone());
+        let tasks = TaskTracker::new();
+        forwarder.own_bridges(Bridges {
+            tasks: tasks.clone(),
+            abort: serving.abort.clone(),
+            idle: limits.tunnel_idle_timeout,
+            metrics,
+        });
         Arc::new(Self {
             registry,
             forwarder,
@@ -106,8 +116,8 @@ impl Proxy {
             seats: Arc::new(Semaphore::new(limits.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
             asked: AskedBefore::new(limits.max_asked, limits.asked_ttl),
             throttle: Throttle::default(),
-            serving: Serving::new(limits, metrics),
-            tasks: TaskTracker::new(),
+            serving,
+            tasks,
         })
     }
 

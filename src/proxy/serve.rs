@@ -32,6 +32,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::websocket::Switch;
 use super::{error, headers};
 use crate::config::Limits;
 use crate::domain::Code;
@@ -128,12 +129,17 @@ where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
 {
     let activity = Arc::new(Activity::new(meter));
+    let io = Guarded::new(io);
+    let verdict = io.verdict();
     let service = {
-        let activity = activity.clone();
+        let (activity, switch) = (activity.clone(), verdict.clone());
         service_fn(move |mut request: Request<Incoming>| {
             let busy = Busy::new(&activity);
             if request.version() < Version::HTTP_11 {
                 activity.http10.store(true, Ordering::Relaxed);
+            }
+            if request.headers().contains_key(http::header::UPGRADE) {
+                request.extensions_mut().insert(Switch(switch.clone()));
             }
             if !request.body().is_end_stream() {
                 // An answer may end before the upload does.
@@ -143,8 +149,6 @@ where
             async move { Ok::<_, Infallible>(answering.await.map(|body| Counted { body, _busy: busy })) }
         })
     };
-    let io = Guarded::new(io);
-    let verdict = io.verdict();
     let mut connection = serving.http1.serve_connection(TokioIo::new(io), service).with_upgrades();
     let ended = {
         let mut watch = Watch::default();

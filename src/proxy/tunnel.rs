@@ -98,7 +98,7 @@ pub(super) struct Facts<'a> {
 
 /// How a tunnel ended.
 #[derive(Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Closed,
     Failed,
     Idle,
@@ -146,7 +146,7 @@ fn line<'a>(client: &'a Client, facts: Facts<'a>, origin: &'a String) -> Exchang
     line
 }
 
-async fn copy(
+pub(super) async fn copy(
     mut io: impl AsyncRead + AsyncWrite + Unpin,
     mut upstream: impl AsyncRead + AsyncWrite + Unpin,
     meter: &Meter,

@@ -17,6 +17,7 @@ mod prepare;
 mod resolve;
 mod send;
 mod socket;
+mod upgrade;
 mod wire;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 pub use body::{Ended, ReplyBody, RequestBody, Upload};
 pub use connection::Tie;
 pub use failure::{Facts, Failure};
+pub use prepare::is_grpc;
 pub use send::{Lease, Refusal, Reply};
 
 use crate::config::Limits;

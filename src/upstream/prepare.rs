@@ -44,8 +44,9 @@ fn path_of(uri: &Uri) -> PathAndQuery {
     uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))
 }
 
-/// Whether this is gRPC, which only HTTP/2 can carry: its status is in the trailers.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+/// Whether a request with these fields is gRPC, which only HTTP/2 can carry: its status is in the trailers.
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|v| {
         let value = v.as_bytes();
         let rest = value.strip_prefix(b"application/grpc");

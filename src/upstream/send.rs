@@ -116,14 +116,14 @@ struct Sent {
 }
 
 /// A request that came to nothing.
-struct Lost<'a> {
-    to: &'a Destination,
-    carrier: &'a Carrier,
-    reused: bool,
+pub(super) struct Lost<'a> {
+    pub(super) to: &'a Destination,
+    pub(super) carrier: &'a Carrier,
+    pub(super) reused: bool,
     /// Not a byte came meanwhile.
-    silent: bool,
+    pub(super) silent: bool,
     /// Nothing was ever answered over the connection.
-    first: bool,
+    pub(super) first: bool,
 }
 
 impl Upstreams {
@@ -394,7 +394,7 @@ pub(super) fn with_facts(mut failure: Failure, carrier: &Carrier, sent: bool) ->
 }
 
 /// Why a request that was on a connection has no response.
-async fn explained(error: &hyper::Error, lost: &Lost<'_>, upload: Option<&Upload>) -> Failure {
+pub(super) async fn explained(error: &hyper::Error, lost: &Lost<'_>, upload: Option<&Upload>) -> Failure {
     let Lost { to, carrier, silent, first, .. } = lost;
     if let Some(kind) = upload.and_then(Upload::fault).or_else(|| error.is_user().then(|| user_fault(error))) {
         return match kind {

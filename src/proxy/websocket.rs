@@ -1,0 +1,228 @@
+//! WebSocket through the waist (RFC 6455; RFC 8441 for clients that speak HTTP/2).
+//!
+//! Upstream it is always HTTP/1.1, on a connection of its own. Nothing else is ever upgraded: any other `Upgrade` is
+//! dropped, and a 101 that was not asked for, or is for something else, is an error. From the 101 on, bytes go both ways
+//! unread; one side's end is passed on and the other goes on. A connection in which nothing has moved for
+//! `limits.tunnel_idle_timeout` is closed.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::{digest, rand};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::tunnel;
+use crate::domain::Code;
+use crate::net::{Io, Meter, Verdict};
+use crate::observe::Metrics;
+use crate::upstream::{Failure, RequestBody, Tie};
+
+/// RFC 6455 section 1.3.
+const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+const WEBSOCKET: &str = "websocket";
+
+/// What a front end leaves with a request that may be upgraded: who must not be let go of meanwhile, and the framing
+/// gate that the upgraded bytes no longer concern.
+#[derive(Clone)]
+pub(super) struct Held {
+    _client: Arc<dyn Any + Send + Sync>,
+}
+
+impl Held {
+    /// Lets `client` go when the WebSocket has ended, or was not to be.
+    pub(super) fn new(client: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { _client: client }
+    }
+}
+
+/// See [`Held`].
+#[derive(Clone)]
+pub(super) struct Switch(pub(super) Arc<Verdict>);
+
+/// Whether a request may ask to become something else; only then the front ends prepare for it.
+pub(super) fn may_upgrade<B>(request: &Request<B>) -> bool {
+    request.headers().contains_key(UPGRADE)
+        || (request.method() == Method::CONNECT && request.extensions().get::<hyper::ext::Protocol>().is_some())
+}
+
+/// A request for a WebSocket, with the client's side of it.
+pub(super) struct Ask {
+    client: OnUpgrade,
+    seat: Option<Held>,
+    switch: Option<Switch>,
+    /// The key that egret made for a client of HTTP/2, which has none of its own (RFC 8441 section 5).
+    key: Option<String>,
+}
+
+impl Ask {
+    /// Takes the question out of a request, if it is one. Called before the head is cleaned.
+    pub(super) fn take(request: &mut Request<RequestBody>) -> Option<Self> {
+        if !may_upgrade(request) || !request.body().is_empty() {
+            return None;
+        }
+        let extended = request
+            .extensions()
+            .get::<hyper::ext::Protocol>()
+            .is_some_and(|p| p.as_str().eq_ignore_ascii_case(WEBSOCKET));
+        let asked = if request.method() == Method::CONNECT { extended } else { asks(request) };
+        if !asked {
+            return None;
+        }
+        let client = hyper::upgrade::on(&mut *request);
+        let extensions = request.extensions_mut();
+        let key = extended.then(|| {
+            let mut nonce = [0; 16];
+            rand::fill(&mut nonce).expect("the system gives random numbers");
+            STANDARD.encode(nonce)
+        });
+        Some(Self { client, seat: extensions.remove(), switch: extensions.remove(), key })
+    }
+
+    /// Makes the cleaned head the question that the origin is asked.
+    pub(super) fn put(&self, parts: &mut Parts) {
+        parts.method = Method::GET;
+        let headers = &mut parts.headers;
+        headers.remove(TE);
+        headers.remove(TRANSFER_ENCODING);
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
+        if let Some(key) = &self.key {
+            let key = HeaderValue::try_from(key.as_str()).expect("base64 is a field value");
+            headers.insert(SEC_WEBSOCKET_KEY, key);
+            headers.entry(SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
+        }
+    }
+
+    /// Whether a 101 answers the question (RFC 6455 section 4.1).
+    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Failure> {
+        let wrong = |why: &str| Err(Failure::new(Code::UpstreamMalformed, format!("the origin's 101 {why}")));
+        if !names(headers, &UPGRADE, WEBSOCKET) || !names(headers, &CONNECTION, "upgrade") {
+            return wrong("switches to a protocol that was not asked for");
+        }
+        match &self.key {
+            Some(key)
+                if headers.get(SEC_WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes) != Some(accept(key).as_bytes()) =>
+            {
+                wrong("does not answer the WebSocket key that it was asked with")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the cleaned head of the 101 what the client is told; its status.
+    pub(super) fn tell(&self, headers: &mut HeaderMap) -> StatusCode {
+        if self.key.is_some() {
+            headers.remove(SEC_WEBSOCKET_ACCEPT);
+            return StatusCode::OK;
+        }
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
+        StatusCode::SWITCHING_PROTOCOLS
+    }
+}
+
+/// An HTTP/1.1 request for a WebSocket. Whether its other fields are right is for the origin to judge.
+fn asks<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_11
+        && request.method() == Method::GET
+        && names(request.headers(), &UPGRADE, WEBSOCKET)
+        && names(request.headers(), &CONNECTION, "upgrade")
+}
+
+fn names(headers: &HeaderMap, field: &http::HeaderName, word: &str) -> bool {
+    let mut elements = headers.get_all(field).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
+    elements.any(|e| e.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+}
+
+fn accept(key: &str) -> String {
+    let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    hash.update(key.as_bytes());
+    hash.update(GUID.as_bytes());
+    STANDARD.encode(hash.finish())
+}
+
+/// Who owns the connections that became WebSockets.
+pub(super) struct Bridges {
+    pub(super) tasks: TaskTracker,
+    pub(super) abort: CancellationToken,
+    pub(super) idle: Duration,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Bridges {
+    /// Joins both sides once the client was told. `ended` learns whether both sides closed in peace, and how many bytes went
+    /// up and down. Belongs to the proxy's tasks; ends with either side, when it idles, when the identity's deadline has
+    /// come, or with the proxy.
+    pub(super) fn join(
+        &self,
+        ask: Ask,
+        upstream: OnUpgrade,
+        tie: Option<Tie>,
+        ended: impl FnOnce(bool, u64, u64) + Send + 'static,
+    ) {
+        if let Some(switch) = &ask.switch {
+            // Before the 101 is written: what the client sends after it is no HTTP.
+            switch.0.switch();
+        }
+        let (abort, idle, metrics) = (self.abort.clone(), self.idle, self.metrics.clone());
+        self.tasks.spawn(async move {
+            let Ask { client, seat, .. } = ask;
+            let both = async { tokio::try_join!(client, upstream) };
+            let joined = tokio::select! {
+                joined = both => joined,
+                () = abort.cancelled() => return ended(false, 0, 0),
+            };
+            let Ok((client, upstream)) = joined else { return ended(false, 0, 0) };
+            metrics.websockets.add();
+            let meter = Meter::new();
+            let io = Io::new(TokioIo::new(client), meter.clone());
+            let cut = async {
+                match tie {
+                    Some(mut tie) => tokio::select! {
+                        () = tie.cut() => {}
+                        () = abort.cancelled() => {}
+                    },
+                    None => abort.cancelled().await,
+                }
+            };
+            let whole = tunnel::copy(io, TokioIo::new(upstream), &meter, idle, cut).await == tunnel::End::Closed;
+            metrics.websockets.sub();
+            drop(seat);
+            ended(whole, meter.read(), meter.written());
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_the_key_as_the_standard_shows() {
+        assert_eq!(accept("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn knows_a_question_for_a_websocket_from_other_upgrades() {
+        let asked = |method: &str, upgrade: &str, connection: &str| {
+            let request = Request::builder().method(method).header("upgrade", upgrade).header("connection", connection);
+            asks(&request.body(()).unwrap())
+        };
+        assert!(asked("GET", "websocket", "Upgrade"));
+        assert!(asked("GET", "WebSocket", "keep-alive, Upgrade"));
+        assert!(!asked("GET", "h2c", "Upgrade, HTTP2-Settings"));
+        assert!(!asked("GET", "websocket", "keep-alive"));
+        assert!(!asked("POST", "websocket", "Upgrade"));
+    }
+}
