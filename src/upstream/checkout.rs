@@ -132,8 +132,7 @@ impl Upstreams {
         place: Place,
         dialling: Dialling,
     ) -> Result<Option<Carrier>, Failure> {
-        // Let go of last: who waits looks again when the connection is there, or when it is known why it is not.
-        let _dialling = dialling;
+        // `dialling` is let go of last: who waits looks again when the connection is there, or when it is known why not.
         let offer = if bucket.spoken() == Spoken::Http1Only { Offer::Http1 } else { Offer::Both };
         let _dial = self.dial_permit(bucket).await?;
         let metrics = &self.pool.metrics;
@@ -141,12 +140,14 @@ impl Upstreams {
             let (stream, address) = self.dialer.tcp(project, bucket.to.host(), bucket.to.port()).await?;
             let about = Arc::new(About::new(address, None, false, None));
             let conn = connection::start(stream, about, bucket, place, metrics, false).await.map_err(unstarted)?;
+            drop(dialling);
             return Ok(Some(Carrier::One(conn)));
         };
         let (stream, about, h2) = self.secure(project, bucket, offer).await?;
         if h2 {
             let limits = &self.pool.limits;
-            let multi = multi::start(stream, about, bucket, place, limits, metrics).await.map_err(unstarted)?;
+            let multi =
+                multi::start(stream, about, bucket, (place, dialling), limits, metrics).await.map_err(unstarted)?;
             self.pool.speaks(project, bucket, Spoken::Http2);
             return Ok(self.pool.add_multi(bucket, multi).map(|slot| Carrier::Many(Arc::new(slot))));
         }
@@ -154,6 +155,7 @@ impl Upstreams {
             self.pool.speaks(project, bucket, Spoken::Http1);
         }
         let conn = connection::start(stream, about, bucket, place, metrics, false).await.map_err(unstarted)?;
+        drop(dialling);
         Ok(Some(Carrier::One(conn)))
     }
 

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::RequestBody;
-use super::bucket::{Bucket, Place};
+use super::bucket::{Bucket, Dialling, Place};
 use super::connection::{About, Guard, Live};
 use super::wire::Wire;
 use crate::config::Limits;
@@ -42,6 +42,8 @@ pub(super) struct Streams {
     /// [`ticks`] when the last one ended.
     idle_since: AtomicU64,
     bucket: Arc<Bucket>,
+    /// Until its SETTINGS have come, nobody knows for how many it is.
+    dialling: Mutex<Option<Dialling>>,
 }
 
 impl Streams {
@@ -57,12 +59,20 @@ impl Streams {
         let limit = limit.min(self.most);
         self.limit.store(limit, Ordering::Release);
         self.bucket.expect(limit);
+        self.is_known();
     }
 
     /// GOAWAY: what runs goes on, nothing new begins.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        self.is_known();
         self.bucket.wake_all();
+    }
+
+    /// Who waits need no longer wait for this connection.
+    fn is_known(&self) {
+        let dialling = self.dialling.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(dialling);
     }
 
     fn take(&self) -> bool {
@@ -133,7 +143,7 @@ pub(super) async fn start<S>(
     stream: S,
     about: Arc<About>,
     bucket: &Arc<Bucket>,
-    place: Place,
+    (place, dialling): (Place, Dialling),
     limits: &Limits,
     metrics: &Arc<Metrics>,
 ) -> hyper::Result<Arc<Multi>>
@@ -150,6 +160,7 @@ where
         opened: AtomicU64::new(0),
         idle_since: AtomicU64::new(ticks()),
         bucket: bucket.clone(),
+        dialling: Mutex::new(Some(dialling)),
     });
     let io = TokioIo::new(Wire::new(stream, meter.clone(), about.clone(), Some(streams.clone())));
     let live = Live::new(meter.clone());
@@ -163,10 +174,11 @@ where
         .max_header_list_size(MAX_RESPONSE_HEAD)
         .handshake(io)
         .await?;
-    let dispatched = about.clone();
+    let (dispatched, ended) = (about.clone(), streams.clone());
     // Ends when every sender is gone or the connection has ended; the connection's own task is the one that is cut.
     tokio::spawn(async move {
         let outcome = connection.await;
+        ended.close();
         if let Err(error) = outcome {
             dispatched.has_ended(Some(error));
         }
@@ -183,8 +195,11 @@ fn window(bytes: usize) -> u32 {
 /// wants it any more: it carries the guard, and it is what is cut. The others end with it.
 #[derive(Clone)]
 struct Tasks {
-    first: Arc<Mutex<Option<(Guard, Arc<Live>)>>>,
+    first: Arc<Mutex<Option<First>>>,
 }
+
+/// What the first task carries.
+type First = (Guard, Arc<Live>);
 
 impl<F> Executor<F> for Tasks
 where

@@ -1,6 +1,8 @@
 //! The pool and the dialler against a real TLS origin that demands a client certificate and records what it received.
 
+mod multiplexed;
 mod origin;
+mod script;
 
 use std::collections::HashMap;
 use std::sync::Arc;

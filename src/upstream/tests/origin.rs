@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use super::script::{Connection, Script};
 use crate::config::PostQuantum;
 use crate::domain::{CertificateId, CertificateInfo, Fingerprint, KeyKind, Origin, ServerTrust, Source};
 use crate::identity::{ClientIdentity, Show, TlsFactory, UpstreamTls};
@@ -34,6 +35,8 @@ pub(super) struct Behaviour {
     pub(super) tls12: bool,
     /// Serves clients without a certificate, too.
     pub(super) optional: bool,
+    /// Offers HTTP/2 before HTTP/1.1.
+    pub(super) h2: Option<Script>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -42,6 +45,8 @@ pub(super) struct Seen {
     pub(super) resumed: usize,
     pub(super) requests: usize,
     pub(super) connections: usize,
+    /// Streams open at once on one connection, at most.
+    pub(super) most_streams: usize,
 }
 
 struct Ca {
@@ -90,12 +95,15 @@ impl World {
         let verifier = verifier.build().unwrap();
         let (certificate, key) = issue(&authority, "origin", vec!["origin.localhost".to_owned()]);
         let versions = if behaviour.tls12 { vec![&rustls::version::TLS12] } else { vec![&rustls::version::TLS13] };
-        let config = ServerConfig::builder_with_provider(provider.clone())
+        let mut config = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&versions)
             .unwrap()
             .with_client_cert_verifier(verifier)
             .with_single_cert(vec![certificate], key_der(&key))
             .unwrap();
+        if behaviour.h2.is_some() {
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen: Arc<Mutex<Seen>> = Arc::default();
@@ -209,6 +217,11 @@ async fn serve(
         seen.connections += 1;
         seen.connections
     };
+    if let (Some(script), Some(b"h2")) = (behaviour.h2, connection.alpn_protocol()) {
+        let text = format!("{name} #{number}");
+        let _ = Connection::new(stream, script, text, number == 1, seen.clone()).serve().await;
+        return;
+    }
     let served = Arc::new(Mutex::new(0));
     let service = service_fn(move |_: Request<Incoming>| {
         let (name, served, seen) = (name.clone(), served.clone(), seen.clone());

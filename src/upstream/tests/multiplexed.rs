@@ -1,0 +1,165 @@
+//! HTTP/2 to origins: streams within their limit, GOAWAY, refusals, retirement.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use tokio::io::AsyncWriteExt as _;
+
+use super::*;
+use crate::upstream::tests::script::Script;
+
+async fn start(script: Script) -> (World, Client) {
+    let world = World::start(Behaviour { h2: Some(script), ..Behaviour::default() }).await;
+    (world, Client::new(&Limits::default()))
+}
+
+/// A request's body as a client's connection gives it: in two pieces, the second one when `go` says so.
+async fn upload(pieces: [&'static [u8]; 2]) -> RequestBody {
+    let (mut near, far) = tokio::io::duplex(64 * 1024);
+    let (give, got) = tokio::sync::oneshot::channel();
+    let give = std::sync::Mutex::new(Some(give));
+    let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
+        if let Some(give) = give.lock().unwrap().take() {
+            let _ = give.send(request.into_body());
+        }
+        // The connection stays busy for as long as the test runs.
+        std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+    });
+    tokio::spawn(async move {
+        let io = hyper_util::rt::TokioIo::new(far);
+        let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+    });
+    let length: usize = pieces.iter().map(|p| p.len()).sum();
+    near.write_all(format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n").as_bytes()).await.unwrap();
+    for piece in pieces {
+        near.write_all(piece).await.unwrap();
+    }
+    let body = got.await.unwrap();
+    // Kept open: the body is whole already.
+    tokio::spawn(async move {
+        let _near = near;
+        std::future::pending::<()>().await;
+    });
+    RequestBody::new(body, Duration::from_secs(10), false)
+}
+
+async fn post(client: &Client, tls: &Arc<UpstreamTls>, origin: &Origin, body: RequestBody) -> String {
+    let mut request = Request::new(body);
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = "/".parse().unwrap();
+    match client.upstreams.send(&client.project, tls, &Destination::Tls(origin.clone()), request).await {
+        Ok(reply) => read(reply).await.expect("a whole body"),
+        Err(Refusal::Failed(failure)) => panic!("{} {}", failure.code, failure.detail),
+        Err(Refusal::Retired(_)) => panic!("retired"),
+    }
+}
+
+#[tokio::test]
+async fn many_requests_share_a_connection_and_present_the_identity() {
+    let (world, client) = start(Script::Limit(0)).await;
+    let tls = world.tls("alice");
+    let all = futures_util::future::join_all((0..50).map(|_| client.get(&tls, &world.origin))).await;
+    assert!(all.iter().all(|(text, _)| text == "alice #1"), "{all:?}");
+    assert_eq!(world.seen().connections, 1);
+    assert_eq!(world.seen().requests, 50);
+}
+
+#[tokio::test]
+async fn never_opens_more_streams_than_the_origin_takes() {
+    let (world, client) = start(Script::Limit(4)).await;
+    let tls = world.tls("alice");
+    let all = futures_util::future::join_all((0..100).map(|_| client.get(&tls, &world.origin))).await;
+    assert_eq!(all.len(), 100);
+    assert_eq!(world.seen().most_streams, 4, "{:?}", world.seen());
+    assert!(world.seen().connections <= 26, "{:?}", world.seen());
+    assert_eq!(world.seen().requests, 100);
+}
+
+#[tokio::test]
+async fn two_identities_share_no_connection() {
+    let (world, client) = start(Script::Limit(0)).await;
+    let (alice, bob) = (world.tls("alice"), world.tls("bob"));
+    for _ in 0..3 {
+        assert!(client.get(&alice, &world.origin).await.0.starts_with("alice "));
+        assert!(client.get(&bob, &world.origin).await.0.starts_with("bob "));
+    }
+    assert_eq!((world.seen().full, world.seen().resumed), (2, 0));
+}
+
+#[tokio::test]
+async fn a_request_above_the_last_stream_of_a_goaway_is_sent_again() {
+    let (world, client) = start(Script::GoAwayAfter(3)).await;
+    let tls = world.tls("alice");
+    for turn in 0..20 {
+        let body = upload([b"hello ", b"world"]).await;
+        let text = post(&client, &tls, &world.origin, body).await;
+        assert!(text.starts_with("alice #") && text.ends_with(" hello world"), "{turn}: {text}");
+    }
+    assert_eq!(world.seen().requests, 20, "each was answered once");
+    assert!(client.metrics.resent.get() >= 6);
+}
+
+#[tokio::test]
+async fn a_refused_stream_is_sent_again_with_the_whole_body() {
+    let (world, client) = start(Script::RefuseFirst).await;
+    let tls = world.tls("alice");
+    let body = upload([b"once ", b"more"]).await;
+    assert_eq!(post(&client, &tls, &world.origin, body).await, "alice #1 once more");
+    assert_eq!(client.metrics.resent.get(), 1);
+}
+
+#[tokio::test]
+async fn an_origin_that_demands_http_1_1_gets_it() {
+    let (world, client) = start(Script::RequireHttp1).await;
+    let tls = world.tls("alice");
+    assert_eq!(client.get(&tls, &world.origin).await.0, "alice #2");
+    assert_eq!(client.get(&tls, &world.origin).await, ("alice #2".to_owned(), true));
+    // Remembered: another identity need not find out again.
+    assert_eq!(client.get(&world.tls("bob"), &world.origin).await.0, "bob #3");
+}
+
+#[tokio::test]
+async fn names_a_missing_and_a_refused_certificate() {
+    let (world, client) = start(Script::Limit(0)).await;
+    let refused = client.send(&world.anonymous(), &world.origin, Method::GET).await;
+    assert_eq!(code(refused), Code::MtlsRequiredNoneRegistered);
+    let stranger = client.send(&world.stranger(), &world.origin, Method::POST).await;
+    assert_eq!(code(stranger), Code::MtlsRejectedUnknownCa);
+}
+
+#[tokio::test]
+async fn a_retired_identity_opens_no_stream_and_its_running_ones_finish() {
+    let (world, client) = start(Script::Limit(0)).await;
+    let tls = world.tls("alice");
+    let reply = client.send(&tls, &world.origin, Method::GET).await.ok().expect("a head");
+    tls.life().retire(Instant::now() + Duration::from_secs(3600));
+    assert!(matches!(client.send(&tls, &world.origin, Method::GET).await, Err(Refusal::Retired(_))));
+    assert_eq!(read(reply).await.unwrap(), "alice #1");
+    world.closed(1).await;
+}
+
+#[tokio::test]
+async fn what_still_runs_at_the_deadline_is_cut_and_shows_as_truncated() {
+    let (world, client) = start(Script::Stall).await;
+    let tls = world.tls("alice");
+    let reply = client.send(&tls, &world.origin, Method::GET).await.ok().expect("a head");
+    tls.life().end();
+    read(reply).await.expect_err("a body without its end is not whole");
+    world.closed(1).await;
+}
+
+#[tokio::test]
+async fn a_grpc_call_to_an_origin_of_http_1_1_says_what_it_lacks() {
+    let world = World::start(Behaviour::default()).await;
+    let client = Client::new(&Limits::default());
+    let tls = world.tls("alice");
+    let mut request = Request::new(RequestBody::empty());
+    request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+    let to = Destination::Tls(world.origin.clone());
+    assert_eq!(code(client.upstreams.send(&client.project, &tls, &to, request).await), Code::TlsProtocol);
+    assert_eq!(world.seen().requests, 0);
+    assert!(client.get(&tls, &world.origin).await.0.starts_with("alice "));
+}
