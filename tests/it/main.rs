@@ -22,3 +22,4 @@ mod thousand_requests_keep_their_identities;
 mod tunnels_without_identity_are_blind;
 mod two_projects_never_share_a_connection;
 mod vercel_sdk_drives_the_api;
+mod web_sockets_are_only_what_was_asked_for;
