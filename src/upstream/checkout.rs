@@ -71,12 +71,14 @@ impl Upstreams {
             if !life.is_active() {
                 return Ok(Checkout::Retired);
             }
-            if let Some(dialling) = bucket.may_dial() {
-                if let Some(place) = bucket.try_open() {
-                    break (place, dialling.begin());
-                }
-            } else if let Some(failure) = bucket.failed_since(failures) {
+            // Those who waited for the same connection fail with it; each would only find out for itself.
+            if let Some(failure) = bucket.failed_since(failures) {
                 return Err(failure);
+            }
+            if let Some(dialling) = bucket.may_dial()
+                && let Some(place) = bucket.try_open()
+            {
+                break (place, dialling.begin());
             }
             // At the cap. One that was given back a moment ago will do, as soon as hyper has it ready.
             if pooled && let Some(mut conn) = self.pool.pop_unready(bucket) {
@@ -106,13 +108,12 @@ impl Upstreams {
             }
         };
         // Checked again after the handshake: the identity may have been retired while we were dialling.
-        match carrier {
-            Some(carrier) if life.is_active() => Ok(Checkout::Ready(carrier, false)),
-            _ => {
-                self.pool.metrics.retired_handshakes.add();
-                Ok(Checkout::Retired)
-            }
+        if !life.is_active() {
+            self.pool.metrics.retired_handshakes.add();
+            return Ok(Checkout::Retired);
         }
+        // An HTTP/2 origin that takes no stream on a new connection.
+        carrier.map(|carrier| Checkout::Ready(carrier, false)).ok_or_else(|| self.full(bucket))
     }
 
     fn full(&self, bucket: &Bucket) -> Failure {
@@ -124,7 +125,7 @@ impl Upstreams {
             .fix("raise limits.max_connections_per_origin, or send fewer requests at once")
     }
 
-    /// A new connection; `None` if its identity was retired meanwhile.
+    /// A new connection; `None` if its identity was retired meanwhile, or if it takes nothing.
     async fn open(
         &self,
         project: &ProjectId,
