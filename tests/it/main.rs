@@ -8,6 +8,7 @@ mod acknowledged_certificates_survive_sigkill;
 mod callers_prove_who_they_are;
 mod commands_tell_the_truth;
 mod deleted_certificate_is_never_presented_again;
+mod events_arrive_as_they_are_sent;
 mod every_origin_gets_its_own_certificate;
 mod failures_explain_themselves;
 mod graceful_end_finishes_what_runs;
