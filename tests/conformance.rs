@@ -75,6 +75,7 @@ suite! {
     replaces_and_deletes
     refuses_what_is_not_as_expected
     refuses_a_version_that_does_not_grow
+    rewraps_a_record_without_a_new_version
     does_all_of_a_commit_or_none
     sees_the_earlier_operations_of_a_commit
     counts_every_commit
@@ -142,6 +143,19 @@ async fn refuses_a_version_that_does_not_grow(backend: Arc<dyn Backend>) {
     backend.commit(vec![put("a", 3, Expect::Absent)]).await.unwrap();
     refused(&*backend, vec![put("a", 3, Expect::Any)], "a").await;
     refused(&*backend, vec![put("a", 2, Expect::Version(3))], "a").await;
+}
+
+async fn rewraps_a_record_without_a_new_version(backend: Arc<dyn Backend>) {
+    let other = |version| SealedRecord { sealed: b"another envelope".to_vec(), ..record("a", version) };
+    refused(&*backend, vec![Op::Rewrap(other(1))], "a").await;
+    backend.commit(vec![put("a", 3, Expect::Absent), put("b", 1, Expect::Absent)]).await.unwrap();
+    refused(&*backend, vec![Op::Rewrap(other(2))], "a").await;
+    refused(&*backend, vec![Op::Rewrap(other(4))], "a").await;
+    refused(&*backend, vec![Op::Rewrap(other(3)), delete("b", Expect::Version(9))], "b").await;
+    backend.commit(vec![Op::Rewrap(other(3))]).await.unwrap();
+    assert_eq!(records(&*backend).await, [other(3), record("b", 1)]);
+    backend.commit(vec![put("a", 4, Expect::Version(3))]).await.unwrap();
+    assert_eq!(records(&*backend).await, [record("a", 4), record("b", 1)]);
 }
 
 async fn does_all_of_a_commit_or_none(backend: Arc<dyn Backend>) {

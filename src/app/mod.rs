@@ -4,6 +4,7 @@
 //! A list of ten thousand certificates never delays a request.
 
 mod ca;
+mod rekey;
 mod signals;
 mod token;
 
@@ -35,6 +36,7 @@ use crate::registry::{Registry, Token, TokenScope};
 use crate::upstream::Upstreams;
 use ca::LocalCa;
 
+pub use rekey::{NewKey, rekey};
 pub use signals::Signals;
 
 /// A way in, bound.
@@ -272,6 +274,11 @@ async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core
     let (backend, data_dir): (Arc<dyn Backend>, _) = match settings.store.backend {
         StoreBackend::Embedded => (Arc::new(SqliteBackend::open(&settings.data_dir)?), Some(&*settings.data_dir)),
         StoreBackend::Memory => (Arc::new(MemoryBackend::default()), None),
+    };
+    let key = if settings.store.backend == StoreBackend::Embedded {
+        rekey::settle(&settings.store.key_encryption_key, &settings.data_dir, &*backend, key).await?
+    } else {
+        key
     };
     let factory = Arc::new(TlsFactory::new(settings.trust.post_quantum));
     let anchors = Arc::new(SharedAnchors::load(&anchor_files(&settings.trust.anchors)?, factory.provider())?);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::feed::Feed;
-use super::{Backend, BackendError, BoxFuture, Change, Changes, Loaded, Op, RecordKey, Revision, SealedRecord};
+use super::{Backend, BackendError, BoxFuture, Change, Changes, Expect, Loaded, Op, RecordKey, Revision, SealedRecord};
 
 /// Keeps records until exit. Otherwise it behaves as the embedded store does; one suite runs against both.
 pub struct MemoryBackend {
@@ -31,6 +31,7 @@ impl State {
         for op in ops {
             let (key, expect, next) = match op {
                 Op::Put(record, expect) => (&record.key, *expect, Some(record)),
+                Op::Rewrap(record) => (&record.key, Expect::Version(record.version), Some(record)),
                 Op::Delete(key, expect) => (key, *expect, None),
             };
             let found = match planned.get(key) {
@@ -38,7 +39,8 @@ impl State {
                 None => self.records.get(key),
             };
             let found = found.map(|r| r.version);
-            if !expect.holds(found) || next.is_some_and(|r| r.version <= found.unwrap_or(0)) {
+            let grows = matches!(op, Op::Put(record, _) if record.version > found.unwrap_or(0));
+            if !expect.holds(found) || matches!(op, Op::Put(..)) && !grows {
                 return Err(BackendError::Conflict(key.clone()));
             }
             planned.insert(key.clone(), next.cloned());

@@ -96,6 +96,9 @@ pub enum Expect {
 pub enum Op {
     /// Writes the record.
     Put(SealedRecord, Expect),
+    /// Writes another envelope around the same content: the record has to be there at this very version, which stays.
+    /// For a change of the key-encryption key.
+    Rewrap(SealedRecord),
     /// Removes it (nothing happens if it is absent and [`Expect::Any`]).
     Delete(RecordKey, Expect),
 }

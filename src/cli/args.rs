@@ -1,10 +1,17 @@
 //! The command line. Help text is written here once.
 
+mod certs;
+mod shell;
+mod store;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(super) use self::certs::{BindArgs, CertsCommand, UnbindArgs, UploadArgs};
+pub(super) use self::shell::{CompletionsArgs, ManArgs};
+pub(super) use self::store::{RekeyArgs, StoreCommand};
 use crate::config::Overlay;
 use crate::config::file::ProfileName;
 
@@ -56,7 +63,7 @@ runs finish, a second one ends at once. EGRET_TOKEN, if set, is an administrator
                             origin saw. Needs no network, leaves nothing behind; fails if any step did not do what \
                             it should.")]
     Demo(DemoArgs),
-    /// List, upload, show and delete client certificates
+    /// List, upload, bind, show and delete client certificates
     #[command(after_help = API_HELP)]
     Certs {
         /// What to do with them.
@@ -81,6 +88,18 @@ Prints ok and a summary, or one line per complaint as FILE:LINE: KEY: WHAT; REME
     /// Health, listeners, and certificates with the days they have left
     #[command(after_help = API_HELP)]
     Status(StatusArgs),
+    /// Work on the store itself, while no egret runs on it
+    Store {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
+    /// Print the completions of a shell
+    #[command(after_help = shell::COMPLETIONS_HELP)]
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one page per command
+    #[command(after_help = shell::MAN_HELP)]
+    Man(ManArgs),
 }
 
 /// `egret serve`
@@ -175,77 +194,6 @@ pub struct ProjectArgs {
     /// Where the API is.
     #[command(flatten)]
     pub api: ApiArgs,
-}
-
-/// `egret certs …`
-#[derive(Debug, Subcommand)]
-pub enum CertsCommand {
-    /// List the project's certificates: where they are presented, whose they are, how long they last
-    List {
-        /// Whose.
-        #[command(flatten)]
-        project: ProjectArgs,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Register a certificate for an origin, or for the whole project; replaces the one that is there
-    #[command(after_help = "\
-Examples:
-  egret certs upload --cert client.crt --key client.key --ca ca.crt --origin https://api.example.com
-  egret certs upload --cert client.crt --key client.key --ca ca.crt --origin 'https://*.example.com'
-  egret certs upload --cert client.crt --key client.key --ca ca.crt          for every origin that asks
-  pass show client.key | egret certs upload --cert client.crt --key - --ca ca.crt")]
-    Upload(UploadArgs),
-    /// Show one certificate: subject, dates, fingerprints, where it is presented (never its key)
-    Show {
-        /// Id, as `egret certs list` shows it
-        id: String,
-        /// Whose.
-        #[command(flatten)]
-        project: ProjectArgs,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Delete a certificate: no new request uses it once this has returned
-    Delete {
-        /// Id, as `egret certs list` shows it
-        id: String,
-        /// Whose.
-        #[command(flatten)]
-        project: ProjectArgs,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// `egret certs upload`
-#[derive(Debug, Args)]
-pub struct UploadArgs {
-    /// Client certificate, PEM, with its chain if it has one; - reads standard input
-    #[arg(long, value_name = "FILE")]
-    pub cert: PathBuf,
-    /// Its private key, PEM (PKCS#8, PKCS#1 or SEC1, not encrypted); - reads standard input
-    #[arg(long, value_name = "FILE")]
-    pub key: PathBuf,
-    /// The CA that the certificate leads to, PEM; for an origin it also vouches for that server; - reads standard input
-    #[arg(long, value_name = "FILE")]
-    pub ca: PathBuf,
-    /// Where it is presented: https://host, https://host:port, https://host:* or https://*.example.com
-    /// [default: every origin that asks]
-    #[arg(long, value_name = "ORIGIN")]
-    pub origin: Option<String>,
-    /// Do not check chain, dates and usage; the certificate is then sent even when expired
-    #[arg(long)]
-    pub skip_validation: bool,
-    /// Whose.
-    #[command(flatten)]
-    pub project: ProjectArgs,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// `egret ca …`

@@ -1,27 +1,22 @@
 //! `egret certs …`
 
+mod upload;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::path::Path;
 
-use anyhow::Context as _;
-use serde::Serialize;
 use serde_json::{Value, json};
-use zeroize::Zeroizing;
 
-use super::Usage;
-use super::args::{CertsCommand, ProjectArgs, UploadArgs};
+use super::args::{BindArgs, CertsCommand, ProjectArgs, UnbindArgs};
 use super::client::{Api, ApiError, segment};
 use super::output::{clean, facts, print, print_json, table, text, while_waiting};
-
-/// More than any PEM that the API takes.
-const MAX_FILE: u64 = 1024 * 1024;
 
 pub(super) async fn run(command: CertsCommand) -> anyhow::Result<()> {
     match command {
         CertsCommand::List { project, json } => list(&project, json).await,
-        CertsCommand::Upload(args) => upload(&args).await,
+        CertsCommand::Upload(args) => upload::run(args).await,
+        CertsCommand::Bind(args) => bind(&args).await,
+        CertsCommand::Unbind(args) => unbind(&args).await,
         CertsCommand::Show { id, project, json } => show(&id, &project, json).await,
         CertsCommand::Delete { id, project, json } => delete(&id, &project, json).await,
     }
@@ -97,54 +92,30 @@ fn row(binding: &Value, details: Option<&Value>) -> Value {
     row
 }
 
-/// As the API takes it.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct UploadBody<'a> {
-    cert: &'a str,
-    key: &'a str,
-    ca: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    origin: Option<&'a str>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    skip_validation: bool,
-}
-
-async fn upload(args: &UploadArgs) -> anyhow::Result<()> {
-    let stdin = Path::new("-");
-    if [&args.cert, &args.key, &args.ca].into_iter().filter(|path| *path == stdin).count() > 1 {
-        return Err(Usage("only one of --cert, --key and --ca can be read from standard input".to_owned()).into());
-    }
-    let cert = read_pem("--cert", &args.cert, "openssl x509 -inform DER -in FILE -out cert.pem")?;
-    let key = read_pem("--key", &args.key, "openssl pkey -inform DER -in FILE -out key.pem")?;
-    let ca = read_pem("--ca", &args.ca, "openssl x509 -inform DER -in FILE -out ca.pem")?;
-    // Room for every newline as two characters, so that the buffer is not moved and its copies left behind.
-    let room = 2 * (cert.len() + key.len() + ca.len()) + 4096;
-    let mut body = Zeroizing::new(Vec::with_capacity(room));
-    let (origin, skip_validation) = (args.origin.as_deref(), args.skip_validation);
-    serde_json::to_writer(&mut *body, &UploadBody { cert: &cert, key: &key, ca: &ca, origin, skip_validation })
-        .context("the upload could not be written as JSON")?;
-    drop((cert, key, ca));
-
+async fn bind(args: &BindArgs) -> anyhow::Result<()> {
+    // An id never is that word: it begins with cert_, or has 32 digits.
+    let id = args.id.as_deref().filter(|id| *id != "none");
     let mut api = Api::new(&args.project.api)?;
-    let project = project_path(&args.project);
-    let path = format!("{project}/client-cert");
-    let answer = while_waiting(|| "uploading".to_owned(), api.post(&path, body)).await?;
+    let path = format!("{}/bindings", project_path(&args.project));
+    let body = json!({ "origin": args.origin, "certId": id });
+    let answer = while_waiting(|| "binding".to_owned(), api.put(&path, &body)).await?;
     if args.json {
         return print_json(&answer);
     }
-    let id = text(&answer["certId"]);
-    let (done, origin) =
-        (if answer["updated"] == json!(true) { "replaced" } else { "uploaded" }, origin_text(&answer["origin"]));
-    let mut lines = format!("{done}: {} for {}\n", clean(&id), clean(&origin));
-    // It is stored; should the details fail now, that is no failure of the upload.
-    if let Ok(details) = about(&mut api, &project, &id).await {
-        lines.push_str(&format!("{}, {} days left\n", clean(&text(&details["subject"])), text(&details["daysLeft"])));
-        for warning in details["warnings"].as_array().into_iter().flatten() {
-            lines.push_str(&format!("warning: {}\n", clean(&text(warning))));
-        }
+    let done = if answer["updated"] == json!(true) { "bound anew" } else { "bound" };
+    let target =
+        if answer["certId"].is_null() { "nothing is presented there".to_owned() } else { text(&answer["certId"]) };
+    print(&format!("{done}: {}: {}\n", clean(&origin_text(&answer["origin"])), clean(&target)))
+}
+
+async fn unbind(args: &UnbindArgs) -> anyhow::Result<()> {
+    let mut api = Api::new(&args.project.api)?;
+    let path = format!("{}/bindings?origin={}", project_path(&args.project), segment(&args.origin));
+    let answer = while_waiting(|| "unbinding".to_owned(), api.delete(&path)).await?;
+    if args.json {
+        return print_json(&answer);
     }
-    print(&lines)
+    print(&format!("unbound: {}; what is less specific applies there now\n", clean(&origin_text(&answer["origin"]))))
 }
 
 /// The project-wide slot in words.
@@ -153,32 +124,6 @@ fn origin_text(origin: &Value) -> String {
         Some("*") => "every origin that asks".to_owned(),
         Some("") => "no origin".to_owned(),
         _ => text(origin),
-    }
-}
-
-fn read_pem(flag: &str, path: &Path, convert: &str) -> anyhow::Result<Zeroizing<String>> {
-    let from_stdin = path == Path::new("-");
-    let name = if from_stdin { "standard input".to_owned() } else { path.display().to_string() };
-    let mut bytes = Zeroizing::new(Vec::new());
-    let read = if from_stdin {
-        std::io::stdin().lock().take(MAX_FILE + 1).read_to_end(&mut bytes)
-    } else {
-        std::fs::File::open(path).and_then(|file| {
-            bytes.reserve(file.metadata().map_or(0, |m| usize::try_from(m.len().min(MAX_FILE)).unwrap_or(0) + 1));
-            file.take(MAX_FILE + 1).read_to_end(&mut bytes)
-        })
-    };
-    read.with_context(|| format!("{flag}: {name} cannot be read"))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(Usage(format!("{flag}: {name} is larger than 1 MiB; is it the right file?")).into());
-    }
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
-        Err(_) => Err(Usage(format!(
-            "{flag}: {name} is not PEM but binary; if it is DER convert it with `{convert}`, if it is PKCS#12 with \
-             `openssl pkcs12 -nodes -in FILE -out all.pem`"
-        ))
-        .into()),
     }
 }
 
@@ -272,16 +217,5 @@ mod tests {
             [status(row(0, "active")), status(row(-1, "active")), status(row(-1, "gone"))],
             ["active", "expired", "gone"]
         );
-    }
-
-    #[test]
-    fn binary_files_are_told_how_to_become_pem() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("k.der");
-        std::fs::write(&path, [0x30, 0x82, 0xff, 0xfe]).unwrap();
-        let error = read_pem("--key", &path, "openssl pkey").unwrap_err();
-        assert!(error.is::<Usage>() && error.to_string().contains("openssl pkey"), "{error}");
-        let error = read_pem("--key", &folder.path().join("none"), "").unwrap_err();
-        assert!(format!("{error:#}").starts_with("--key: "), "{error:#}");
     }
 }

@@ -110,6 +110,11 @@ impl Api {
         self.call(Method::POST, path, Bytes::from_owner(json)).await
     }
 
+    /// `PUT` of JSON.
+    pub(super) async fn put(&mut self, path: &str, json: &Value) -> Result<Value, ApiError> {
+        self.call(Method::PUT, path, Bytes::from(json.to_string())).await
+    }
+
     async fn call(&mut self, method: Method, path: &str, body: Bytes) -> Result<Value, ApiError> {
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(method, path, body));
         let (status, bytes) = match answer.await {

@@ -10,7 +10,10 @@ mod check;
 mod client;
 mod logging;
 mod output;
+mod passphrase;
+mod shell;
 mod status;
+mod store;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -67,6 +70,9 @@ fn dispatch(command: Commands) -> anyhow::Result<ExitCode> {
         Commands::Ca { command } => ca::run(command)?,
         Commands::Check(args) => return check::run(&args),
         Commands::Status(args) => block_on(status::run(&args))?,
+        Commands::Store { command } => store::run(&command)?,
+        Commands::Completions(args) => shell::completions(&args)?,
+        Commands::Man(args) => shell::man(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

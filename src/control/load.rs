@@ -144,7 +144,7 @@ fn open(
     if all > 0 && foreign == all {
         bail!(
             "the key-encryption key is not the one that the store was written with (all {all} records are sealed with another); \
-             restore that key, or move the store away to begin with an empty one"
+             restore that key (after `egret store rekey`, name the key that it wrote under [store] key_encryption_key), or move the store away to begin with an empty one"
         );
     }
     for (key, why) in damage {

@@ -12,6 +12,7 @@ mod declared;
 mod load;
 mod projects;
 mod records;
+pub mod rekey;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -192,7 +192,7 @@ impl Store {
         let after: Vec<_> = ops
             .iter()
             .map(|op| match op {
-                Op::Put(record, _) => (record.key.clone(), Some(record.version)),
+                Op::Put(record, _) | Op::Rewrap(record) => (record.key.clone(), Some(record.version)),
                 Op::Delete(key, _) => (key.clone(), None),
             })
             .collect();
@@ -223,7 +223,7 @@ impl Store {
     }
 }
 
-fn place(key: &RecordKey, version: u64) -> Place<'_> {
+pub(super) fn place(key: &RecordKey, version: u64) -> Place<'_> {
     Place { kind: key.kind.as_str(), project: &key.project, id: &key.id, version }
 }
 

@@ -18,8 +18,10 @@ use crate::config::{KeySource, StoreBackend};
 
 /// Name of the generated key within the data directory.
 pub const KEY_FILE: &str = "key-encryption-key";
+/// Name of a key that `egret store rekey` is about to put in force in its place.
+pub const PENDING_FILE: &str = "key-encryption-key.new";
 /// Name of the embedded store, whose presence forbids making a new key.
-const STORE_FILE: &str = "egret.db";
+pub const STORE_FILE: &str = "egret.db";
 /// More than any spelling of 32 bytes; a certificate or an archive named by mistake is not read in.
 const MAX_FILE: usize = 1024;
 /// What a person runs to get a key.
@@ -95,6 +97,56 @@ pub fn load(source: &KeySource, data_dir: &Path, backend: StoreBackend) -> Resul
     }
 }
 
+/// A new random key, which is nowhere but in memory.
+///
+/// # Errors
+/// [`KekError::Random`].
+pub fn random() -> Result<Zeroizing<[u8; 32]>, KekError> {
+    let mut key = Zeroizing::new([0; 32]);
+    rand::fill(&mut *key).map_err(|_| KekError::Random)?;
+    Ok(key)
+}
+
+/// Writes a key into a new file (0600, 64 hex digits), durably. Killed at any instant, there is the whole file or none.
+///
+/// # Errors
+/// [`KekError::File`]; with `AlreadyExists` if anything is there already, which stays as it is.
+pub fn write_new(path: &Path, key: &[u8; 32]) -> Result<(), KekError> {
+    Ok(files::create_whole(path, &as_text(key))?)
+}
+
+/// The key that a change left behind before it was done, or just after.
+///
+/// # Errors
+/// [`KekError`]: the file is there, but is no key or not for its owner alone.
+pub fn pending(data_dir: &Path) -> Result<Option<Zeroizing<[u8; 32]>>, KekError> {
+    match read_own(&data_dir.join(PENDING_FILE)) {
+        Ok(key) => Ok(Some(key)),
+        Err(KekError::File(e)) if e.is_not_found() => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+/// Puts the pending key in the place of the old one, which is gone then; durable, and in one step.
+///
+/// # Errors
+/// [`KekError::File`].
+pub fn adopt_pending(data_dir: &Path) -> Result<(), KekError> {
+    let (from, path) = (data_dir.join(PENDING_FILE), data_dir.join(KEY_FILE));
+    std::fs::rename(&from, &path).map_err(|source| FileError::Io { path, doing: "replaced", source })?;
+    Ok(files::sync_folder(data_dir)?)
+}
+
+/// Removes the pending key.
+///
+/// # Errors
+/// [`KekError::File`].
+pub fn discard_pending(data_dir: &Path) -> Result<(), KekError> {
+    let path = data_dir.join(PENDING_FILE);
+    std::fs::remove_file(&path).map_err(|source| FileError::Io { path, doing: "removed", source })?;
+    Ok(files::sync_folder(data_dir)?)
+}
+
 /// A key file of the operator's: Secrets are links, and 0440 or 0644.
 fn mounted(path: &Path) -> Result<Zeroizing<[u8; 32]>, KekError> {
     let unreadable = |source| KekError::Unreadable { path: path.to_owned(), source };
@@ -132,14 +184,16 @@ fn generated(data_dir: &Path) -> Result<Zeroizing<[u8; 32]>, KekError> {
         return Err(KekError::KeyMissing { store, key: path });
     }
     let key = random()?;
-    match files::create_whole(&path, &as_text(&key)) {
+    match write_new(&path, &key) {
         Ok(()) => {
             tracing::info!(path = %path.display(), "made a key-encryption key; whoever has this file and the store can read the private keys in it, so back them up apart");
             Ok(key)
         }
         // Another egret that starts at the same moment was faster: its key is the key.
-        Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => read_own(&path),
-        Err(other) => Err(other.into()),
+        Err(KekError::File(FileError::Io { source, .. })) if source.kind() == io::ErrorKind::AlreadyExists => {
+            read_own(&path)
+        }
+        Err(other) => Err(other),
     }
 }
 
@@ -165,12 +219,6 @@ fn as_text(key: &[u8; 32]) -> Zeroizing<Vec<u8>> {
     }
     text.push(b'\n');
     text
-}
-
-fn random() -> Result<Zeroizing<[u8; 32]>, KekError> {
-    let mut key = Zeroizing::new([0; 32]);
-    rand::fill(&mut *key).map_err(|_| KekError::Random)?;
-    Ok(key)
 }
 
 /// 64 hex digits, or base64 (standard or URL-safe, padded or not), of exactly 32 bytes; white space at the end is trimmed.

@@ -1,9 +1,10 @@
 //! Floor 2: certificates and keys as data, and the files that hold egret's own.
 //!
-//! What is uploaded is read ([`pem`]), judged ([`validate`]) and sealed ([`seal`]) under the key-encryption
+//! What people are handed becomes PEM on their own machine ([`convert`]). What is uploaded is read ([`pem`]), judged ([`validate`]) and sealed ([`seal`]) under the key-encryption
 //! key ([`kek`]); servers are vouched for by [`anchors`]; the leafs of intercepted tunnels come from [`issuer`].
 
 pub mod anchors;
+pub mod convert;
 mod der;
 pub mod files;
 pub mod issuer;

@@ -7,7 +7,7 @@
 //! - Certificates are decoded by `rustls-pemfile`. Keys are decoded here, because it leaves their text in memory.
 //! - A fault names the form found and a command that converts it, and never holds a piece of the input.
 
-mod form;
+pub(super) mod form;
 #[cfg(test)]
 mod tests;
 
@@ -186,7 +186,7 @@ fn push(faults: &mut Vec<Fault>, fault: Fault) {
 
 /// Line ends become `\n`: CRLF, a lone CR, and the two characters backslash and `n` (or `r`) that JSON and
 /// environment files leave behind. A BOM goes.
-fn normalised(text: &str) -> Zeroizing<String> {
+pub(super) fn normalised(text: &str) -> Zeroizing<String> {
     let text = text.trim_start_matches('\u{feff}');
     // Never longer than the input, so it never moves and leaves no copy of a key behind.
     let mut out = Zeroizing::new(String::with_capacity(text.len()));
@@ -220,9 +220,11 @@ fn normalised(text: &str) -> Zeroizing<String> {
 }
 
 /// A block between its two armour lines.
-struct Block<'a> {
-    label: &'a str,
+pub(super) struct Block<'a> {
+    pub(super) label: &'a str,
     body: &'a str,
+    /// With its armour lines.
+    pub(super) whole: &'a str,
 }
 
 enum Decoded {
@@ -238,7 +240,7 @@ const DASHES: &str = "-----";
 ///
 /// # Errors
 /// The damage of the first block whose armour is not whole.
-fn blocks(text: &str) -> Result<Vec<Block<'_>>, Form> {
+pub(super) fn blocks(text: &str) -> Result<Vec<Block<'_>>, Form> {
     /// RFC 7468 sets no limit; no label in use is half as long.
     const MAX_LABEL: usize = 64;
     let mut found = Vec::new();
@@ -262,14 +264,15 @@ fn blocks(text: &str) -> Result<Vec<Block<'_>>, Form> {
         }
         let closing = &body[end + END.len()..];
         let closing = closing.strip_prefix(label).ok_or(Form::NoEnd)?;
+        let armoured = &rest[begin..];
         rest = closing.strip_prefix(DASHES).ok_or(Form::NoEnd)?;
-        found.push(Block { label, body: &body[..end] });
+        found.push(Block { label, body: &body[..end], whole: &armoured[..armoured.len() - rest.len()] });
     }
 }
 
 impl Block<'_> {
     /// RFC 1421 headers of OpenSSL's old encrypted keys.
-    fn is_encrypted(&self) -> bool {
+    pub(super) fn is_encrypted(&self) -> bool {
         self.body.lines().any(|line| {
             let line = line.trim_start();
             line.starts_with("DEK-Info:") || (line.starts_with("Proc-Type:") && line.contains("ENCRYPTED"))
@@ -297,11 +300,7 @@ impl Block<'_> {
 
     /// What may be a key is decoded here: the parser gathers the base64 in a buffer that it does not wipe.
     fn key(&self) -> Result<Decoded, Form> {
-        let text = self.base64();
-        let mut der = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
-        let length = STANDARD.decode_slice(text.as_bytes(), &mut der).map_err(|_| Form::BadBase64)?;
-        der.truncate(length);
-        whole(&der)?;
+        let der = self.der()?;
         // Labels lie: PKCS#1 under "PRIVATE KEY" is common. The structure tells.
         match der::kind(&der) {
             Some(Kind::Certificate) => Err(Form::Certificate),
@@ -311,6 +310,16 @@ impl Block<'_> {
             Some(kind) => Err(form::of_kind(kind)),
             None => Err(Form::BadContent),
         }
+    }
+
+    /// The content, which is one whole SEQUENCE.
+    pub(super) fn der(&self) -> Result<Zeroizing<Vec<u8>>, Form> {
+        let text = self.base64();
+        let mut der = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
+        let length = STANDARD.decode_slice(text.as_bytes(), &mut der).map_err(|_| Form::BadBase64)?;
+        der.truncate(length);
+        whole(&der)?;
+        Ok(der)
     }
 
     /// The body without headers and white space, in a buffer that never grows.

@@ -43,6 +43,14 @@ pub struct Sealer {
     names: hmac::Key,
 }
 
+/// The parts of an envelope behind its version and the id of its key.
+struct Envelope<'a> {
+    wrap_nonce: &'a [u8; NONCE],
+    wrapped: &'a [u8],
+    nonce: &'a [u8; NONCE],
+    content: &'a [u8],
+}
+
 /// Why something could not be sealed or opened. Never says anything of the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
@@ -105,17 +113,8 @@ impl Sealer {
         let (nonce, tag) = payload
             .seal_in_place_separate_tag(Aad::from(payload_aad(place)), &mut content)
             .map_err(|_| SealError::Seal)?;
-        let (wrap_nonce, wrap_tag) = self
-            .wrap
-            .seal_in_place_separate_tag(Aad::from(self.wrap_aad(place)), &mut *data_key)
-            .map_err(|_| SealError::Seal)?;
-
         let mut out = Vec::with_capacity(OVERHEAD + content.len());
-        out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&self.kek_id);
-        out.extend_from_slice(wrap_nonce.as_ref());
-        out.extend_from_slice(&*data_key);
-        out.extend_from_slice(wrap_tag.as_ref());
+        self.wrap_key(&mut *data_key, place, &mut out)?;
         out.extend_from_slice(nonce.as_ref());
         out.extend_from_slice(&content);
         out.extend_from_slice(tag.as_ref());
@@ -128,6 +127,50 @@ impl Sealer {
     /// All but [`SealError::Seal`]. A change within the id of the key-encryption key reads as
     /// [`SealError::OtherKey`], any other one behind the first four bytes as [`SealError::Damaged`].
     pub fn open(&self, sealed: &[u8], place: Place<'_>) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let envelope = self.parse(sealed)?;
+        let data_key = self.unwrap_key(&envelope, place)?;
+        let mut plain = Zeroizing::new(envelope.content.to_vec());
+        let length = cipher(&data_key[..DATA_KEY])
+            .ok_or(SealError::Damaged)?
+            .open_in_place(Nonce::assume_unique_for_key(*envelope.nonce), Aad::from(payload_aad(place)), &mut plain)
+            .map_err(|_| SealError::Damaged)?
+            .len();
+        plain.truncate(length);
+        Ok(plain)
+    }
+
+    /// Wraps the data key of an envelope anew, under the key of `to`; the payload stays as it is, byte for byte.
+    ///
+    /// # Errors
+    /// Those of [`Sealer::open`] with this sealer's key, but for the payload, which is not looked at;
+    /// [`SealError::Seal`].
+    pub fn rewrap(&self, sealed: &[u8], place: Place<'_>, to: &Self) -> Result<Vec<u8>, SealError> {
+        let envelope = self.parse(sealed)?;
+        let mut data_key = self.unwrap_key(&envelope, place)?;
+        data_key.truncate(DATA_KEY);
+        let mut out = Vec::with_capacity(sealed.len());
+        to.wrap_key(&mut data_key, place, &mut out)?;
+        out.extend_from_slice(envelope.nonce);
+        out.extend_from_slice(envelope.content);
+        Ok(out)
+    }
+
+    /// Whether both seal with the same key-encryption key.
+    #[must_use]
+    pub fn is_same_key(&self, other: &Self) -> bool {
+        // Ids are no secret, and 128 bits of HKDF: equal ids are equal keys.
+        self.kek_id == other.kek_id
+    }
+
+    /// A keyed hash in hex (HMAC-SHA-256 under a key derived from the key-encryption key): names a binding's record
+    /// without telling its origin. 64 digits, the same for the same text and key.
+    #[must_use]
+    pub fn keyed_name(&self, text: &str) -> String {
+        hex(hmac::sign(&self.names, text.as_bytes()).as_ref())
+    }
+
+    /// Takes an envelope of this key apart.
+    fn parse<'a>(&self, sealed: &'a [u8]) -> Result<Envelope<'a>, SealError> {
         let rest = sealed.strip_prefix(&MAGIC).ok_or(SealError::Malformed)?;
         let (kek_id, rest) = rest.split_at_checked(KEK_ID).ok_or(SealError::Malformed)?;
         let (wrap_nonce, rest) = rest.split_first_chunk::<NONCE>().ok_or(SealError::Malformed)?;
@@ -140,29 +183,34 @@ impl Sealer {
         if kek_id != self.kek_id {
             return Err(SealError::OtherKey);
         }
-
-        let mut data_key = Zeroizing::new([0; DATA_KEY + TAG]);
-        data_key.copy_from_slice(wrapped);
-        let data_key: &[u8] = self
-            .wrap
-            .open_in_place(Nonce::assume_unique_for_key(*wrap_nonce), Aad::from(self.wrap_aad(place)), &mut *data_key)
-            .map_err(|_| SealError::Damaged)?;
-
-        let mut plain = Zeroizing::new(content.to_vec());
-        let length = cipher(data_key)
-            .ok_or(SealError::Damaged)?
-            .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(payload_aad(place)), &mut plain)
-            .map_err(|_| SealError::Damaged)?
-            .len();
-        plain.truncate(length);
-        Ok(plain)
+        Ok(Envelope { wrap_nonce, wrapped, nonce, content })
     }
 
-    /// A keyed hash in hex (HMAC-SHA-256 under a key derived from the key-encryption key): names a binding's record
-    /// without telling its origin. 64 digits, the same for the same text and key.
-    #[must_use]
-    pub fn keyed_name(&self, text: &str) -> String {
-        hex(hmac::sign(&self.names, text.as_bytes()).as_ref())
+    /// The data key, in the first 32 bytes.
+    fn unwrap_key(&self, envelope: &Envelope<'_>, place: Place<'_>) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let mut data_key = Zeroizing::new(envelope.wrapped.to_vec());
+        self.wrap
+            .open_in_place(
+                Nonce::assume_unique_for_key(*envelope.wrap_nonce),
+                Aad::from(self.wrap_aad(place)),
+                &mut data_key,
+            )
+            .map_err(|_| SealError::Damaged)?;
+        Ok(data_key)
+    }
+
+    /// Writes everything in front of the payload. `data_key` is encrypted in place.
+    fn wrap_key(&self, data_key: &mut [u8], place: Place<'_>, out: &mut Vec<u8>) -> Result<(), SealError> {
+        let (nonce, tag) = self
+            .wrap
+            .seal_in_place_separate_tag(Aad::from(self.wrap_aad(place)), data_key)
+            .map_err(|_| SealError::Seal)?;
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&self.kek_id);
+        out.extend_from_slice(nonce.as_ref());
+        out.extend_from_slice(data_key);
+        out.extend_from_slice(tag.as_ref());
+        Ok(())
     }
 
     /// What the wrapped data key is bound to: the key-encryption key's id as well, which the payload is not.
@@ -294,6 +342,22 @@ mod tests {
         assert_eq!(&**sealer(7).open(&sealed, HERE).unwrap(), b"first");
         let name = "cc33d7b886e2fde26d246b40697ce2af6dcb047c31b19c2f052d2aa83a25dc94";
         assert_eq!(sealer(7).keyed_name("https://a.test"), name);
+    }
+
+    #[test]
+    fn rewrapping_changes_the_wrapping_and_nothing_else() {
+        let (old, new) = (sealer(1), sealer(2));
+        let sealed = old.seal(b"content", HERE).unwrap();
+        let moved = old.rewrap(&sealed, HERE, &new).unwrap();
+        assert_eq!(&**new.open(&moved, HERE).unwrap(), b"content");
+        assert_eq!(old.open(&moved, HERE).unwrap_err(), SealError::OtherKey);
+        let payload = MAGIC.len() + KEK_ID + NONCE + DATA_KEY + TAG;
+        assert_eq!(moved[payload..], sealed[payload..]);
+        assert_ne!(moved[..payload], sealed[..payload]);
+        let elsewhere = Place { version: 4, ..HERE };
+        assert_eq!(new.open(&moved, elsewhere).unwrap_err(), SealError::Damaged);
+        assert_eq!(old.rewrap(&sealed, elsewhere, &new).unwrap_err(), SealError::Damaged);
+        assert_eq!(new.rewrap(&sealed, HERE, &old).unwrap_err(), SealError::OtherKey);
     }
 
     #[test]

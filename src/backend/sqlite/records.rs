@@ -90,6 +90,7 @@ impl Store {
         for op in ops {
             let (key, expect) = match op {
                 Op::Put(record, expect) => (&record.key, *expect),
+                Op::Rewrap(record) => (&record.key, Expect::Version(record.version)),
                 Op::Delete(key, expect) => (key, *expect),
             };
             let found = version(&transaction, key).map_err(failed("written"))?;
@@ -115,9 +116,11 @@ fn apply(transaction: &Transaction<'_>, op: &Op, expect: Expect, found: Option<u
         transaction.prepare_cached(sql).map_err(failed("written"))
     };
     match op {
-        Op::Put(SealedRecord { key, version, sealed }, _) => {
-            // A version that does not grow would let an old envelope stand in for a new one.
-            if !expect.holds(found) || *version <= found.unwrap_or(0) {
+        Op::Put(SealedRecord { key, version, sealed }, _) | Op::Rewrap(SealedRecord { key, version, sealed }) => {
+            // A version that does not grow would let an old envelope stand in for a new one; under another
+            // key-encryption key there is no old one that opens.
+            let is_put = matches!(op, Op::Put(..));
+            if !expect.holds(found) || is_put && *version <= found.unwrap_or(0) {
                 return Err(BackendError::Conflict(key.clone()));
             }
             let (kind, project, id) = (key.kind.as_str(), &key.project, &key.id);

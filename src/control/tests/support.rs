@@ -78,6 +78,7 @@ impl Backend for Shelf {
             for op in ops {
                 let (key, expect) = match &op {
                     Op::Put(record, expect) => (record.key.clone(), *expect),
+                    Op::Rewrap(record) => (record.key.clone(), Expect::Version(record.version)),
                     Op::Delete(key, expect) => (key.clone(), *expect),
                 };
                 let found = next.get(&key).map(|r| r.version);
@@ -94,6 +95,7 @@ impl Backend for Shelf {
                         assert_eq!(record.version, found.unwrap_or(0) + 1);
                         next.insert(key, record)
                     }
+                    Op::Rewrap(record) => next.insert(key, record),
                     Op::Delete(..) => next.remove(&key),
                 };
             }

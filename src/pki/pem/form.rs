@@ -10,7 +10,7 @@ use super::super::validate::{Fault, Field};
 
 /// What a block, or a text without blocks, turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(in crate::pki) enum Form {
     Certificate,
     Key,
     EncryptedKey,
@@ -46,7 +46,7 @@ pub(super) enum Form {
 
 /// How it was wrapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wrapping {
+pub(in crate::pki) enum Wrapping {
     /// Between armour lines.
     Pem,
     /// The bytes themselves, as far as JSON let them live.
@@ -56,7 +56,7 @@ pub(super) enum Wrapping {
 }
 
 /// What a label says. Never trusted further than a choice of words: the content is looked at as well.
-pub(super) fn of_label(label: &str) -> Form {
+pub(in crate::pki) fn of_label(label: &str) -> Form {
     match label.trim() {
         "CERTIFICATE" | "X509 CERTIFICATE" => Form::Certificate,
         "TRUSTED CERTIFICATE" => Form::TrustedCertificate,
@@ -77,7 +77,7 @@ pub(super) fn of_label(label: &str) -> Form {
     }
 }
 
-pub(super) fn of_kind(kind: Kind) -> Form {
+pub(in crate::pki) fn of_kind(kind: Kind) -> Form {
     match kind {
         Kind::Certificate => Form::Certificate,
         Kind::Request => Form::Request,
@@ -92,7 +92,7 @@ pub(super) fn of_kind(kind: Kind) -> Form {
 }
 
 /// The fault of a text without a single armour line.
-pub(super) fn without_armour(field: Field, text: &str) -> Fault {
+pub(in crate::pki) fn without_armour(field: Field, text: &str) -> Fault {
     let trimmed = text.trim();
     if trimmed.is_empty() {
         return fault(field, Form::Empty, Wrapping::Pem);
@@ -160,7 +160,7 @@ pub(super) fn too_many(field: Field, most: usize) -> Fault {
 }
 
 /// Which of them is meant cannot be known.
-pub(super) fn two_keys(count: usize) -> Fault {
+pub(in crate::pki) fn two_keys(count: usize) -> Fault {
     Fault {
         field: Field::Key,
         what: format!("there are {count} private keys instead of one"),
@@ -171,7 +171,7 @@ pub(super) fn two_keys(count: usize) -> Fault {
 }
 
 /// The fault for `form` in `field`, with the command that converts it.
-pub(super) fn fault(field: Field, form: Form, wrapping: Wrapping) -> Fault {
+pub(in crate::pki) fn fault(field: Field, form: Form, wrapping: Wrapping) -> Fault {
     let name = field.as_str();
     let what = what(form, wrapping).to_owned();
     let remedy = match (form, wrapping) {
@@ -182,7 +182,10 @@ pub(super) fn fault(field: Field, form: Form, wrapping: Wrapping) -> Fault {
                 Field::Key => "-nocerts -nodes",
                 Field::Ca => "-cacerts -nokeys",
             };
-            format!("take it apart: {decode}openssl pkcs12 -in client.p12 {select} -out {name}.pem")
+            format!(
+                "let egret certs upload --p12 read it, or take it apart: {decode}openssl pkcs12 -in client.p12 {select} -out \
+                 {name}.pem"
+            )
         }
         (Form::Pkcs7, wrapping) => {
             let inform = if wrapping == Wrapping::Pem { "" } else { "-inform DER " };
@@ -193,7 +196,9 @@ pub(super) fn fault(field: Field, form: Form, wrapping: Wrapping) -> Fault {
         }
         (Form::EncryptedKey | Form::LegacyEncryptedKey, wrapping) => {
             let inform = if wrapping == Wrapping::Pem { "" } else { "-inform DER " };
-            let note = if field == Field::Key {
+            let note = if field == Field::Key && form == Form::EncryptedKey {
+                "let egret certs upload read it, or decrypt it"
+            } else if field == Field::Key {
                 "decrypt it"
             } else {
                 "it does not belong here; decrypt it and send it as key"
@@ -304,10 +309,10 @@ fn what(form: Form, wrapping: Wrapping) -> &'static str {
         (Form::Key, Wrapping::Binary) => "this is binary, likely a private key in DER",
         (Form::Key, Wrapping::Base64) => "this is a private key in DER, base64 without armour lines",
         (Form::EncryptedKey, _) => {
-            "this is an encrypted private key (ENCRYPTED PRIVATE KEY), and egret takes no passphrase"
+            "this is an encrypted private key (ENCRYPTED PRIVATE KEY), and no passphrase is taken here"
         }
         (Form::LegacyEncryptedKey, _) => {
-            "this is an encrypted private key (Proc-Type: 4,ENCRYPTED), and egret takes no passphrase"
+            "this is an encrypted private key (Proc-Type: 4,ENCRYPTED), and no passphrase is taken here"
         }
         (Form::TrustedCertificate, _) => "this is a TRUSTED CERTIFICATE, OpenSSL's own form",
         (Form::PublicKey, _) => "this is a public key",

@@ -124,6 +124,13 @@ impl Setup {
         path
     }
 
+    /// A command of the program that works on this home, with no egret running.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> Command {
+        let mut cli = program();
+        cli.args(arguments).env("EGRET_CONFIG", self.write()).env("EGRET_DATA_DIR", &self.data_dir);
+        cli
+    }
+
     /// Starts `egret serve` with it and waits until all sockets are bound.
     pub(crate) fn start(self) -> Egret {
         let config = self.write();

@@ -1,0 +1,151 @@
+//! `egret certs …`
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Subcommand};
+
+use super::ProjectArgs;
+
+const UPLOAD_HELP: &str = "\
+Examples:
+  egret certs upload --p12 client.p12 --origin https://api.example.com
+  egret certs upload --cert client.crt --key client.key --ca ca.crt --origin https://api.example.com
+  egret certs upload --cert client.pem --ca ca.crt --origin 'https://*.example.com'      certificate and key in one file
+  egret certs upload --cert client.crt --key client.key --ca ca.crt                      for every origin that asks
+  pass show client.key | egret certs upload --cert client.crt --key - --ca ca.crt
+
+What it reads: PEM or DER for each file; keys as PKCS#8, PKCS#1 or SEC1, encrypted ones as PKCS#8 (BEGIN ENCRYPTED
+PRIVATE KEY); PKCS#12 (.p12, .pfx) of OpenSSL, Java, Windows and browsers, with modern or legacy encryption.
+
+Everything is decrypted and converted on this machine. The passphrase is asked for on the terminal, or taken from
+--passphrase-file, --passphrase-env or the environment variable EGRET_PASSPHRASE; it is sent to no one.";
+
+const BIND_HELP: &str = "\
+Examples:
+  egret certs bind https://api.example.com cert_0123...       the certificate is presented there too
+  egret certs bind 'https://*.example.com' cert_0123...
+  egret certs bind https://pinned.example.com none          nothing is presented here, and the tunnel is left alone
+  egret certs unbind https://pinned.example.com             what is less specific applies again
+
+A certificate may be bound to several origins; `egret certs list` shows which is presented where.";
+
+/// `egret certs …`
+#[derive(Debug, Subcommand)]
+pub enum CertsCommand {
+    /// List the project's certificates: where they are presented, whose they are, how long they last
+    List {
+        /// Whose.
+        #[command(flatten)]
+        project: ProjectArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Register a certificate for an origin, or for the whole project; replaces the one that is there
+    #[command(after_help = UPLOAD_HELP)]
+    Upload(UploadArgs),
+    /// Present a certificate that is registered already to one more origin, or nothing at all
+    #[command(after_help = BIND_HELP)]
+    Bind(BindArgs),
+    /// Take away what an origin is bound to; the certificate stays
+    #[command(after_help = BIND_HELP)]
+    Unbind(UnbindArgs),
+    /// Show one certificate: subject, dates, fingerprints, where it is presented (never its key)
+    Show {
+        /// Id, as `egret certs list` shows it
+        id: String,
+        /// Whose.
+        #[command(flatten)]
+        project: ProjectArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete a certificate: no new request uses it once this has returned
+    Delete {
+        /// Id, as `egret certs list` shows it
+        id: String,
+        /// Whose.
+        #[command(flatten)]
+        project: ProjectArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `egret certs upload`
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("material").required(true).args(["cert", "p12"])))]
+pub struct UploadArgs {
+    /// Client certificate, PEM or DER, with its chain if it has one; may hold the private key as well, in PEM; - reads
+    /// standard input
+    #[arg(long, value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+    /// Its private key, PEM or DER (PKCS#8, PKCS#1 or SEC1); - reads standard input [default: the one in --cert]
+    #[arg(long, value_name = "FILE", conflicts_with = "p12")]
+    pub key: Option<PathBuf>,
+    /// PKCS#12 file (.p12, .pfx) with certificate and key, in place of --cert and --key; - reads standard input
+    #[arg(long, value_name = "FILE")]
+    pub p12: Option<PathBuf>,
+    /// Which of several certificates in the PKCS#12 file: its friendly name, or its subject
+    #[arg(long, value_name = "NAME", requires = "p12")]
+    pub p12_alias: Option<String>,
+    /// The CA that the certificate leads to, PEM or DER; for an origin it also vouches for that server; - reads
+    /// standard input [default with --p12: the CA certificates in that file]
+    #[arg(long, value_name = "FILE", required_unless_present = "p12")]
+    pub ca: Option<PathBuf>,
+    /// File whose first line is the passphrase of an encrypted key or of the PKCS#12 file
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_env")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Name of the environment variable that holds that passphrase [default: EGRET_PASSPHRASE, else it is asked for]
+    #[arg(long, value_name = "NAME")]
+    pub passphrase_env: Option<String>,
+    /// Where it is presented: https://host, https://host:port, https://host:* or https://*.example.com
+    /// [default: every origin that asks]
+    #[arg(long, value_name = "ORIGIN")]
+    pub origin: Option<String>,
+    /// Do not check chain, dates and usage; the certificate is then sent even when expired
+    #[arg(long)]
+    pub skip_validation: bool,
+    /// Whose.
+    #[command(flatten)]
+    pub project: ProjectArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `egret certs bind`
+#[derive(Debug, Args)]
+pub struct BindArgs {
+    /// Where: https://host, https://host:port, https://host:*, https://*.example.com, or '*' for every origin that asks
+    #[arg(value_name = "URL")]
+    pub origin: String,
+    /// Id, as `egret certs list` shows it, or the word none: nothing is presented there
+    #[arg(required_unless_present = "none")]
+    pub id: Option<String>,
+    /// Present nothing there; the same as the word none
+    #[arg(long, conflicts_with = "id")]
+    pub none: bool,
+    /// Whose.
+    #[command(flatten)]
+    pub project: ProjectArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `egret certs unbind`
+#[derive(Debug, Args)]
+pub struct UnbindArgs {
+    /// What was bound, as `egret certs list` shows it
+    #[arg(value_name = "URL")]
+    pub origin: String,
+    /// Whose.
+    #[command(flatten)]
+    pub project: ProjectArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
