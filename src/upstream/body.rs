@@ -200,13 +200,13 @@ impl RequestBody {
 
     /// The same body, and the means to send it once more as long as little of it was read and no answer has come.
     pub(super) fn keep(mut self) -> (Self, Option<Spare>) {
-        let kept = match std::mem::replace(&mut self.inner, Inner::Empty) {
+        let reader = match std::mem::replace(&mut self.inner, Inner::Empty) {
             Inner::Empty => return (self, None),
-            Inner::Direct(source) => Kept::new(source),
+            Inner::Direct(source) => Kept::of(source),
             // Sent for the second time: what is kept of it is shared.
-            Inner::Kept(reader) => reader.into_kept(),
+            Inner::Kept(reader) => reader.kept().reader().unwrap_or(reader),
         };
-        let Some(reader) = kept.reader() else { return (self, None) };
+        let kept = reader.kept().clone();
         self.inner = Inner::Kept(reader);
         let spare = Spare { kept, upload: self.upload.clone(), idle: self.stall.limit };
         (self, Some(spare))

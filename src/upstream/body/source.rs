@@ -1,5 +1,6 @@
 //! Where a request's body comes from: the client, and what was kept of it in case it must be sent again.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,6 +20,8 @@ const DISCARD_TIME: Duration = Duration::from_secs(1);
 const DISCARD_BYTES: usize = 256 * 1024 * 1024;
 /// What is kept of a body until its stream was answered, at most.
 const MAX_KEPT: usize = 64 * 1024;
+/// What a piece counts for at least: one costs memory even if it is empty.
+const LEAST_KEPT: usize = 64;
 
 /// A client's body, not yet read to its end.
 pub(super) struct Source {
@@ -47,7 +50,8 @@ impl Source {
         match std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 self.upload.took(frame.data_ref().map_or(0, Bytes::len));
-                if incoming.is_end_stream() {
+                // Nothing comes after trailers, and who has sent them on asks no more.
+                if frame.is_trailers() || incoming.is_end_stream() {
                     self.upload.finish();
                     self.held = None;
                 }
@@ -109,50 +113,105 @@ struct State {
     source: Source,
     /// Who may read: the body that was made last.
     reader: u32,
-    /// All data read so far, unless that grew too long.
-    data: Option<Vec<Bytes>>,
+    /// It can still be had from its beginning.
+    whole: bool,
+    /// While it is whole: all data read so far. After that: what the reader has yet to give out of it.
+    data: VecDeque<Bytes>,
+    /// Pieces of `data` that the reader has given out.
+    at: usize,
     size: usize,
     /// All fields after the data.
     trailers: Option<HeaderMap>,
+    trailers_given: bool,
     ended: bool,
+}
+
+impl State {
+    /// What was read for an earlier reader.
+    fn next(&mut self) -> Option<Bytes> {
+        if !self.whole {
+            return self.data.pop_front();
+        }
+        let piece = self.data.get(self.at)?.clone();
+        self.at += 1;
+        Some(piece)
+    }
+
+    /// Read just now, and given out.
+    fn read(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.size += data.len().max(LEAST_KEPT);
+            if self.size > MAX_KEPT {
+                self.let_go();
+            } else if self.whole {
+                self.data.push_back(data.clone());
+                self.at += 1;
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+            self.trailers_given = true;
+            self.ended = true;
+        }
+    }
+
+    /// What the reader has not given out stays: it may be in the middle of a second reading.
+    fn let_go(&mut self) {
+        if std::mem::take(&mut self.whole) {
+            self.data = self.data.split_off(self.at);
+            self.at = 0;
+        }
+    }
 }
 
 /// A reader of a [`Kept`] body.
 pub(super) struct Reader {
     kept: Arc<Kept>,
     number: u32,
-    /// Chunks that it has given out.
-    at: usize,
-    trailers_given: bool,
 }
 
 impl Kept {
-    pub(super) fn new(source: Source) -> Arc<Self> {
-        let state = State { source, reader: 0, data: Some(Vec::new()), size: 0, trailers: None, ended: false };
-        Arc::new(Self { state: Mutex::new(state) })
+    /// The first reader of what is kept of `source` from now on.
+    pub(super) fn of(source: Source) -> Reader {
+        let state = State {
+            source,
+            reader: 0,
+            whole: true,
+            data: VecDeque::new(),
+            at: 0,
+            size: 0,
+            trailers: None,
+            trailers_given: false,
+            ended: false,
+        };
+        Reader { kept: Arc::new(Self { state: Mutex::new(state) }), number: 0 }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics while holding it")
     }
 
-    /// A reader from the beginning; the one before reads nothing more. `None` if too much was read to keep it.
+    /// A reader from the beginning; the one before reads nothing more. `None` if too much was read to keep it, or if the
+    /// request was answered.
     pub(super) fn reader(self: &Arc<Self>) -> Option<Reader> {
         let mut state = self.lock();
-        state.data.as_ref()?;
+        if !state.whole {
+            return None;
+        }
         state.reader += 1;
-        Some(Reader { number: state.reader, kept: self.clone(), at: 0, trailers_given: false })
+        state.at = 0;
+        state.trailers_given = false;
+        Some(Reader { number: state.reader, kept: self.clone() })
     }
 
     /// The request was answered: nothing need be kept any more.
     pub(super) fn let_go(&self) {
-        self.lock().data = None;
+        self.lock().let_go();
     }
 }
 
 impl Reader {
-    pub(super) fn into_kept(self) -> Arc<Kept> {
-        self.kept
+    pub(super) fn kept(&self) -> &Arc<Kept> {
+        &self.kept
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
@@ -161,31 +220,17 @@ impl Reader {
         if state.reader != self.number {
             return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "sent elsewhere"))));
         }
-        if let Some(chunk) = state.data.as_ref().and_then(|data| data.get(self.at)) {
-            self.at += 1;
-            return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
+        if let Some(piece) = state.next() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if state.ended {
-            let trailers = state.trailers.clone().filter(|_| !std::mem::replace(&mut self.trailers_given, true));
+            let given = std::mem::replace(&mut state.trailers_given, true);
+            let trailers = state.trailers.clone().filter(|_| !given);
             return Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t))));
         }
         let next = std::task::ready!(state.source.poll(cx));
         match &next {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    state.size += data.len();
-                    if state.size > MAX_KEPT {
-                        state.data = None;
-                    } else if let Some(kept) = &mut state.data {
-                        kept.push(data.clone());
-                        self.at += 1;
-                    }
-                } else if let Some(trailers) = frame.trailers_ref() {
-                    state.trailers = Some(trailers.clone());
-                    self.trailers_given = true;
-                    state.ended = true;
-                }
-            }
+            Some(Ok(frame)) => state.read(frame),
             Some(Err(_)) => {}
             None => state.ended = true,
         }
@@ -194,14 +239,16 @@ impl Reader {
 
     pub(super) fn is_end_stream(&self) -> bool {
         let state = self.kept.lock();
-        let given = state.data.as_ref().is_none_or(|data| self.at >= data.len());
         let over = state.ended || state.source.is_end_stream();
-        given && over && (state.trailers.is_none() || self.trailers_given)
+        state.reader == self.number
+            && over
+            && state.at >= state.data.len()
+            && (state.trailers.is_none() || state.trailers_given)
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
         let state = self.kept.lock();
-        let again: usize = state.data.iter().flat_map(|data| &data[self.at.min(data.len())..]).map(Bytes::len).sum();
+        let again: usize = state.data.iter().skip(state.at).map(Bytes::len).sum();
         let mut hint = if state.ended { SizeHint::with_exact(0) } else { state.source.size_hint() };
         let again = again as u64;
         if let Some(upper) = hint.upper() {

@@ -16,8 +16,14 @@ async fn start(script: Script) -> (World, Client) {
     (world, Client::new(&Limits::default()))
 }
 
-/// A request's body as a client's connection gives it: in two pieces, the second one when `go` says so.
+/// A request's body as a client's connection gives it.
 async fn upload(pieces: [&'static [u8]; 2]) -> RequestBody {
+    let length: usize = pieces.iter().map(|p| p.len()).sum();
+    received(&format!("content-length: {length}"), &pieces.concat()).await
+}
+
+/// The body of a request that a client sends with this field.
+async fn received(field: &str, body: &[u8]) -> RequestBody {
     let (mut near, far) = tokio::io::duplex(64 * 1024);
     let (give, got) = tokio::sync::oneshot::channel();
     let give = std::sync::Mutex::new(Some(give));
@@ -32,11 +38,8 @@ async fn upload(pieces: [&'static [u8]; 2]) -> RequestBody {
         let io = hyper_util::rt::TokioIo::new(far);
         let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
     });
-    let length: usize = pieces.iter().map(|p| p.len()).sum();
-    near.write_all(format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n").as_bytes()).await.unwrap();
-    for piece in pieces {
-        near.write_all(piece).await.unwrap();
-    }
+    near.write_all(format!("POST / HTTP/1.1\r\nhost: x\r\n{field}\r\n\r\n").as_bytes()).await.unwrap();
+    near.write_all(body).await.unwrap();
     let body = got.await.unwrap();
     // Kept open: the body is whole already.
     tokio::spawn(async move {
@@ -44,6 +47,10 @@ async fn upload(pieces: [&'static [u8]; 2]) -> RequestBody {
         std::future::pending::<()>().await;
     });
     RequestBody::new(body, Duration::from_secs(10), false)
+}
+
+async fn next(body: &mut RequestBody) -> Option<Bytes> {
+    body.frame().await.map(|frame| frame.unwrap().into_data().unwrap_or_default())
 }
 
 async fn post(client: &Client, tls: &Arc<UpstreamTls>, origin: &Origin, body: RequestBody) -> String {
@@ -162,4 +169,46 @@ async fn a_grpc_call_to_an_origin_of_http_1_1_says_what_it_lacks() {
     assert_eq!(code(client.upstreams.send(&client.project, &tls, &to, request).await), Code::TlsProtocol);
     assert_eq!(world.seen().requests, 0);
     assert!(client.get(&tls, &world.origin).await.0.starts_with("alice "));
+}
+
+#[tokio::test]
+async fn a_body_that_is_sent_again_is_whole_although_the_answer_comes_early() {
+    let body = received("transfer-encoding: chunked", b"1\r\na\r\n1\r\nb\r\n1\r\nc\r\n1\r\nd\r\n0\r\n\r\n").await;
+    let (mut first, spare) = body.keep();
+    let spare = spare.expect("little of it was read");
+    for _ in 0..3 {
+        next(&mut first).await;
+    }
+    let mut second = spare.again().expect("it is still there");
+    assert_eq!(next(&mut second).await.as_deref(), Some(&b"a"[..]));
+    spare.let_go();
+    assert!(spare.again().is_none(), "it was answered");
+    let mut rest = Vec::new();
+    while let Some(piece) = next(&mut second).await {
+        rest.extend_from_slice(&piece);
+    }
+    assert_eq!(rest, b"bcd");
+    first.frame().await.expect("an error").expect_err("it is read elsewhere");
+}
+
+#[tokio::test]
+async fn many_small_pieces_of_a_body_are_not_kept() {
+    let body = "1\r\na\r\n".repeat(4096) + "0\r\n\r\n";
+    let (mut first, spare) = received("transfer-encoding: chunked", body.as_bytes()).await.keep();
+    while next(&mut first).await.is_some() {}
+    assert!(spare.expect("nothing was read").again().is_none());
+}
+
+#[tokio::test]
+async fn an_upload_with_trailers_ends_with_them() {
+    let body = received("trailer: x-sum\r\ntransfer-encoding: chunked", b"1\r\na\r\n0\r\nx-sum: 7\r\n\r\n").await;
+    let upload = body.upload().expect("a body").clone();
+    let (mut first, spare) = body.keep();
+    assert_eq!(next(&mut first).await.as_deref(), Some(&b"a"[..]));
+    assert!(first.frame().await.expect("a frame").unwrap().is_trailers());
+    assert!(upload.is_finished());
+    let mut second = spare.expect("little of it was read").again().expect("it is still there");
+    assert_eq!(next(&mut second).await.as_deref(), Some(&b"a"[..]));
+    assert!(second.frame().await.expect("a frame").unwrap().is_trailers());
+    assert!(second.frame().await.is_none());
 }
