@@ -396,7 +396,11 @@ pub(super) fn with_facts(mut failure: Failure, carrier: &Carrier, sent: bool) ->
 /// Why a request that was on a connection has no response.
 pub(super) async fn explained(error: &hyper::Error, lost: &Lost<'_>, upload: Option<&Upload>) -> Failure {
     let Lost { to, carrier, silent, first, .. } = lost;
-    if let Some(kind) = upload.and_then(Upload::fault).or_else(|| error.is_user().then(|| user_fault(error))) {
+    // hyper also calls it the user's fault when the task that drove the connection was ended. On HTTP/2 a body that
+    // broke off shows as a stream reset by ourselves.
+    let unfinished = matches!(carrier, Carrier::One(_)) && upload.is_some() && !carrier.meter().is_cut();
+    let user = || (unfinished && error.is_user()).then(|| user_fault(error));
+    if let Some(kind) = upload.and_then(Upload::fault).or_else(user) {
         return match kind {
             std::io::ErrorKind::TimedOut => {
                 Failure::new(Code::LimitRequestTimeout, "the request's body stopped coming")

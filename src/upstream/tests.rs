@@ -168,6 +168,30 @@ async fn what_still_runs_at_the_deadline_is_cut_and_shows_as_truncated() {
 }
 
 #[tokio::test]
+async fn what_is_cut_before_its_answer_is_not_blamed_on_the_client() {
+    for h2 in [None, Some(script::Script::Silent)] {
+        let world = World::start(Behaviour { silent: true, h2, ..Behaviour::default() }).await;
+        let client = Client::new(&Limits::default());
+        let tls = world.tls("alice");
+        let end = async {
+            while world.seen().requests == 0 {
+                tokio::task::yield_now().await;
+            }
+            tls.life().end();
+        };
+        let (outcome, ()) = tokio::join!(client.send(&tls, &world.origin, Method::POST), end);
+        assert_eq!(code(outcome), Code::NetReset, "{h2:?}");
+    }
+}
+
+/// An origin that accepts connections and says nothing.
+async fn mute() -> (tokio::net::TcpListener, Origin) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("https://{}", listener.local_addr().unwrap());
+    (listener, Origin::parse(&origin).unwrap())
+}
+
+#[tokio::test]
 async fn sends_an_idempotent_request_again_when_a_reused_connection_died_silently() {
     let world = World::start(Behaviour { drop_second_request: true, ..Behaviour::default() }).await;
     let client = Client::new(&Limits::default());

@@ -32,6 +32,8 @@ pub(super) struct Behaviour {
     pub(super) drop_second_request: bool,
     /// Sends a head and one chunk, then nothing.
     pub(super) stall_body: bool,
+    /// Reads requests and never answers.
+    pub(super) silent: bool,
     pub(super) tls12: bool,
     /// Serves clients without a certificate, too.
     pub(super) optional: bool,
@@ -227,6 +229,9 @@ async fn serve(
         let (name, served, seen) = (name.clone(), served.clone(), seen.clone());
         async move {
             seen.lock().unwrap().requests += 1;
+            if behaviour.silent {
+                std::future::pending::<()>().await;
+            }
             let turn = {
                 let mut served = served.lock().unwrap();
                 *served += 1;

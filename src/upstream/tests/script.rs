@@ -35,6 +35,10 @@ pub(in crate::upstream) enum Script {
     RequireHttp1,
     /// Sends heads and one chunk of body, and no end.
     Stall,
+    /// Reads requests and never answers.
+    Silent,
+    /// Answers with interim responses, and with nothing else.
+    Interim,
 }
 
 pub(super) struct Connection<S> {
@@ -156,6 +160,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.seen.lock().unwrap().requests += 1;
         if self.script == Script::RequireHttp1 {
             return self.frame(RST_STREAM, 0, stream, &HTTP_1_1_REQUIRED.to_be_bytes()).await;
+        }
+        if self.script == Script::Silent {
+            return Ok(());
+        }
+        if self.script == Script::Interim {
+            // `:status: 103`, a literal with the eighth entry's name.
+            let head = [0x08, 3, b'1', b'0', b'3'];
+            loop {
+                self.frame(HEADERS, END_HEADERS, stream, &head).await?;
+                self.io.flush().await?;
+            }
         }
         // `:status: 200`, the eighth entry of HPACK's static table.
         self.frame(HEADERS, END_HEADERS, stream, &[0x88]).await?;
