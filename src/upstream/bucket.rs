@@ -71,6 +71,8 @@ pub(super) struct Bucket {
     /// Requests that wait for a connection to come back.
     waiting: AtomicUsize,
     pub(super) freed: Notify,
+    /// A connection has ended, for those who can only use a new one.
+    pub(super) room: Notify,
     pub(super) evicted: Notify,
     /// The last open connection has ended.
     emptied: Notify,
@@ -98,6 +100,7 @@ pub(super) struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         drop(self.permit.take());
+        self.bucket.room.notify_one();
         self.bucket.wake_one();
     }
 }
@@ -178,6 +181,7 @@ impl Bucket {
             dials: Semaphore::new(limits.max_dials_per_origin),
             waiting: AtomicUsize::new(0),
             freed: Notify::new(),
+            room: Notify::new(),
             evicted: Notify::new(),
             emptied: Notify::new(),
             quiet: AtomicUsize::new(0),

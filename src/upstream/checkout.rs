@@ -166,9 +166,20 @@ impl Upstreams {
         project: &ProjectId,
         bucket: &Arc<Bucket>,
     ) -> Result<Option<Conn>, Failure> {
-        let Some(place) = bucket.try_open() else {
-            self.pool.metrics.upstream_connections_full.add();
-            return Err(self.full(bucket));
+        let deadline = Instant::now() + self.pool.limits.connect_timeout;
+        let place = loop {
+            let room = bucket.room.notified();
+            if let Some(place) = bucket.try_open() {
+                break place;
+            }
+            if !bucket.tls.life().is_active() {
+                return Ok(None);
+            }
+            self.pool.make_room(bucket);
+            if timeout_at(deadline, room).await.is_err() {
+                self.pool.metrics.upstream_connections_full.add();
+                return Err(self.full(bucket));
+            }
         };
         let _dial = self.dial_permit(bucket).await?;
         let metrics = &self.pool.metrics;

@@ -115,6 +115,12 @@ impl Conn {
         self.sender.is_ready()
     }
 
+    /// Made for a request that was to become something else: it speaks HTTP/1.1 whatever its origin prefers, so it
+    /// serves no other.
+    pub(super) fn is_for_upgrade(&self) -> bool {
+        self.tie.is_some()
+    }
+
     /// The hold on an upgraded connection: it counts as open until this is dropped.
     pub(super) fn into_tie(self) -> Option<Tie> {
         self.tie.map(Tie)

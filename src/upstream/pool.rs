@@ -149,6 +149,18 @@ impl Pool {
         Some(idle.remove(at).conn)
     }
 
+    /// Closes one idle connection, so that another can be made in its place.
+    pub(super) fn make_room(&self, bucket: &Bucket) {
+        if self.pop_unready(bucket).is_some() {
+            return;
+        }
+        let mut multis = lock(&bucket.multis);
+        let gone = multis.iter().position(|m| m.idle_since().is_some()).map(|at| multis.remove(at));
+        bucket.multi_count.store(multis.len(), Ordering::Release);
+        drop(multis);
+        drop(gone);
+    }
+
     /// Takes a connection back, unless its identity was retired or a bound is reached.
     pub(super) fn put_back(&self, bucket: &Bucket, conn: Conn) {
         if conn.is_closed() || self.is_old(&conn) {
@@ -267,6 +279,7 @@ async fn watch(pool: Weak<Pool>, key: PoolKey, bucket: Arc<Bucket>) {
     }
     // Who waits for a connection must select again, all of them.
     bucket.freed.notify_waiters();
+    bucket.room.notify_waiters();
     tokio::select! {
         () = life.gone() => {}
         // Nothing is left to cut, and the key need not stay in memory until the deadline.

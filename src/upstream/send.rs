@@ -81,6 +81,7 @@ impl Lease {
     pub fn give_back(self) {
         // An upload that the origin did not wait for still occupies the connection.
         if let Carrier::One(conn) = self.carrier
+            && !conn.is_for_upgrade()
             && self.upload.is_none_or(|u| u.is_finished())
         {
             self.pool.put_back(&self.bucket, conn);

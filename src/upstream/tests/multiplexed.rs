@@ -243,3 +243,34 @@ async fn names_a_missing_and_a_refused_certificate_in_tls_1_2() {
     let stranger = client.send(&world.stranger(), &world.origin, Method::POST).await;
     assert_eq!(code(stranger), Code::MtlsRejectedUnknownCa);
 }
+
+#[tokio::test]
+async fn a_connection_made_for_an_upgrade_serves_nobody_else() {
+    let (world, client) = start(Script::Limit(0)).await;
+    let tls = world.tls("alice");
+    let to = Destination::Tls(world.origin.clone());
+    let ask = || Request::new(RequestBody::empty());
+    let Ok(reply) = client.upstreams.upgrade(&client.project, &tls, &to, ask()).await else { panic!("an answer") };
+    assert_eq!(read(reply).await.unwrap(), "alice #1");
+    let mut call = ask();
+    call.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+    let Ok(reply) = client.upstreams.send(&client.project, &tls, &to, call).await else { panic!("an answer") };
+    assert_eq!(read(reply).await.unwrap(), "alice #2");
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_for_an_upgrade() {
+    for h2 in [None, Some(Script::Limit(0))] {
+        let world = World::start(Behaviour { h2, ..Behaviour::default() }).await;
+        let client = Client::new(&Limits { max_connections_per_origin: 1, ..Limits::default() });
+        let tls = world.tls("alice");
+        client.get(&tls, &world.origin).await;
+        let to = Destination::Tls(world.origin.clone());
+        let ask = Request::new(RequestBody::empty());
+        match client.upstreams.upgrade(&client.project, &tls, &to, ask).await {
+            Ok(reply) => assert_eq!(read(reply).await.unwrap(), "alice #2"),
+            Err(Refusal::Failed(failure)) => panic!("{h2:?}: {}", failure.detail),
+            Err(Refusal::Retired(_)) => panic!("retired"),
+        }
+    }
+}
