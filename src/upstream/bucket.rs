@@ -255,7 +255,10 @@ impl Bucket {
 
     /// Why it failed since, if there is nothing else to wait for.
     pub(super) fn failed_since(&self, seen: u64) -> Option<Failure> {
-        if matches!(self.spoken(), Spoken::Http1 | Spoken::Http1Only) || self.multi_count.load(Ordering::Acquire) > 0 {
+        if matches!(self.spoken(), Spoken::Http1 | Spoken::Http1Only) {
+            return None;
+        }
+        if lock(&self.multis).iter().any(|m| !m.is_closed()) {
             return None;
         }
         let failures = lock(&self.failures);

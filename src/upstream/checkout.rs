@@ -1,6 +1,7 @@
 //! Getting a connection for one request: from the pool, or a new one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -53,7 +54,8 @@ impl Upstreams {
         bucket.tls.life().is_active().then_some((found.1, found.0))
     }
 
-    /// A connection: from the pool or new. Ends in time: permits are waited for no longer than a connect may take.
+    /// A connection: from the pool or new. Ends in time: permits are waited for no longer than a connect may take, and
+    /// a connection that another request makes no longer than making one may take.
     pub(super) async fn checkout(
         &self,
         project: &ProjectId,
@@ -61,7 +63,9 @@ impl Upstreams {
         pooled: bool,
     ) -> Result<Checkout, Failure> {
         let life = bucket.tls.life();
-        let deadline = Instant::now() + self.pool.limits.connect_timeout;
+        let made = Instant::now() + self.longest_dial();
+        // Counts from when there was nothing but to wait for a permit.
+        let mut busy = None;
         let failures = bucket.failures();
         let mut waiting = None;
         let (place, dialling) = loop {
@@ -75,11 +79,18 @@ impl Upstreams {
             if let Some(failure) = bucket.failed_since(failures) {
                 return Err(failure);
             }
-            if let Some(dialling) = bucket.may_dial()
+            let dialling = bucket.may_dial();
+            let others_dial = dialling.is_none();
+            if let Some(dialling) = dialling
                 && let Some(place) = bucket.try_open()
             {
                 break (place, dialling.begin());
             }
+            let deadline = if others_dial {
+                made
+            } else {
+                *busy.get_or_insert_with(|| Instant::now() + self.pool.limits.connect_timeout)
+            };
             // At the cap. One that was given back a moment ago will do, as soon as hyper has it ready.
             if pooled && let Some(mut conn) = self.pool.pop_unready(bucket) {
                 if let Ok(Ok(())) = timeout_at(deadline, conn.sender.ready()).await
@@ -95,18 +106,20 @@ impl Upstreams {
                 continue;
             };
             if timeout_at(deadline, turn.freed()).await.is_err() {
+                if others_dial {
+                    let detail = format!("no connection to {} was ready within {:?}", bucket.to, self.longest_dial());
+                    return Err(Failure::new(Code::NetTimeout, detail));
+                }
                 self.pool.metrics.upstream_connections_full.add();
                 return Err(self.full(bucket));
             }
         };
         drop(waiting);
-        let carrier = match self.open(project, bucket, place, dialling).await {
-            Ok(carrier) => carrier,
-            Err(failure) => {
-                bucket.failed(&failure);
-                return Err(failure);
-            }
-        };
+        // Let go of last: who waits looks again when the connection is there, or when it is known why it is not.
+        let mut dialling = Some(dialling);
+        let carrier = self.open(project, bucket, place, &mut dialling).await.inspect_err(|f| bucket.failed(f));
+        drop(dialling);
+        let carrier = carrier?;
         // Checked again after the handshake: the identity may have been retired while we were dialling.
         if !life.is_active() {
             self.pool.metrics.retired_handshakes.add();
@@ -125,15 +138,20 @@ impl Upstreams {
             .fix("raise limits.max_connections_per_origin, or send fewer requests at once")
     }
 
+    /// What making a connection may take: its turn, the name, and two attempts (see `Dialer::tls`).
+    fn longest_dial(&self) -> Duration {
+        let limits = &self.pool.limits;
+        limits.connect_timeout + limits.dns_timeout + 2 * (limits.connect_timeout + limits.handshake_timeout)
+    }
+
     /// A new connection; `None` if its identity was retired meanwhile, or if it takes nothing.
     async fn open(
         &self,
         project: &ProjectId,
         bucket: &Arc<Bucket>,
         place: Place,
-        dialling: Dialling,
+        dialling: &mut Option<Dialling>,
     ) -> Result<Option<Carrier>, Failure> {
-        // `dialling` is let go of last: who waits looks again when the connection is there, or when it is known why not.
         let offer = if bucket.spoken() == Spoken::Http1Only { Offer::Http1 } else { Offer::Both };
         let _dial = self.dial_permit(bucket).await?;
         let metrics = &self.pool.metrics;
@@ -141,14 +159,14 @@ impl Upstreams {
             let (stream, address) = self.dialer.tcp(project, bucket.to.host(), bucket.to.port()).await?;
             let about = Arc::new(About::new(address, None, false, None));
             let conn = connection::start(stream, about, bucket, place, metrics, false).await.map_err(unstarted)?;
-            drop(dialling);
             return Ok(Some(Carrier::One(conn)));
         };
         let (stream, about, h2) = self.secure(project, bucket, offer).await?;
         if h2 {
             let limits = &self.pool.limits;
-            let multi =
-                multi::start(stream, about, bucket, (place, dialling), limits, metrics).await.map_err(unstarted)?;
+            // It is known for how many it is when its SETTINGS have come.
+            let place = (place, dialling.take());
+            let multi = multi::start(stream, about, bucket, place, limits, metrics).await.map_err(unstarted)?;
             self.pool.speaks(project, bucket, Spoken::Http2);
             return Ok(self.pool.add_multi(bucket, multi).map(|slot| Carrier::Many(Arc::new(slot))));
         }
@@ -156,7 +174,6 @@ impl Upstreams {
             self.pool.speaks(project, bucket, Spoken::Http1);
         }
         let conn = connection::start(stream, about, bucket, place, metrics, false).await.map_err(unstarted)?;
-        drop(dialling);
         Ok(Some(Carrier::One(conn)))
     }
 

@@ -143,7 +143,7 @@ pub(super) async fn start<S>(
     stream: S,
     about: Arc<About>,
     bucket: &Arc<Bucket>,
-    (place, dialling): (Place, Dialling),
+    (place, dialling): (Place, Option<Dialling>),
     limits: &Limits,
     metrics: &Arc<Metrics>,
 ) -> hyper::Result<Arc<Multi>>
@@ -160,7 +160,7 @@ where
         opened: AtomicU64::new(0),
         idle_since: AtomicU64::new(ticks()),
         bucket: bucket.clone(),
-        dialling: Mutex::new(Some(dialling)),
+        dialling: Mutex::new(dialling),
     });
     let io = TokioIo::new(Wire::new(stream, meter.clone(), about.clone(), Some(streams.clone())));
     let live = Live::new(meter.clone());

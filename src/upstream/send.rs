@@ -309,6 +309,12 @@ impl Upstreams {
         }
         let mut failure = explained(&error, lost, tries.upload.as_deref()).await;
         failure.retry_safe = !sent || tries.idempotent || untouched;
+        // An alert is about the connection and not about this request: who waited for the connection has its answer.
+        if multiplexed && lost.first && failure.facts.alert.is_some() {
+            let unsent = Failure { retry_safe: true, ..failure.clone() };
+            bucket.failed(&with_facts(unsent, lost.carrier, false));
+            bucket.wake_all();
+        }
         Err(Refusal::Failed(with_facts(failure, lost.carrier, sent)))
     }
 

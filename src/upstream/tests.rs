@@ -192,6 +192,20 @@ async fn mute() -> (tokio::net::TcpListener, Origin) {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_connection_that_cannot_be_made_learns_why() {
+    let world = World::start(Behaviour::default()).await;
+    let (_listener, origin) = mute().await;
+    let short = Duration::from_millis(200);
+    let limits = Limits { connect_timeout: short, handshake_timeout: 2 * short, ..Limits::default() };
+    let client = Client::new(&limits);
+    let tls = world.tls("alice");
+    let send = || client.send(&tls, &origin, Method::GET);
+    let (a, b, c) = tokio::join!(send(), send(), send());
+    assert_eq!([a, b, c].map(code), [Code::NetTimeout; 3]);
+    assert_eq!(client.metrics.upstream_connections_full.get(), 0);
+}
+
+#[tokio::test]
 async fn sends_an_idempotent_request_again_when_a_reused_connection_died_silently() {
     let world = World::start(Behaviour { drop_second_request: true, ..Behaviour::default() }).await;
     let client = Client::new(&Limits::default());

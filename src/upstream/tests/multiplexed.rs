@@ -244,6 +244,17 @@ async fn names_a_missing_and_a_refused_certificate_in_tls_1_2() {
     assert_eq!(code(stranger), Code::MtlsRejectedUnknownCa);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_waited_for_a_connection_is_refused_with_it() {
+    let (world, _) = start(Script::Limit(0)).await;
+    let client = Client::new(&Limits { connect_timeout: Duration::from_millis(250), ..Limits::default() });
+    let tls = world.stranger();
+    let all = (0..100).map(|_| client.send(&tls, &world.origin, Method::GET));
+    for outcome in futures_util::future::join_all(all).await {
+        assert_eq!(code(outcome), Code::MtlsRejectedUnknownCa);
+    }
+}
+
 #[tokio::test]
 async fn a_connection_made_for_an_upgrade_serves_nobody_else() {
     let (world, client) = start(Script::Limit(0)).await;
