@@ -289,8 +289,11 @@ impl Upstreams {
                 if explain::wants_http1(&error) {
                     self.pool.demote(project, bucket);
                 }
-                if let Some(request) = second.request() {
+                if let Some(mut request) = second.request() {
                     tries.stale += 1;
+                    if tries.resent {
+                        request.extensions_mut().insert(Resent);
+                    }
                     return Ok(request);
                 }
             } else if lost.reused
