@@ -35,6 +35,8 @@ pub(super) struct About {
     answered: AtomicBool,
     /// The first TLS error under it.
     fault: OnceLock<rustls::Error>,
+    /// The origin sent interim responses without end.
+    endless: AtomicBool,
     /// How it ended: `Some(None)` without an error.
     ended: OnceLock<Option<Arc<hyper::Error>>>,
     end: Notify,
@@ -49,6 +51,7 @@ impl About {
             asked,
             answered: AtomicBool::new(false),
             fault: OnceLock::new(),
+            endless: AtomicBool::new(false),
             ended: OnceLock::new(),
             end: Notify::new(),
         }
@@ -65,6 +68,14 @@ impl About {
     /// The first TLS error under it, such as the alert by which a certificate is refused.
     pub(super) fn fault(&self) -> Option<&rustls::Error> {
         self.fault.get()
+    }
+
+    pub(super) fn goes_on_without_end(&self) {
+        self.endless.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_endless(&self) -> bool {
+        self.endless.load(Ordering::Acquire)
     }
 
     pub(super) fn answered(&self) {

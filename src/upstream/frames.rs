@@ -1,11 +1,12 @@
 //! What an HTTP/2 origin says about its connection, read off the bytes that pass: how many streams it takes, and that
-//! it wants no more of them (RFC 9113 sections 6.5.2 and 6.8).
+//! it wants no more of them (RFC 9113 sections 6.5.2 and 6.8); and how many heads it sends.
 //!
 //! hyper queues requests without bound, and one that cannot be opened holds up all behind it; so the pool hands out
 //! streams itself, within the origin's own limit. This follows the frames' headers, looks into SETTINGS only, and
 //! judges nothing: what is malformed is hyper's to refuse.
 
 const HEADER: usize = 9;
+const HEADERS: u8 = 0x1;
 const SETTINGS: u8 = 0x4;
 const GOAWAY: u8 = 0x7;
 const ACK: u8 = 0x1;
@@ -19,6 +20,8 @@ pub(super) enum Said {
     Settings(Option<u32>),
     /// No stream is to be opened any more.
     GoAway,
+    /// A head begins: an interim one, that of an answer, or trailers.
+    Head,
 }
 
 /// Where in the stream of frames we are.
@@ -83,8 +86,10 @@ impl Frames {
         self.have = 0;
         self.limit = None;
         self.within = Some(if kind == SETTINGS && flags & ACK == 0 { Within::Settings } else { Within::Other });
-        if kind == GOAWAY {
-            say(Said::GoAway);
+        match kind {
+            GOAWAY => say(Said::GoAway),
+            HEADERS => say(Said::Head),
+            _ => {}
         }
         self.advance(0, say);
     }
@@ -130,6 +135,7 @@ mod tests {
         [
             frame(SETTINGS, 0, &settings),
             frame(SETTINGS, ACK, &[]),
+            frame(HEADERS, 4, &[0x88]),
             // The same bytes inside DATA mean nothing.
             frame(0, 0, &frame(GOAWAY, 0, &[0; 8])),
             frame(SETTINGS, 0, &[]),
@@ -139,8 +145,8 @@ mod tests {
         .concat()
     }
 
-    const EXPECTED: [Said; 4] =
-        [Said::Settings(Some(4)), Said::Settings(None), Said::GoAway, Said::Settings(Some(0xffff_ffff))];
+    const EXPECTED: [Said; 5] =
+        [Said::Settings(Some(4)), Said::Head, Said::Settings(None), Said::GoAway, Said::Settings(Some(0xffff_ffff))];
 
     #[test]
     fn reads_limits_and_goaway_off_a_stream_of_frames() {

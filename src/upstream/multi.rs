@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::body::RequestBody;
 use super::bucket::{Bucket, Dialling, Place};
 use super::connection::{About, Guard, Live};
+use super::send::MAX_INTERIM;
 use super::wire::Wire;
 use crate::config::Limits;
 use crate::net::{Meter, ticks};
@@ -26,6 +27,10 @@ use crate::observe::Metrics;
 /// Streams that an origin is taken to accept before its SETTINGS have come. One request goes out at once; the others
 /// wait for the origin's word, which comes with its first bytes.
 const BEFORE_SETTINGS: usize = 1;
+/// Interim ones, the answer's and the trailers.
+const HEADS_PER_STREAM: u64 = MAX_INTERIM as u64 + 2;
+/// What one upload may have waiting for its turn on the connection.
+const MAX_SEND_BUFFER: usize = 256 * 1024;
 /// Response fields; hyper's HTTP/1.1 side has a bound of the same order.
 const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
 
@@ -39,6 +44,8 @@ pub(super) struct Streams {
     closed: AtomicBool,
     /// Ever opened.
     opened: AtomicU64,
+    /// Heads that the origin has sent, interim ones and trailers included.
+    heads: AtomicU64,
     /// [`ticks`] when the last one ended.
     idle_since: AtomicU64,
     bucket: Arc<Bucket>,
@@ -60,6 +67,13 @@ impl Streams {
         self.limit.store(limit, Ordering::Release);
         self.bucket.expect(limit);
         self.is_known();
+    }
+
+    /// One more head. Whether there are more than all streams together may have: then interim responses come without
+    /// end, which hyper drops unseen.
+    pub(super) fn too_many_heads(&self) -> bool {
+        let heads = self.heads.fetch_add(1, Ordering::Relaxed) + 1;
+        heads > self.opened.load(Ordering::Relaxed).saturating_mul(HEADS_PER_STREAM)
     }
 
     /// GOAWAY: what runs goes on, nothing new begins.
@@ -158,6 +172,7 @@ where
         used: AtomicUsize::new(0),
         closed: AtomicBool::new(false),
         opened: AtomicU64::new(0),
+        heads: AtomicU64::new(0),
         idle_since: AtomicU64::new(ticks()),
         bucket: bucket.clone(),
         dialling: Mutex::new(dialling),
@@ -172,6 +187,7 @@ where
         .initial_stream_window_size(window(limits.h2_stream_window))
         .initial_connection_window_size(window(limits.h2_connection_window))
         .max_header_list_size(MAX_RESPONSE_HEAD)
+        .max_send_buf_size(MAX_SEND_BUFFER)
         .handshake(io)
         .await?;
     let (dispatched, ended) = (about.clone(), streams.clone());

@@ -25,7 +25,7 @@ use crate::net::Meter;
 /// say that it has not looked at a request.
 const MAX_STALE: u32 = 4;
 /// Interim responses that an origin may send before its answer.
-const MAX_INTERIM: u32 = 8;
+pub(super) const MAX_INTERIM: u32 = 8;
 
 /// Marks a request that was sent a second time: there is no third, whatever is selected for it meanwhile.
 #[derive(Clone)]
@@ -214,7 +214,7 @@ impl Upstreams {
                     return Err(Refusal::Failed(with_facts(failure, &carrier, true)));
                 }
             };
-            if interim.is_some_and(|i| i.load(Ordering::Relaxed) > MAX_INTERIM) {
+            if about.is_endless() || interim.is_some_and(|i| i.load(Ordering::Relaxed) > MAX_INTERIM) {
                 let mut failure = Failure::new(Code::UpstreamMalformed, format!("{to} {ENDLESS}"));
                 failure.retry_safe = tries.idempotent;
                 return Err(Refusal::Failed(with_facts(failure, &carrier, true)));

@@ -42,10 +42,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut this.io).poll_read(cx, buf);
         if let Some((frames, streams)) = &mut this.follows {
+            let mut endless = false;
             frames.feed(&buf.filled()[before..], |said| match said {
                 Said::Settings(limit) => streams.limited(limit),
                 Said::GoAway => streams.close(),
+                Said::Head => endless |= streams.too_many_heads(),
             });
+            if endless {
+                this.about.goes_on_without_end();
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
         }
         this.noted(polled)
     }

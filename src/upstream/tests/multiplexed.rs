@@ -285,3 +285,12 @@ async fn idle_connections_make_room_for_an_upgrade() {
         }
     }
 }
+
+#[tokio::test]
+async fn interim_responses_without_end_are_malformed() {
+    let (world, client) = start(Script::Interim).await;
+    let tls = world.tls("alice");
+    let outcome = client.send(&tls, &world.origin, Method::GET);
+    let outcome = tokio::time::timeout(Duration::from_secs(10), outcome).await.expect("it is given up");
+    assert_eq!(code(outcome), Code::UpstreamMalformed);
+}
