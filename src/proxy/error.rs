@@ -51,14 +51,18 @@ pub(super) fn answer_with(
         }
         _ => {}
     }
-    // What was not understood may not end where we think it does: nothing more is read from that connection.
+    close_after(failure, headers);
+    response
+}
+
+/// What was not understood may not end where we think it does: nothing more is read from that connection.
+fn close_after(failure: &Failure, headers: &mut http::HeaderMap) {
     if matches!(
         failure.code,
         Code::RequestMalformed | Code::LimitHead | Code::LimitRequestTimeout | Code::LimitDraining
     ) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response
 }
 
 /// The answer to a gRPC call: HTTP status 200 and the status in the head, which is the whole message
@@ -83,6 +87,7 @@ pub(super) fn grpc(failure: &Failure, trusted: bool, request_id: &str) -> Respon
         headers.insert("grpc-message", message);
     }
     headers.insert(PROXY_STATUS, proxy_status(failure, trusted));
+    close_after(failure, headers);
     response
 }
 

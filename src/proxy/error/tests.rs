@@ -134,3 +134,26 @@ fn has_no_server_name_for_an_address() {
     assert_eq!(sni("http://api.test"), None);
     assert_eq!(sni("https://api.test"), Some("api.test".to_owned()));
 }
+
+#[test]
+fn tells_grpc_calls_in_grpcs_own_words() {
+    let response = grpc(&rich(), true, "r-1");
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["grpc-status"], "14");
+    let message = response.headers()["grpc-message"].to_str().unwrap();
+    assert!(
+        message.starts_with("mtls.rejected_unknown_ca: the origin said \"unknown_ca\" \\ f%C3%BCr X%0D%0Ax: y"),
+        "{message}"
+    );
+    assert!(message.ends_with("(request r-1)"), "{message}");
+    let message = grpc(&rich(), false, "r-1").headers()["grpc-message"].clone();
+    assert_eq!(message, "mtls.rejected_unknown_ca (request r-1)");
+}
+
+#[test]
+fn closes_after_what_was_not_understood_whatever_the_caller_speaks() {
+    let failure = Failure::new(Code::RequestMalformed, "the framing is ambiguous");
+    assert_eq!(answer(&failure, true, false, "r-1").headers()["connection"], "close");
+    assert_eq!(grpc(&failure, true, "r-1").headers()["connection"], "close");
+    assert!(!grpc(&rich(), true, "r-1").headers().contains_key("connection"));
+}
