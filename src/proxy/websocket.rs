@@ -13,7 +13,8 @@ use aws_lc_rs::{digest, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
-    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
@@ -104,8 +105,16 @@ impl Ask {
         }
     }
 
-    /// Whether a 101 answers the question (RFC 6455 section 4.1).
+    /// Whether a 101 answers the question (RFC 6455 section 4.1), and whether the client waited for it: what it sent
+    /// before, the framing gate has swallowed.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Failure> {
+        if self.switch.as_ref().is_some_and(|switch| switch.0.refused().is_some()) {
+            return Err(Failure::new(
+                Code::RequestMalformed,
+                "the client sent something that is no HTTP before the 101",
+            )
+            .fix("wait for the 101 before anything is sent on the WebSocket"));
+        }
         let wrong = |why: &str| Err(Failure::new(Code::UpstreamMalformed, format!("the origin's 101 {why}")));
         if !names(headers, &UPGRADE, WEBSOCKET) || !names(headers, &CONNECTION, "upgrade") {
             return wrong("switches to a protocol that was not asked for");
@@ -122,6 +131,8 @@ impl Ask {
 
     /// Makes the cleaned head of the 101 what the client is told; its status.
     pub(super) fn tell(&self, headers: &mut HeaderMap) -> StatusCode {
+        // RFC 9110 section 8.6: neither a 101 nor the 2xx of a CONNECT has one.
+        headers.remove(CONTENT_LENGTH);
         if self.key.is_some() {
             headers.remove(SEC_WEBSOCKET_ACCEPT);
             return StatusCode::OK;
@@ -184,7 +195,7 @@ impl Bridges {
                 () = abort.cancelled() => return ended(false, 0, 0),
             };
             let Ok((client, upstream)) = joined else { return ended(false, 0, 0) };
-            metrics.websockets.add();
+            let open = Open::new(&metrics);
             let meter = Meter::new();
             let io = Io::new(TokioIo::new(client), meter.clone());
             let cut = async {
@@ -197,10 +208,26 @@ impl Bridges {
                 }
             };
             let whole = tunnel::copy(io, TokioIo::new(upstream), &meter, idle, cut).await == tunnel::End::Closed;
-            metrics.websockets.sub();
+            drop(open);
             drop(seat);
             ended(whole, meter.read(), meter.written());
         });
+    }
+}
+
+/// Counts an open WebSocket while it lives.
+struct Open<'a>(&'a Metrics);
+
+impl<'a> Open<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.websockets.add();
+        Self(metrics)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.websockets.sub();
     }
 }
 

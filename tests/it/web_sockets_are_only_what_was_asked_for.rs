@@ -31,6 +31,14 @@ fn echo(conversation: &mut Conversation, head: &Head) -> io::Result<Next> {
                 conversation.write(&some)?;
             }
         }
+        "/eager" => {
+            conversation.write(format!(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 5\r\nSec-WebSocket-Accept: {ACCEPT}\r\n\r\nhello"
+            ))?;
+            let some = conversation.some()?;
+            conversation.write(&some)?;
+            Ok(Next::Close)
+        }
         "/other" => {
             conversation.write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n")?;
             Ok(Next::Close)
@@ -65,6 +73,33 @@ fn bytes_of_a_web_socket_pass_as_they_are_on_every_way_in() {
 }
 
 #[test]
+fn what_an_origin_says_with_its_101_belongs_to_the_web_socket() {
+    let partner = Partner::start(echo);
+    for way in Way::ALL {
+        let mut door = partner.open(way);
+        door.head("GET", "/eager", ASK);
+        let (status, fields) = door.wire.head().expect("a head");
+        assert_eq!(status, 101, "{way:?}");
+        assert!(!fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length")), "{way:?}: {fields:?}");
+        assert_eq!(door.wire.raw(5), b"hello", "{way:?}");
+        door.wire.send(BYTES);
+        assert_eq!(door.wire.raw(BYTES.len()), BYTES, "{way:?}");
+    }
+}
+
+#[test]
+fn a_client_that_does_not_wait_for_the_101_is_told_so() {
+    let partner = Partner::start(echo);
+    for way in Way::ALL {
+        let mut door = partner.open(way);
+        let early = format!("{ASK}\r\n\x01\x02 no HTTP");
+        door.head("GET", "/socket", &early);
+        door.wire.reply("GET").assert_failure(400, "request.malformed");
+        assert!(door.wire.is_closed(), "{way:?}");
+    }
+}
+
+#[test]
 fn a_connection_that_becomes_something_else_than_was_asked_for_is_refused() {
     let partner = Partner::start(echo);
     for way in Way::ALL {
@@ -83,8 +118,10 @@ fn other_upgrades_are_dropped_and_refusals_passed_on() {
         let h2c = "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n";
         let reply = door.exchange("GET", "/", h2c);
         assert_eq!((reply.status, reply.text().as_str()), (200, "plain"), "{way:?}");
-        let head = partner.origin.heads().pop().expect("a head").to_ascii_lowercase();
-        assert!(!head.contains("upgrade") && !head.contains("http2-settings"), "{head}");
+        let heads = partner.origin.heads().into_iter().map(|head| head.to_ascii_lowercase());
+        let heads: Vec<_> = heads.filter(|head| head.starts_with("get / ")).collect();
+        assert!(!heads.is_empty(), "{way:?}");
+        assert!(heads.iter().all(|h| !h.contains("upgrade") && !h.contains("http2-settings")), "{way:?}: {heads:?}");
         let reply = door.exchange("GET", "/refused", ASK);
         assert_eq!((reply.status, reply.text().as_str()), (403, "no socket for you"), "{way:?}");
         // The connection is what it was: HTTP, gate and all.
