@@ -193,13 +193,14 @@ where
     let io = TokioIo::new(Wire::new(stream, meter.clone(), about.clone(), None));
     let (sender, connection) = http1::Builder::new().handshake(io).await?;
     let live = Live::new(meter.clone());
-    let guard = Guard::new(bucket, &live, about.clone(), metrics, place);
+    let ended = about.clone();
+    let guard = Guard::new(bucket, &live, Some(about.clone()), metrics, place);
     // Not under the bucket's lock: a runtime that is ending drops the future here and now, and its guard takes that lock.
     let (task, tie) = if upgrades {
         let (tie, untied) = oneshot::channel();
         let task = tokio::spawn(async move {
             let outcome = connection.with_upgrades().await;
-            guard.about.has_ended(outcome.err());
+            ended.has_ended(outcome.err());
             // Resolves also when the tie is dropped.
             let _ = untied.await;
             drop(guard);
@@ -208,7 +209,7 @@ where
     } else {
         let task = tokio::spawn(async move {
             let outcome = connection.await;
-            guard.about.has_ended(outcome.err());
+            ended.has_ended(outcome.err());
             drop(guard);
         });
         (task, None)
@@ -221,7 +222,8 @@ where
 pub(super) struct Guard {
     bucket: Arc<Bucket>,
     id: u64,
-    about: Arc<About>,
+    /// Where it is to say that the connection has ended, if nobody else can say how.
+    about: Option<Arc<About>>,
     metrics: Arc<Metrics>,
     _place: Place,
 }
@@ -230,7 +232,7 @@ impl Guard {
     pub(super) fn new(
         bucket: &Arc<Bucket>,
         live: &Arc<Live>,
-        about: Arc<About>,
+        about: Option<Arc<About>>,
         metrics: &Arc<Metrics>,
         place: Place,
     ) -> Self {
@@ -242,7 +244,9 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.about.has_ended(None);
+        if let Some(about) = &self.about {
+            about.has_ended(None);
+        }
         self.metrics.upstream_connections.sub();
         self.bucket.remove_live(self.id);
     }

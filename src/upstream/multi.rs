@@ -179,7 +179,7 @@ where
     });
     let io = TokioIo::new(Wire::new(stream, meter.clone(), about.clone(), Some(streams.clone())));
     let live = Live::new(meter.clone());
-    let guard = Guard::new(bucket, &live, about.clone(), metrics, place);
+    let guard = Guard::new(bucket, &live, None, metrics, place);
     let tasks = Tasks { first: Arc::new(Mutex::new(Some((guard, live)))) };
     let (sender, connection) = http2::Builder::new(tasks)
         .timer(TokioTimer::new())
@@ -192,12 +192,11 @@ where
         .await?;
     let (dispatched, ended) = (about.clone(), streams.clone());
     // Ends when every sender is gone or the connection has ended; the connection's own task is the one that is cut.
+    // Only this one learns why.
     tokio::spawn(async move {
         let outcome = connection.await;
         ended.close();
-        if let Err(error) = outcome {
-            dispatched.has_ended(Some(error));
-        }
+        dispatched.has_ended(outcome.err());
     });
     Ok(Arc::new(Multi { sender, about, meter, born: ticks(), streams }))
 }

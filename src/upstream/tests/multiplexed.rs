@@ -294,3 +294,18 @@ async fn interim_responses_without_end_are_malformed() {
     let outcome = tokio::time::timeout(Duration::from_secs(10), outcome).await.expect("it is given up");
     assert_eq!(code(outcome), Code::UpstreamMalformed);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_origin_that_goes_away_under_a_request_is_quoted() {
+    for (script, expected, words) in [
+        (Script::Calm, Code::NetReset, "excessive load"),
+        (Script::Garbage, Code::UpstreamMalformed, "not valid HTTP/2"),
+    ] {
+        let (world, client) = start(script).await;
+        let Err(Refusal::Failed(failure)) = client.send(&world.tls("alice"), &world.origin, Method::POST).await else {
+            panic!("{script:?}: a failure")
+        };
+        assert_eq!(failure.code, expected, "{}", failure.detail);
+        assert!(failure.detail.contains(words), "{}", failure.detail);
+    }
+}

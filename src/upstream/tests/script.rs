@@ -20,6 +20,7 @@ const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 const REFUSED_STREAM: u32 = 7;
+const ENHANCE_YOUR_CALM: u32 = 11;
 const HTTP_1_1_REQUIRED: u32 = 13;
 
 /// How an HTTP/2 origin behaves.
@@ -39,6 +40,10 @@ pub(in crate::upstream) enum Script {
     Silent,
     /// Answers with interim responses, and with nothing else.
     Interim,
+    /// Reads a request, says GOAWAY because there were too many, and goes.
+    Calm,
+    /// Answers with what is no HTTP/2.
+    Garbage,
 }
 
 pub(super) struct Connection<S> {
@@ -163,6 +168,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         if self.script == Script::Silent {
             return Ok(());
+        }
+        if self.script == Script::Calm {
+            let payload = [stream.to_be_bytes(), ENHANCE_YOUR_CALM.to_be_bytes()].concat();
+            self.frame(GOAWAY, 0, 0, &payload).await?;
+            self.io.flush().await?;
+            self.io.shutdown().await?;
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        if self.script == Script::Garbage {
+            return self.io.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         }
         if self.script == Script::Interim {
             // `:status: 103`, a literal with the eighth entry's name.
