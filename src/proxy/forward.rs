@@ -123,6 +123,7 @@ impl Forwarder {
     ) -> Response<ReplyBody> {
         let id = RequestId::next();
         let mut record = Record::begin(inbound, &to, id, request.method().clone());
+        record.parent = self.upstreams.parent(&to);
         match self.attempt(inbound, &to, request, &mut record).await {
             Ok(reply) => self.answer(inbound, to, reply, record),
             Err(mut failure) => {
@@ -131,6 +132,7 @@ impl Forwarder {
                 }
                 failure.facts.origin.get_or_insert_with(|| to.to_string());
                 failure.facts.rule = failure.facts.rule.or(record.rule);
+                failure.facts.parent = failure.facts.parent.take().or_else(|| record.parent.clone());
                 failure.facts.identity = failure.facts.identity.take().or_else(|| record.identity.clone());
                 self.refuse(inbound, &failure, record)
             }
@@ -338,6 +340,7 @@ struct Record {
     connecting: Duration,
     first_byte: Option<Duration>,
     address: Option<SocketAddr>,
+    parent: Option<Arc<str>>,
 }
 
 impl Record {
@@ -356,6 +359,7 @@ impl Record {
             connecting: Duration::ZERO,
             first_byte: None,
             address: None,
+            parent: None,
         }
     }
 
@@ -382,6 +386,7 @@ impl Record {
             connect: (!self.connecting.is_zero()).then_some(self.connecting),
             first_byte: self.first_byte,
             address: self.address.or_else(|| failure.and_then(|f| f.facts.address)),
+            parent: self.parent.as_deref(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Pooled connections, keyed by (serial, destination) and by nothing else.
+//! Pooled connections, keyed by (serial, way, destination) and by nothing else.
 //!
 //! What must stay true:
 //! - a connection is only ever given to a request whose selection holds the very `UpstreamTls` that
@@ -22,10 +22,11 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::connect::server_name;
 use super::connection::{Conn, Live};
+use super::route::{Parent, Way};
 use super::{Destination, Failure};
 use crate::config::Limits;
 use crate::domain::Code;
-use crate::identity::{Serial, UpstreamTls};
+use crate::identity::{RouteId, Serial, UpstreamTls};
 use crate::net::ticks;
 use crate::observe::Metrics;
 
@@ -36,6 +37,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct PoolKey {
     serial: Serial,
+    /// The parent on the way.
+    via: Option<RouteId>,
     to: Destination,
 }
 
@@ -52,6 +55,8 @@ pub(super) struct Pool {
 pub(super) struct Bucket {
     pub(super) to: Destination,
     pub(super) tls: Arc<UpstreamTls>,
+    /// The parent on the way.
+    pub(super) via: Option<Arc<Parent>>,
     /// The Host header of every request that goes here.
     pub(super) authority: HeaderValue,
     /// `None` for plain http.
@@ -94,12 +99,21 @@ impl Pool {
     }
 
     /// The bucket of a key; made on first use, with the task that watches over its identity's life.
-    pub(super) fn bucket(self: &Arc<Self>, tls: &Arc<UpstreamTls>, to: &Destination) -> Result<Arc<Bucket>, Failure> {
-        let key = PoolKey { serial: tls.serial(), to: to.clone() };
+    pub(super) fn bucket(
+        self: &Arc<Self>,
+        tls: &Arc<UpstreamTls>,
+        way: Way<'_>,
+        to: &Destination,
+    ) -> Result<Arc<Bucket>, Failure> {
+        let via = match way {
+            Way::Direct(..) => None,
+            Way::Through(parent) => Some(parent.id),
+        };
+        let key = PoolKey { serial: tls.serial(), via, to: to.clone() };
         if let Some(found) = self.buckets.get(&key).map(|b| b.value().clone()) {
             return Ok(found);
         }
-        let fresh = Arc::new(Bucket::new(tls, to, &self.limits)?);
+        let fresh = Arc::new(Bucket::new(tls, way.parent(), to, &self.limits)?);
         let bucket = self.buckets.entry(key.clone()).or_insert_with(|| fresh.clone()).value().clone();
         if Arc::ptr_eq(&bucket, &fresh) {
             tokio::spawn(watch(Arc::downgrade(self), key, fresh));
@@ -272,7 +286,12 @@ async fn watch(pool: Weak<Pool>, key: PoolKey, bucket: Arc<Bucket>) {
 }
 
 impl Bucket {
-    fn new(tls: &Arc<UpstreamTls>, to: &Destination, limits: &Limits) -> Result<Self, Failure> {
+    fn new(
+        tls: &Arc<UpstreamTls>,
+        via: Option<Arc<Parent>>,
+        to: &Destination,
+        limits: &Limits,
+    ) -> Result<Self, Failure> {
         let (authority, name) = match to {
             Destination::Tls(origin) => (origin.authority(), Some(server_name(origin.host())?)),
             Destination::Plain(target) => (target.authority(), None),
@@ -282,6 +301,7 @@ impl Bucket {
         Ok(Self {
             to: to.clone(),
             tls: tls.clone(),
+            via,
             authority,
             name,
             idle: Mutex::default(),
@@ -295,6 +315,11 @@ impl Bucket {
             emptied: Notify::new(),
             quiet: AtomicUsize::new(0),
         })
+    }
+
+    /// The parent that requests of this bucket are sent to in absolute form, if there is one.
+    pub(super) fn absolute(&self) -> Option<&Arc<Parent>> {
+        self.via.as_ref().filter(|parent| self.name.is_none() && parent.takes_absolute_form())
     }
 
     pub(super) fn touch(&self) {

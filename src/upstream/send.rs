@@ -98,9 +98,12 @@ impl Upstreams {
         to: &Destination,
         mut request: Request<RequestBody>,
     ) -> Result<Reply, Refusal> {
-        let bucket = self.pool.bucket(tls, to).map_err(Refusal::Failed)?;
+        let bucket = self.pool.bucket(tls, self.way(to), to).map_err(Refusal::Failed)?;
         bucket.touch();
         request.headers_mut().insert(header::HOST, bucket.authority.clone());
+        if let Some(parent) = bucket.absolute() {
+            parent.address(&bucket.authority, &mut request).map_err(Refusal::Failed)?;
+        }
         if !request.body().is_empty() && !request.headers().contains_key(header::CONTENT_LENGTH) {
             // Written out, because hyper takes a GET or HEAD without it for one without a body.
             request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -133,6 +136,9 @@ impl Upstreams {
                     if let Some(why) = unacceptable(&response, &interim) {
                         let mut failure = Failure::new(Code::UpstreamMalformed, format!("{to} {why}"));
                         failure.retry_safe = idempotent;
+                        return Err(Refusal::Failed(with_facts(failure, &conn, true)));
+                    }
+                    if let Some(failure) = bucket.absolute().and_then(|parent| parent.refused_plain(&response)) {
                         return Err(Refusal::Failed(with_facts(failure, &conn, true)));
                     }
                     if reused {
@@ -302,7 +308,8 @@ impl Upstreams {
         let metrics = &self.pool.metrics;
         let started = match (&bucket.to, &bucket.name) {
             (Destination::Tls(origin), Some(name)) => {
-                let secured = self.dialer.tls(project, &bucket.tls, origin, name, Handshake::Any).await?;
+                let secured =
+                    self.dialer.tls(project, &bucket.tls, bucket.via.as_ref(), origin, name, Handshake::Any).await?;
                 let asked = if secured.resumed {
                     bucket.tls.last_asked(origin.host())
                 } else {
@@ -313,7 +320,8 @@ impl Upstreams {
                 connection::start(secured.stream, about, bucket, place, metrics).await
             }
             _ => {
-                let (stream, address) = self.dialer.tcp(project, bucket.to.host(), bucket.to.port()).await?;
+                let (host, port) = (bucket.to.host(), bucket.to.port());
+                let (stream, address) = self.dialer.reach_plain(project, bucket.via.as_ref(), host, port).await?;
                 connection::start(stream, About::new(address, None, false, None), bucket, place, metrics).await
             }
         };

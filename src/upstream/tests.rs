@@ -1,8 +1,9 @@
 //! The pool and the dialler against a real TLS origin that demands a client certificate and records what it received.
 
 mod origin;
+mod parents;
+mod proxies;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use http::{Method, Request};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
-use super::{Destination, Ended, Refusal, Reply, ReplyBody, RequestBody, Upstreams};
+use super::{Destination, Ended, Refusal, Reply, ReplyBody, RequestBody, Upstreams, WaysOut};
 use crate::config::{EgressSettings, Limits};
 use crate::domain::{Code, Origin, Pattern, ProjectId};
 use crate::identity::UpstreamTls;
@@ -26,10 +27,14 @@ struct Client {
 
 impl Client {
     fn new(limits: &Limits) -> Self {
+        Self::by(WaysOut::default(), limits)
+    }
+
+    fn by(ways: WaysOut, limits: &Limits) -> Self {
         let metrics: Arc<Metrics> = Arc::default();
         let egress = EgressSettings { allow: vec![Pattern::Default], ..EgressSettings::default() };
         let policy = Arc::new(EgressPolicy::new(&egress));
-        let upstreams = Upstreams::new(HashMap::new(), policy, limits, metrics.clone());
+        let upstreams = Upstreams::new(ways, policy, limits, metrics.clone());
         Self { upstreams, project: ProjectId::parse("prj_1").unwrap(), metrics }
     }
 
