@@ -75,7 +75,8 @@ impl Dialer {
 
     /// The way to a destination; the same every time.
     pub(super) fn way(&self, host: &Host, port: u16, tls: bool) -> Way<'_> {
-        self.parents.way(host, port, tls, self.resolver.own(host))
+        let own = if self.parents.is_empty() { &[] } else { self.resolver.own(host) };
+        self.parents.way(host, port, tls, own)
     }
 
     /// A TCP connection to one of the host's permitted addresses.

@@ -69,7 +69,7 @@ impl Dialer {
         match via {
             None => self.tcp(project, host, port).await,
             // Boxed: the state of it is large, and most ways are direct.
-            Some(parent) => Box::pin(self.tunnel(project, parent, host, port)).await.map_err(|f| named(f, parent)),
+            Some(parent) => self.counted(parent, Box::pin(self.tunnel(project, parent, host, port))).await,
         }
     }
 
@@ -91,7 +91,16 @@ impl Dialer {
             self.targets(project, parent, &parents, host, port).await?;
             self.open_parent(parent, parents).await
         };
-        Box::pin(open).await.map_err(|failure| named(failure, parent))
+        self.counted(parent, Box::pin(open)).await
+    }
+
+    async fn counted<T>(&self, parent: &Parent, open: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let outcome = open.await;
+        match &outcome {
+            Ok(_) => self.metrics.parent_connections.add(),
+            Err(_) => self.metrics.parent_failures.add(),
+        }
+        outcome.map_err(|failure| named(failure, parent))
     }
 
     async fn tunnel(
@@ -235,7 +244,8 @@ fn at(mut failure: Failure, address: SocketAddr) -> Failure {
 }
 
 /// CONNECT. hyper takes a 2xx for the end of HTTP on the connection whatever its header says of a body (RFC 9110
-/// section 9.3.6); what came behind the head is the origin's.
+/// section 9.3.6); what came behind the head is the origin's. Names of fields are written as curl does: some old proxies
+/// compare them letter by letter.
 async fn connect(stream: Stream, parent: &Parent, target: Target<'_>) -> Result<Stream, Refused> {
     let broken = |error: hyper::Error| refusal::broken(parent, target, &error);
     let authority = target.to_string();
@@ -248,8 +258,12 @@ async fn connect(stream: Stream, parent: &Parent, target: Target<'_>) -> Result<
     if let Some(credential) = &parent.authorization {
         request.headers_mut().insert(PROXY_AUTHORIZATION, credential.clone());
     }
-    let (mut sender, connection) =
-        http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(MAX_HEAD)
+        .title_case_headers(true)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(broken)?;
     let answered = async {
         let response = sender.send_request(request).await.map_err(broken)?;
         if !response.status().is_success() {

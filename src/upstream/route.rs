@@ -76,9 +76,13 @@ impl Parents {
             .map(Self)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The way to `host` and `port`. `own` is what `[dns] hosts` answers for it; `tls` is false for plain http.
     pub(super) fn way(&self, host: &Host, port: u16, tls: bool, own: &[IpAddr]) -> Way<'_> {
-        if self.0.is_empty() {
+        if self.is_empty() {
             return Way::Direct(NO_PARENT, None);
         }
         if host.is_localhost() || host.ip().is_some_and(|ip| ip.to_canonical().is_loopback()) {

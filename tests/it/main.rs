@@ -16,6 +16,7 @@ mod large_bodies_stream_in_little_memory;
 mod messages_keep_their_meaning;
 mod origin_sees_the_selected_certificate;
 mod origins_show_what_they_saw;
+mod parents_lead_to_origins;
 mod requests_that_may_not_pass_are_refused;
 mod store_outlives_the_process;
 mod thousand_requests_keep_their_identities;

@@ -46,11 +46,12 @@ async fn the_identity_goes_through_a_connect_tunnel_end_to_end() {
     assert_eq!(client.get(&bob, &origin).await, ("bob #2".to_owned(), false));
     let authority = format!("origin.test:{}", origin.port());
     let head =
-        format!("CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\nproxy-authorization: Basic bWU6czNjcmV0\r\n\r\n");
+        format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nProxy-Authorization: Basic bWU6czNjcmV0\r\n\r\n");
     assert_eq!(proxy.told(), [head.clone(), head], "one tunnel for each identity, and nothing else is shown");
     // Asking first takes the same way.
     assert!(client.upstreams.ask(&client.project, &world.anonymous(), &origin).await.ok().flatten().is_some());
     assert_eq!(proxy.told().len(), 3);
+    assert_eq!((client.metrics.parent_connections.get(), client.metrics.parent_failures.get()), (3, 0));
     let reply = client.send(&alice, &origin, Method::GET).await.ok().expect("an answer");
     assert_eq!(reply.address.port(), proxy.port, "the address that was dialled");
 }
@@ -144,7 +145,7 @@ async fn bytes_behind_the_head_are_the_origins_and_a_length_in_it_means_nothing(
     ] {
         let proxy = Proxy::http(vec![Answer::Bytes(head.to_vec())]).await;
         let client = through(&world, &[proxy.parent(ParentProtocol::Http, &[])]);
-        let mut stream = client.upstreams.dial(&client.project, &host("a.test"), 25).await.ok().expect("a tunnel");
+        let mut stream = client.upstreams.dial(&client.project, &host("a.test"), 25).await.expect("a tunnel");
         let mut got = [0; 9];
         stream.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"220 ready", "{}", String::from_utf8_lossy(head));
@@ -226,7 +227,7 @@ async fn a_parents_own_certificate_is_verified() {
     std::fs::write(&ca, world.ca_pem()).unwrap();
     let proxy = Proxy::https(vec![ESTABLISHED], world.acceptor("localhost")).await;
     let parent = proxy.parent(ParentProtocol::Https, &[]);
-    let untrusted = through(&world, &[parent.clone()]);
+    let untrusted = through(&world, std::slice::from_ref(&parent));
     let failure = failed(untrusted.send(&world.tls("alice"), &world.abroad(), Method::GET).await);
     assert_eq!(failure.code, Code::TrustUnknownIssuer);
     assert!(failure.detail.contains("the parent proxy https://localhost:"), "{}", failure.detail);
@@ -363,7 +364,7 @@ async fn connections_come_from_the_source_address() {
     let sources = SourceAddresses { v4: Some("127.0.0.7".parse().unwrap()), v6: None };
     check_sources(sources).expect("all of 127.0.0.0/8 is this machine's");
     let client = Client::by(WaysOut { sources, ..WaysOut::default() }, &Limits::default());
-    let _stream = client.upstreams.dial(&client.project, &host("localhost"), port).await.ok().expect("a connection");
+    let _stream = client.upstreams.dial(&client.project, &host("localhost"), port).await.expect("a connection");
     assert_eq!(listener.accept().await.unwrap().1.ip().to_string(), "127.0.0.7");
     // TEST-NET-1: no machine has it.
     let sources = SourceAddresses { v4: Some("192.0.2.1".parse().unwrap()), v6: None };
