@@ -33,7 +33,7 @@ use crate::policy::EgressPolicy;
 use crate::proxy::headers::Via;
 use crate::proxy::{Forwarder, Listener, Parts, Proxy};
 use crate::registry::{Registry, Token, TokenScope};
-use crate::upstream::Upstreams;
+use crate::upstream::{Parents, Upstreams, WaysOut, check_sources};
 use ca::LocalCa;
 
 pub use rekey::{NewKey, rekey};
@@ -71,6 +71,7 @@ struct Core {
     control: Arc<Control>,
     metrics: Arc<Metrics>,
     local_ca: Arc<LocalCa>,
+    parents: Parents,
 }
 
 /// Starts everything that `settings` describe: when this returns, every socket is bound and the store is loaded.
@@ -80,6 +81,11 @@ struct Core {
 /// missing. Each names the thing and the remedy.
 pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     let metrics: Arc<Metrics> = Arc::default();
+    check_sources(settings.egress.sources).map_err(|(address, error)| {
+        anyhow::anyhow!(
+            "[egress] source_addresses: {address} cannot be used here: {error}; name addresses of this machine"
+        )
+    })?;
     // Sockets first: a second egret fails here, before it touches anything.
     let sockets: Vec<(ListenerSettings, TcpListener)> = settings
         .listeners
@@ -105,7 +111,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
             .collect(),
     );
 
-    let Core { registry, control, metrics, local_ca } = core(&settings, metrics).await?;
+    let Core { registry, control, metrics, local_ca, parents } = core(&settings, metrics).await?;
     let ca = local_ca.clone();
     info.set_ca(move || {
         let ca = ca.clone();
@@ -128,7 +134,14 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     let (upstreams, proxy) = {
         let _data_plane = data_plane.enter();
         let limits = &settings.limits;
-        let upstreams = Upstreams::new(settings.dns_hosts.clone(), policy.clone(), limits, metrics.clone());
+        let ways = WaysOut {
+            hosts: settings.dns_hosts.clone(),
+            servers: settings.dns_servers.clone(),
+            mixed: settings.dns_mixed,
+            parents,
+            sources: settings.egress.sources,
+        };
+        let upstreams = Upstreams::new(ways, policy.clone(), limits, metrics.clone());
         let forwarder = Arc::new(Forwarder::new(
             upstreams.clone(),
             policy.clone(),
@@ -282,6 +295,7 @@ async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core
     };
     let factory = Arc::new(TlsFactory::new(settings.trust.post_quantum));
     let anchors = Arc::new(SharedAnchors::load(&anchor_files(&settings.trust.anchors)?, factory.provider())?);
+    let parents = Parents::load(&settings.egress.parents, &anchors, &factory)?;
     let registry: Arc<Registry> = Arc::default();
     for token in &settings.tokens {
         let scope = token.projects.clone().map_or(TokenScope::All, TokenScope::Projects);
@@ -299,7 +313,7 @@ async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core
     let control = Control::load(settings, registry.clone(), backend, sealer, factory, anchors, metrics.clone()).await?;
     let control = Arc::new(control);
     let local_ca = LocalCa::new(control.clone(), settings.limits.max_leafs, metrics.clone(), data_dir);
-    Ok(Core { registry, control, metrics, local_ca })
+    Ok(Core { registry, control, metrics, local_ca, parents })
 }
 
 fn access_log(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Result<AccessLog> {

@@ -1,24 +1,22 @@
 //! [`File`] to [`Settings`]: every value resolved and checked, every complaint collected.
 
+mod egress;
 mod tenants;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-
-use ipnet::IpNet;
 
 use super::file::{AuthName, File, ListenerTable, ModeName, ProfileName};
 use super::source::Source;
 use super::{
-    CallerSettings, DEFAULT_MANAGEMENT, DEFAULT_PROJECT, DEFAULT_PROXY, EgressSettings, Environment, Intercept,
-    KeySource, ListenerMode, ListenerSettings, Loaded, Overlay, Profile, Refused, Settings, StoreBackend,
-    StoreSettings, TelemetrySettings, TrustSettings, default_data_dir,
+    CallerSettings, DEFAULT_MANAGEMENT, DEFAULT_PROJECT, DEFAULT_PROXY, Environment, Intercept, KeySource,
+    ListenerMode, ListenerSettings, Loaded, Overlay, Profile, Refused, Settings, StoreBackend, StoreSettings,
+    TelemetrySettings, TrustSettings, default_data_dir,
 };
 use super::{Complaint, file};
-use crate::domain::{Host, Origin, OriginError, Pattern};
+use crate::domain::{Origin, OriginError, Pattern};
 use tenants::Projects;
 
 /// More threads than this is a slip of the finger.
@@ -59,6 +57,8 @@ pub(super) fn check(
         egress: checker.egress(&file.egress),
         store: checker.store(&file.store),
         dns_hosts: checker.dns(&file.dns.hosts),
+        dns_servers: checker.dns_servers(&file.dns.servers),
+        dns_mixed: file.dns.mixed.unwrap_or_default(),
         limits: checker.limits(&file.limits),
         trust: TrustSettings {
             anchors: checker.anchors(file.trust.anchors.as_deref().unwrap_or_default()),
@@ -314,28 +314,6 @@ impl Checker<'_> {
         patterns
     }
 
-    fn egress(&mut self, table: &file::EgressTable) -> EgressSettings {
-        let mut allow_addresses = Vec::new();
-        for (i, text) in table.allow_addresses.as_deref().unwrap_or_default().iter().enumerate() {
-            match parse_network(text) {
-                Some(network) => allow_addresses.push(network),
-                None => self.complain(
-                    &format!("egress.allow_addresses[{i}]"),
-                    "this is not a network",
-                    "write 10.20.0.0/16, 10.20.0.7:443, fd00::/8 or [fd00::/8]:443",
-                ),
-            }
-        }
-        EgressSettings {
-            allow: match &table.allow {
-                Some(texts) => self.patterns("egress.allow", texts),
-                None => vec![Pattern::Default],
-            },
-            deny: self.patterns("egress.deny", table.deny.as_deref().unwrap_or_default()),
-            allow_addresses,
-        }
-    }
-
     fn store(&mut self, table: &file::StoreTable) -> StoreSettings {
         let key = "store.key_encryption_key";
         let key_encryption_key = match &table.key_encryption_key {
@@ -367,44 +345,6 @@ impl Checker<'_> {
             }
         };
         StoreSettings { backend: table.backend.unwrap_or(StoreBackend::Embedded), key_encryption_key }
-    }
-
-    fn dns(&mut self, hosts: &BTreeMap<String, Vec<String>>) -> HashMap<Host, Vec<IpAddr>> {
-        let mut answers = HashMap::new();
-        for (name, addresses) in hosts {
-            let key = format!("dns.hosts.{name}");
-            let host = match Host::parse(name) {
-                Ok(host) if host.ip().is_none() => host,
-                Ok(_) => {
-                    self.complain(&key, "an address is not looked up", "name a host");
-                    continue;
-                }
-                Err(error) => {
-                    self.complain_of_origin(&key, error);
-                    continue;
-                }
-            };
-            let mut parsed = Vec::with_capacity(addresses.len());
-            for (i, address) in addresses.iter().enumerate() {
-                match address.parse() {
-                    Ok(address) => parsed.push(address),
-                    Err(_) => {
-                        self.complain(
-                            &format!("{key}[{i}]"),
-                            "this is not an IP address",
-                            "write 10.20.0.7 or fd00::7",
-                        );
-                    }
-                }
-            }
-            if addresses.is_empty() {
-                self.complain(&key, "there is no address", "name at least one, or remove the host");
-            }
-            if answers.insert(host, parsed).is_some() {
-                self.complain(&key, "this host is written twice", "put all its addresses into one array");
-            }
-        }
-        answers
     }
 
     fn limits(&mut self, table: &file::LimitsTable) -> super::Limits {
@@ -449,29 +389,4 @@ fn is_name(text: &str) -> bool {
 /// `::ffff:127.0.0.1` is loopback as well.
 fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
-}
-
-/// `10.20.0.0/16`, an address alone, and either with a port (IPv6 then in brackets).
-fn parse_network(text: &str) -> Option<(IpNet, Option<u16>)> {
-    let (network, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (network, rest) = rest.split_once(']')?;
-            match rest.strip_prefix(':') {
-                Some(port) => (network, Some(port)),
-                None if rest.is_empty() => (network, None),
-                None => return None,
-            }
-        }
-        None => match text.split_once(':') {
-            Some((_, rest)) if rest.contains(':') => (text, None),
-            Some((network, port)) => (network, Some(port)),
-            None => (text, None),
-        },
-    };
-    let port = match port {
-        None => None,
-        Some(digits) => Some(digits.parse::<u16>().ok().filter(|port| *port != 0)?),
-    };
-    let network = network.parse::<IpNet>().ok().or_else(|| network.parse::<IpAddr>().ok().map(IpNet::from))?;
-    Some((network.trunc(), port))
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Intercept, PostQuantum, StoreBackend};
+use super::{DnsMixed, Intercept, PostQuantum, StoreBackend};
 use crate::domain::{OnExpiry, ProjectState, Role, ServerTrust, Team};
 
 pub use super::limits::LimitsTable;
@@ -201,6 +201,36 @@ pub struct EgressTable {
     pub deny: Option<Vec<String>>,
     /// Exceptions to the address guard.
     pub allow_addresses: Option<Vec<String>>,
+    /// Parent proxies; the first that is for a destination decides.
+    pub parent: Vec<ParentTable>,
+    /// Own addresses that outgoing connections come from.
+    pub source_addresses: Vec<String>,
+}
+
+/// An entry of `[egress] parent`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ParentTable {
+    /// `http://user@host:port`, or with `https`, `socks5`, `socks5h`.
+    pub url: Option<String>,
+    /// What goes through it; left out = everything.
+    pub origins: Option<Vec<String>>,
+    /// What of that goes direct.
+    pub no_proxy: Vec<String>,
+    /// Where the password of the URL's user comes from.
+    pub password: Option<PasswordTable>,
+    /// PEM file that vouches for its own certificate.
+    pub ca: Option<PathBuf>,
+}
+
+/// `password = { … }`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PasswordTable {
+    /// An environment variable.
+    pub env: Option<String>,
+    /// A file.
+    pub file: Option<PathBuf>,
 }
 
 /// `[store]`
@@ -229,6 +259,10 @@ pub struct KeyTable {
 pub struct DnsTable {
     /// Host to addresses.
     pub hosts: BTreeMap<String, Vec<String>>,
+    /// Name servers; none = the system's resolver.
+    pub servers: Vec<String>,
+    /// What to do with a name that has addresses of which some may not be reached.
+    pub mixed: Option<DnsMixed>,
 }
 
 /// `[trust]`

@@ -12,6 +12,7 @@ mod check;
 mod complaint;
 pub mod file;
 mod limits;
+mod parents;
 mod paths;
 mod settings;
 mod source;
@@ -20,6 +21,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use complaint::{Complaint, Refused};
+pub use parents::{Credentials, ParentProtocol, ParentSettings};
 pub use paths::{ADMIN_TOKEN, CA_CERTIFICATE, KEY_ENCRYPTION_KEY, default_data_dir};
 pub use settings::*;
 

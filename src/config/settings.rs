@@ -1,12 +1,13 @@
 //! What egret means: every value resolved, checked and in its unit.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::ParentSettings;
 use crate::domain::{Host, Origin, Pattern, ProjectId, ProjectInfo, Role, ServerTrust};
 
 /// Which set of defaults is in force.
@@ -43,6 +44,10 @@ pub struct Settings {
     pub store: StoreSettings,
     /// Names answered by egret itself: canonical host to addresses.
     pub dns_hosts: HashMap<Host, Vec<IpAddr>>,
+    /// Name servers for all other names, in the order they are asked; none = the system's resolver.
+    pub dns_servers: Vec<SocketAddr>,
+    /// What becomes of a name of which only some addresses may be reached.
+    pub dns_mixed: DnsMixed,
     /// Caps and deadlines.
     pub limits: Limits,
     /// Who vouches for servers.
@@ -148,6 +153,30 @@ pub struct EgressSettings {
     pub deny: Vec<Pattern>,
     /// Exceptions to the address guard: network, and a port or all.
     pub allow_addresses: Vec<(IpNet, Option<u16>)>,
+    /// Parent proxies; the first that is for a destination decides.
+    pub parents: Vec<ParentSettings>,
+    /// Where outgoing connections come from.
+    pub sources: SourceAddresses,
+}
+
+/// `[egress] source_addresses`: at most one per family; a family without one is left to the system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SourceAddresses {
+    /// For connections over IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// For connections over IPv6.
+    pub v6: Option<Ipv6Addr>,
+}
+
+/// `[dns] mixed`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DnsMixed {
+    /// Addresses that may not be reached are left out; the name fails only if none is left.
+    #[default]
+    Drop,
+    /// One such address makes the whole name fail.
+    Refuse,
 }
 
 /// `[store]`.

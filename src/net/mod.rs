@@ -2,10 +2,12 @@
 
 mod framing;
 mod guarded;
+mod held;
 mod io;
 mod stream;
 
 pub use framing::{Gate, Malformed, Refused};
 pub use guarded::{Guarded, Verdict};
+pub use held::Held;
 pub use io::{HangUp, Io, Meter, ticks};
 pub use stream::{Duplex, Stream};

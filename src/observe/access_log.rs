@@ -108,8 +108,10 @@ pub struct Exchange<'a> {
     pub connect: Option<Duration>,
     /// Until the answer's head had come.
     pub first_byte: Option<Duration>,
-    /// The address that was connected to.
+    /// The address that was connected to: the origin's, or its parent proxy's.
     pub address: Option<SocketAddr>,
+    /// The parent proxy on the way, `http://proxy.corp:3128`.
+    pub parent: Option<&'a str>,
 }
 
 impl<'a> Exchange<'a> {
@@ -138,6 +140,7 @@ impl<'a> Exchange<'a> {
             connect: None,
             first_byte: None,
             address: None,
+            parent: None,
         }
     }
 }

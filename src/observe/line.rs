@@ -87,6 +87,7 @@ impl Exchange<'_> {
             socket_address(out, at);
             out.push(b'"');
         }
+        optional(out, "parent", self.parent);
         out.push(b'}');
     }
 
@@ -113,6 +114,9 @@ impl Exchange<'_> {
             if said == Some(true) {
                 let _ = write!(out, " {word}");
             }
+        }
+        if let Some(parent) = self.parent {
+            let _ = write!(out, " parent={parent}");
         }
         if !self.complete {
             out.extend_from_slice(b" INCOMPLETE");
@@ -249,10 +253,12 @@ mod tests {
         let mut line = Exchange::new("dev", "absolute", IpAddr::from([127, 0, 0, 1]), "GET");
         line.reason = Some("a \"quoted\" \\ back\u{7}slash\nline");
         line.origin = Some(&"https://api.example.com");
+        line.parent = Some("http://proxy.corp:3128");
         let mut out = Vec::new();
         line.write_to(&mut out, Format::Json, &mut Clock::default());
         let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(json["reason"], line.reason.unwrap());
         assert_eq!(json["origin"], "https://api.example.com");
+        assert_eq!(json["parent"], "http://proxy.corp:3128");
     }
 }

@@ -79,7 +79,11 @@ table! {
     retired_handshakes;
     /// Connections cut at the end of an identity's grace.
     retired_cut;
-    /// Names resolved by the system.
+    /// Connections made through parent proxies.
+    parent_connections;
+    /// Connections through parent proxies that could not be made.
+    parent_failures;
+    /// Names asked of the resolver.
     dns_lookups;
     /// Leafs minted.
     leafs_minted;

@@ -24,12 +24,12 @@ use super::explicit::{is_bound, malformed};
 use super::headers::only_host;
 use super::intercept::{self, Inside};
 use super::listener::{Client, Refused};
-use super::tunnel::{self, Held};
+use super::tunnel;
 use super::{Inbound, tunnel_opened};
 use crate::config::Intercept;
 use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, HttpTarget, Origin, ProjectId, Rule};
 use crate::identity::Asked;
-use crate::net::{Guarded, Io, Stream};
+use crate::net::{Guarded, Held, Io, Stream};
 use crate::registry::{Selection, Snapshot, Target};
 use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
 

@@ -133,6 +133,7 @@ impl Forwarder {
         mut request: Request<RequestBody>,
     ) -> Response<ReplyBody> {
         let mut record = Record::begin(inbound, &to, &request);
+        record.parent = self.upstreams.parent(&to);
         let ask = if self.bridges.get().is_some() { Ask::take(&mut request) } else { None };
         let outcome = match self.attempt(inbound, &to, request, ask.as_ref(), &mut record).await {
             Ok(reply) => self.answer(inbound, &to, reply, ask, record).map_err(|(f, record)| (f, *record)),
@@ -146,6 +147,7 @@ impl Forwarder {
                 }
                 failure.facts.origin.get_or_insert_with(|| to.to_string());
                 failure.facts.rule = failure.facts.rule.or(record.rule);
+                failure.facts.parent = failure.facts.parent.take().or_else(|| record.parent.clone());
                 failure.facts.identity = failure.facts.identity.take().or_else(|| record.identity.clone());
                 self.refuse(inbound, &failure, record)
             }
@@ -401,6 +403,7 @@ struct Record {
     connecting: Duration,
     first_byte: Option<Duration>,
     address: Option<SocketAddr>,
+    parent: Option<Arc<str>>,
 }
 
 impl Record {
@@ -420,6 +423,7 @@ impl Record {
             connecting: Duration::ZERO,
             first_byte: None,
             address: None,
+            parent: None,
         }
     }
 
@@ -446,6 +450,7 @@ impl Record {
             connect: (!self.connecting.is_zero()).then_some(self.connecting),
             first_byte: self.first_byte,
             address: self.address.or_else(|| failure.and_then(|f| f.facts.address)),
+            parent: self.parent.as_deref(),
         }
     }
 }

@@ -13,11 +13,10 @@ use super::explicit::missing_host;
 use super::headers::only_host;
 use super::listener::{Client, Refused};
 use super::serve::{self, Answering, Protocol};
-use super::tunnel::Held;
 use super::websocket;
 use super::{Inbound, Way};
 use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, Origin};
-use crate::net::{Io, Stream};
+use crate::net::{Held, Io, Stream};
 use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
 
 /// An intercepted tunnel.

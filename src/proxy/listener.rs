@@ -275,6 +275,8 @@ impl Client {
         line.status = response.status().as_u16();
         line.code = Some(failure.code.as_str());
         line.reason = Some(&failure.detail);
+        line.address = failure.facts.address;
+        line.parent = failure.facts.parent.as_deref();
         self.proxy.forwarder.access().write(&line);
         response
     }

@@ -17,6 +17,7 @@ mod large_bodies_stream_in_little_memory;
 mod messages_keep_their_meaning;
 mod origin_sees_the_selected_certificate;
 mod origins_show_what_they_saw;
+mod parents_lead_to_origins;
 mod people_bring_what_they_were_handed;
 mod requests_that_may_not_pass_are_refused;
 mod shells_and_manuals_know_every_command;

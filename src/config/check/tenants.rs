@@ -340,12 +340,12 @@ fn parse_sha256(hex: &str) -> Option<[u8; 32]> {
 }
 
 #[cfg(unix)]
-fn is_world_readable(metadata: &std::fs::Metadata) -> bool {
+pub(super) fn is_world_readable(metadata: &std::fs::Metadata) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     metadata.mode() & 0o004 != 0
 }
 
 #[cfg(not(unix))]
-fn is_world_readable(_metadata: &std::fs::Metadata) -> bool {
+pub(super) fn is_world_readable(_metadata: &std::fs::Metadata) -> bool {
     false
 }

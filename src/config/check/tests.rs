@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::super::{Complaint, Intercept, Loaded, Overlay, PostQuantum, Settings, load, load_text};
 use super::*;
-use crate::domain::{DefaultScope, ProjectId, Role};
+use crate::domain::{DefaultScope, Host, ProjectId, Role};
 
 const PATH: &str = "/etc/egret/egret.toml";
 /// SHA-256 of "token" and nothing else.
@@ -13,6 +13,7 @@ fn environment(name: &str) -> Option<String> {
     match name {
         "HOME" => Some("/home/u".to_owned()),
         "DEPLOY_TOKEN" => Some("token\n".to_owned()),
+        "PROXY_PASSWORD" => Some("password".to_owned()),
         _ => None,
     }
 }
@@ -400,6 +401,8 @@ fn the_examples_of_the_shipped_file_are_right() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("laptop.token"), "another").unwrap();
     std::fs::write(folder.path().join("kek"), [7; 32]).unwrap();
+    std::fs::create_dir(folder.path().join("certs")).unwrap();
+    std::fs::write(folder.path().join("certs/proxy-ca.crt"), "").unwrap();
     let text: String = SHIPPED
         .lines()
         .map(|line| match line.strip_prefix('#') {
@@ -412,6 +415,7 @@ fn the_examples_of_the_shipped_file_are_right() {
         .unwrap_or_else(|refused| panic!("{refused}"));
     assert_eq!(loaded.settings.listeners.len(), 3);
     assert_eq!(loaded.settings.tokens.len(), 3);
+    assert_eq!(loaded.settings.egress.parents.len(), 1);
     assert_eq!(loaded.unready.len(), 3, "the example certificate's files are not there");
 }
 
@@ -428,6 +432,8 @@ fn the_shipped_file_shows_every_key() {
         "[[certificates]]",
         "[[tokens]]",
         "[egress]",
+        "[[egress.parent]]",
+        "[egress.parent.password]",
         "[store]",
         "[store.key_encryption_key]",
         "[dns]",
@@ -438,6 +444,7 @@ fn the_shipped_file_shows_every_key() {
     let mut keys = Vec::new();
     for table in tables {
         let table = table.replace("[projects.", "[[projects]]\n[projects.");
+        let table = table.replace("[egress.parent.", "[[egress.parent]]\n[egress.parent.");
         let complaints = refused_with(&format!("{table}\nno_such_key = 1"), &Overlay::default());
         let complaint = complaints.iter().find(|c| c.what == "unknown key").expect("an unknown key");
         let known = complaint.remedy.strip_prefix("the keys known here are: ").expect("known keys");

@@ -123,6 +123,8 @@ pub(super) fn settings() -> Settings {
         egress: EgressSettings::default(),
         store: StoreSettings { backend: StoreBackend::Memory, key_encryption_key: KeySource::Generated },
         dns_hosts: std::collections::HashMap::new(),
+        dns_servers: Vec::new(),
+        dns_mixed: crate::config::DnsMixed::Drop,
         limits: Limits::default(),
         trust: TrustSettings { anchors: Vec::new(), servers: ServerTrust::SystemAndCa, post_quantum: PostQuantum::Off },
         telemetry: TelemetrySettings { access_log: false },

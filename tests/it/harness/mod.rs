@@ -8,6 +8,7 @@ pub(crate) mod egret;
 pub(crate) mod nginx;
 pub(crate) mod openssl;
 pub(crate) mod origin;
+pub(crate) mod parents;
 pub(crate) mod partner;
 pub(crate) mod wire;
 pub(crate) mod world;
