@@ -14,6 +14,7 @@ mod failures_explain_themselves;
 mod graceful_end_finishes_what_runs;
 mod headers_of_one_hop_stay_there;
 mod large_bodies_stream_in_little_memory;
+mod machine_trusts_the_ca_when_told;
 mod messages_keep_their_meaning;
 mod origin_sees_the_selected_certificate;
 mod origins_show_what_they_saw;

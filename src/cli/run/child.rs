@@ -29,38 +29,64 @@ impl Ended {
     /// It is there and cannot be executed.
     const NOT_EXECUTABLE: Self = Self(126);
 
+    fn by(signal: i32) -> Self {
+        Self(u8::try_from(128 + signal).unwrap_or(u8::MAX))
+    }
+
     fn of(status: ExitStatus) -> Self {
         #[cfg(unix)]
         if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
-            return Self(u8::try_from(128 + signal).unwrap_or(u8::MAX));
+            return Self::by(signal);
         }
         // Other platforms have codes above 255; none of them is a success here.
         Self(status.code().map_or(1, |code| u8::try_from(code).unwrap_or(u8::MAX)))
     }
 }
 
-/// Runs `command` to its end.
-///
-/// # Errors
-/// When signals cannot be listened for, or the child not be waited for. That it cannot be started is an exit code.
-pub(super) async fn run(mut command: Command, inherited: &Inherited) -> anyhow::Result<Ended> {
-    // Before it is started: no signal of its end, or meant for it, may be missed.
-    let mut signals = system::Signals::new()?;
-    let mut child = match inherited.spawn(&mut command) {
-        Ok(child) => child,
-        Err(error) => {
-            let name = std::path::Path::new(command.get_program()).display().to_string();
-            eprintln!("egret: {} cannot be run: {error}", crate::cli::output::clean(&name));
-            let missing = error.kind() == ErrorKind::NotFound;
-            return Ok(if missing { Ended::NOT_FOUND } else { Ended::NOT_EXECUTABLE });
+/// Listens for what may be meant for the command. From its making on, such a signal does not end egret, which has
+/// something to clean up.
+pub(super) struct Watch(system::Signals);
+
+impl Watch {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// When the handlers cannot be installed.
+    pub(super) fn new() -> std::io::Result<Self> {
+        system::Signals::new().map(Self)
+    }
+
+    /// Runs `command` to its end; not at all if a signal came before.
+    ///
+    /// # Errors
+    /// When the child cannot be waited for. That it cannot be started is an exit code.
+    pub(super) async fn run(&mut self, mut command: Command, inherited: &Inherited) -> anyhow::Result<Ended> {
+        // The runtime hears of signals when it looks for events.
+        tokio::task::yield_now().await;
+        if let Some(number) = self.0.arrived() {
+            return Ok(Ended::by(number));
         }
-    };
-    loop {
-        // One task waits and signals: the pid cannot belong to someone else in between.
-        if let Some(status) = child.try_wait()? {
-            return Ok(Ended::of(status));
+        let mut child = match inherited.spawn(&mut command) {
+            Ok(child) => child,
+            Err(error) => {
+                let name = std::path::Path::new(command.get_program()).display().to_string();
+                eprintln!("egret: {} cannot be run: {error}", crate::cli::output::clean(&name));
+                let missing = error.kind() == ErrorKind::NotFound;
+                return Ok(if missing { Ended::NOT_FOUND } else { Ended::NOT_EXECUTABLE });
+            }
+        };
+        loop {
+            // One task waits and signals: the pid cannot belong to someone else in between.
+            if let Some(status) = child.try_wait()? {
+                return Ok(Ended::of(status));
+            }
+            self.0.next(&child).await;
         }
-        signals.next(&child).await;
+    }
+
+    /// Resolves at the next signal that asks for an end.
+    pub(super) async fn end(&mut self) {
+        self.0.any().await;
     }
 }
 
@@ -90,6 +116,14 @@ mod system {
             Ok(Self)
         }
 
+        pub(super) fn arrived(&mut self) -> Option<i32> {
+            None
+        }
+
+        pub(super) async fn any(&mut self) {
+            let _ = tokio::signal::ctrl_c().await;
+        }
+
         /// ctrl-c reaches the child by itself; its end is looked for.
         pub(super) async fn next(&mut self, _child: &Child) {
             tokio::select! {
@@ -105,7 +139,7 @@ mod system {
     use std::fs::File;
     use std::future::poll_fn;
     use std::process::{Child, Command};
-    use std::task::Poll;
+    use std::task::{Context, Poll, Waker};
 
     use rustix::fs::Mode;
     use rustix::process::{Pid, Resource, Rlimit, Signal, getpgrp, getrlimit, kill_process, setrlimit, umask};
@@ -178,6 +212,23 @@ mod system {
             Ok(Self { ended: signal(SignalKind::child())?, forwarded })
         }
 
+        /// The first signal that has arrived, by its number.
+        pub(super) fn arrived(&mut self) -> Option<i32> {
+            let mut context = Context::from_waker(Waker::noop());
+            let mut came = self.forwarded.iter_mut().map(|(which, _, stream)| (*which, stream.poll_recv(&mut context)));
+            came.find_map(|(which, poll)| poll.is_ready().then(|| which.as_raw()))
+        }
+
+        /// Resolves at the next signal.
+        pub(super) async fn any(&mut self) {
+            poll_fn(|context| {
+                let polls = self.forwarded.iter_mut().map(|(_, _, stream)| stream.poll_recv(context).is_ready());
+                // All are polled, or the others would not wake.
+                if polls.fold(false, |any, ready| any | ready) { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        }
+
         /// Waits until a child may have ended; hands on to it what arrives meanwhile.
         pub(super) async fn next(&mut self, child: &Child) {
             let Self { ended, forwarded } = self;
@@ -212,21 +263,28 @@ mod system {
 
 #[cfg(all(test, unix))]
 mod tests {
+    use rustix::process::{Signal, getpid, kill_process};
+
     use super::*;
 
-    fn ended(command: &[&str]) -> Ended {
+    async fn ended(watch: &mut Watch, command: &[&str]) -> Ended {
         let mut child = Command::new(command[0]);
         child.args(&command[1..]);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(run(child, &Inherited::of_this_process())).unwrap()
+        watch.run(child, &Inherited::of_this_process()).await.unwrap()
     }
 
-    #[test]
-    fn an_end_is_told_as_shells_tell_it() {
-        assert_eq!(ended(&["true"]), Ended(0));
-        assert_eq!(ended(&["sh", "-c", "exit 7"]), Ended(7));
-        assert_eq!(ended(&["sh", "-c", "kill -TERM $$"]), Ended(143));
-        assert_eq!(ended(&["/nowhere/to/be/found"]), Ended::NOT_FOUND);
-        assert_eq!(ended(&["/etc/passwd"]), Ended::NOT_EXECUTABLE);
+    /// One test: signals are everybody's in a process.
+    #[tokio::test]
+    async fn an_end_is_told_as_shells_tell_it() {
+        let mut watch = Watch::new().unwrap();
+        assert_eq!(ended(&mut watch, &["true"]).await, Ended(0));
+        assert_eq!(ended(&mut watch, &["sh", "-c", "exit 7"]).await, Ended(7));
+        assert_eq!(ended(&mut watch, &["sh", "-c", "kill -TERM $$"]).await, Ended(143));
+        assert_eq!(ended(&mut watch, &["/nowhere/to/be/found"]).await, Ended::NOT_FOUND);
+        assert_eq!(ended(&mut watch, &["/etc/passwd"]).await, Ended::NOT_EXECUTABLE);
+        kill_process(getpid(), Signal::USR1).unwrap();
+        let never = tempfile::tempdir().unwrap().path().join("made");
+        assert_eq!(ended(&mut watch, &["mkdir", "-p", never.to_str().unwrap()]).await, Ended(128 + 10));
+        assert!(!never.exists(), "a command that was to be ended is not begun");
     }
 }

@@ -27,6 +27,7 @@ use crate::config::{data_dir, default_data_dir, process_environment};
 use crate::domain::{Pattern, hex};
 use crate::pki::files;
 use access::{Access, Credential};
+use child::Watch;
 use private::Private;
 use roots::Roots;
 
@@ -59,16 +60,27 @@ async fn wrapped(args: RunArgs, inherited: &Inherited) -> anyhow::Result<ExitCod
         }
         Err(error) => return Err(error.into()),
     };
-    let outcome = with_access(&args, &access, inherited).await;
+    // From here on there is something to clean up, so a signal no longer ends this process as it comes.
+    let mut watch = Watch::new()?;
+    let outcome = with_access(&args, &access, inherited, &mut watch).await;
     if let Some(private) = private.take() {
-        private.finish().await;
+        // What the command left running may finish what it does, unless someone is in a hurry.
+        tokio::select! {
+            () = private.finish() => {}
+            () = watch.end() => {}
+        }
     } else if let Err(error) = access.revoke(&mut running).await {
         eprintln!("egret: warning: the command's credential could not be revoked, it ends by itself: {error}");
     }
     outcome
 }
 
-async fn with_access(args: &RunArgs, access: &Access, inherited: &Inherited) -> anyhow::Result<ExitCode> {
+async fn with_access(
+    args: &RunArgs,
+    access: &Access,
+    inherited: &Inherited,
+    watch: &mut Watch,
+) -> anyhow::Result<ExitCode> {
     let folder = Temporary::new()?;
     let environment = |name: &str| std::env::var_os(name);
     let mut roots = Roots::new(&folder.0, &access.ca, &environment)?;
@@ -84,7 +96,7 @@ async fn with_access(args: &RunArgs, access: &Access, inherited: &Inherited) -> 
     }
     let mut command = Command::new(program);
     command.args(arguments).envs(variables).env_remove(variables::WITHHELD);
-    let ended = child::run(command, inherited).await?;
+    let ended = watch.run(command, inherited).await?;
     Ok(ExitCode::from(ended.0))
 }
 

@@ -188,7 +188,7 @@ fn users_of_wgetrc(text: &str) -> Option<Vec<CertificateDer<'static>>> {
         let name: String = name.trim().chars().filter(|c| !matches!(c, '-' | '_')).collect();
         name.eq_ignore_ascii_case("cacertificate").then(|| PathBuf::from(value.trim()))
     };
-    certificates_in(&text.lines().filter_map(of).last()?)
+    certificates_in(&text.lines().rev().find_map(of)?)
 }
 
 /// RFC 7468.
