@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     fn token(role: Role) -> Arc<Token> {
-        Arc::new(Token { name: "t".to_owned(), email: None, role, scope: TokenScope::All })
+        Arc::new(Token::declared("t", role, TokenScope::All, &[0; 32], "egret.toml"))
     }
 
     fn headers(values: &[&str]) -> HeaderMap {

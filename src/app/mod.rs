@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::{self, CaCertificate, ListenerStatus, Management, Stage, StatusInfo};
 use crate::backend::{Backend, MemoryBackend, SqliteBackend};
-use crate::config::{ADMIN_TOKEN, ListenerSettings, Settings, StoreBackend};
+use crate::config::{ADMIN_TOKEN, ListenerSettings, Settings, StoreBackend, TOKEN_VARIABLE};
 use crate::control::Control;
 use crate::domain::Role;
 use crate::identity::TlsFactory;
@@ -278,15 +278,19 @@ async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core
     let registry: Arc<Registry> = Arc::default();
     for token in &settings.tokens {
         let scope = token.projects.clone().map_or(TokenScope::All, TokenScope::Projects);
-        let made = Token { name: token.name.clone(), email: token.email.clone(), role: token.role, scope };
-        registry.insert_token(token.sha256, made);
+        let place = match &settings.config_file {
+            Some(file) if token.name != TOKEN_VARIABLE => file.display().to_string(),
+            _ => format!("the environment variable {TOKEN_VARIABLE}"),
+        };
+        let made = Token::declared(&token.name, token.role, scope, &token.sha256, &place);
+        registry.insert_token(token.sha256, Token { email: token.email.clone(), ..made });
     }
     if settings.tokens.is_empty()
         && let Some(text) = token::administrator(settings)?
     {
-        let name = ADMIN_TOKEN.to_owned();
-        let made = Token { name, email: None, role: Role::Admin, scope: TokenScope::All };
-        registry.insert_token(sha256(text.as_bytes()), made);
+        let sha256 = sha256(text.as_bytes());
+        let place = settings.data_dir.join(ADMIN_TOKEN).display().to_string();
+        registry.insert_token(sha256, Token::declared(ADMIN_TOKEN, Role::Admin, TokenScope::All, &sha256, &place));
     }
     let sealer = Arc::new(Sealer::new(key));
     let control = Control::load(settings, registry.clone(), backend, sealer, factory, anchors, metrics.clone()).await?;
