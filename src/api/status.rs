@@ -44,6 +44,8 @@ pub(super) struct Status {
     state: Word,
     started_at: String,
     management: Option<String>,
+    /// The listener for probes and metrics; `null` where there is none.
+    health: Option<String>,
     listeners: Vec<ListenerStatus>,
     projects: Vec<NamedProject>,
     certificates: Vec<DatedCertificate>,
@@ -86,6 +88,11 @@ struct Store {
     quarantined: Option<Vec<String>>,
 }
 
+/// Whether `/readyz` answers 200.
+pub(super) fn is_ready(management: &Management) -> bool {
+    state(management) == Word::Ready
+}
+
 fn state(management: &Management) -> Word {
     match management.info.stage() {
         Stage::Starting => Word::Starting,
@@ -125,6 +132,7 @@ pub(super) async fn status(State(management): State<Arc<Management>>, caller: Ca
         state: state(&management),
         started_at: rfc3339(management.info.started_at()),
         management: management.info.management().map(|at: SocketAddr| format!("http://{at}")),
+        health: management.info.health().map(|at| format!("http://{at}")),
         listeners: management.info.listeners(),
         projects: projects
             .iter()
