@@ -44,6 +44,8 @@ pub(super) struct Status {
     state: Word,
     started_at: String,
     management: Option<String>,
+    /// The listener for probes and metrics; `null` where there is none.
+    health: Option<String>,
     listeners: Vec<ListenerStatus>,
     projects: Vec<NamedProject>,
     certificates: Vec<DatedCertificate>,
@@ -84,6 +86,11 @@ struct Store {
     backend: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     quarantined: Option<Vec<String>>,
+}
+
+/// Whether `/readyz` answers 200.
+pub(super) fn is_ready(management: &Management) -> bool {
+    state(management) == Word::Ready
 }
 
 fn state(management: &Management) -> Word {
@@ -130,6 +137,7 @@ pub(super) async fn status(State(management): State<Arc<Management>>, caller: Ca
         state: state(&management),
         started_at: rfc3339(management.info.started_at()),
         management: management.info.management().map(|at: SocketAddr| format!("http://{at}")),
+        health: management.info.health().map(|at| format!("http://{at}")),
         listeners: management.info.listeners().into_iter().map(reached).collect(),
         projects: projects
             .iter()

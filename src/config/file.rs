@@ -39,6 +39,8 @@ pub struct File {
     pub store: StoreTable,
     /// `[dns]`
     pub dns: DnsTable,
+    /// `[health]`
+    pub health: HealthTable,
     /// `[limits]`
     pub limits: LimitsTable,
     /// `[trust]`
@@ -229,6 +231,14 @@ pub struct KeyTable {
 pub struct DnsTable {
     /// Host to addresses.
     pub hosts: BTreeMap<String, Vec<String>>,
+}
+
+/// `[health]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HealthTable {
+    /// Address of the listener for probes and metrics; none without it.
+    pub listen: Option<String>,
 }
 
 /// `[trust]`

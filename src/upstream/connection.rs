@@ -117,6 +117,7 @@ where
     let live = Arc::new(Live { task: OnceLock::new(), meter: meter.clone() });
     let id = bucket.add_live(live.clone());
     metrics.upstream_connections.add();
+    metrics.upstream_connections_opened.add();
     let guard = Guard { bucket: bucket.clone(), id, about: about.clone(), metrics: metrics.clone(), _place: place };
     // Not under the bucket's lock: a runtime that is ending drops the future here and now, and its guard takes that lock.
     let task = tokio::spawn(async move {

@@ -22,7 +22,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::connect::server_name;
 use super::connection::{Conn, Live};
-use super::{Destination, Failure};
+use super::{Destination, Failure, PoolState};
 use crate::config::Limits;
 use crate::domain::Code;
 use crate::identity::{Serial, UpstreamTls};
@@ -154,6 +154,11 @@ impl Pool {
             self.idle.fetch_add(1, Ordering::Relaxed);
         }
         bucket.wake_one();
+    }
+
+    pub(super) fn state(&self) -> PoolState {
+        let waiting = self.buckets.iter().map(|bucket| bucket.waiting.load(Ordering::Relaxed)).sum();
+        PoolState { idle: self.idle.load(Ordering::Relaxed), waiting }
     }
 
     fn is_old(&self, conn: &Conn) -> bool {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::harness::clients::curl_command;
 use crate::harness::egret::{Egret, Setup, TOKEN, program};
 use crate::harness::origin::{Next, Origin, Wants};
 use crate::harness::world::World;
@@ -272,6 +273,32 @@ fn no_proxy_that_swallows_a_bound_host_is_told() {
     assert_eq!(value(&environment, "NO_PROXY"), Some(expected), "the user's own stays in force");
     assert_eq!(value(&environment, "no_proxy"), Some(expected));
     assert_eq!(run("x.test").1, "");
+}
+
+#[test]
+fn a_listener_that_asks_for_tokens_gets_one_for_this_command_alone() {
+    let world = World::new();
+    let origin = origin(&world);
+    let egret =
+        Setup::new(&world).hosts(&["api.partner.test"]).listener("shared", "forward", "auth = \"token\"").start();
+    let url = origin.origin("api.partner.test");
+    egret.upload("default", Some(&url), &world.client("laptop"));
+    let tokens = || egret.api("GET", "/v1/tokens", None).1["tokens"].as_array().expect("a list").len();
+    let before = tokens();
+    let (code, out, err) =
+        said(&mut egret.cli(&["run", "--", "sh", "-c", &format!("curl -sS {url}; echo \" $HTTPS_PROXY\"; exit 3")]));
+    assert_eq!((code, err.as_str()), (Some(3), ""));
+    let (subject, proxy) = out.trim_end().split_once(' ').expect("two words");
+    assert_eq!(subject, "laptop");
+    assert_eq!(tokens(), before, "revoked");
+    let mut curl = curl_command();
+    let late = curl.args(["-sS", "-o", "/dev/null", "-w", "%{http_connect}", "--proxy", proxy, &url]);
+    assert_eq!(said(late).1, "407", "and of no use to whoever kept it");
+    assert!(!egret.log().contains(proxy.split(['@', ':']).nth(2).expect("a token")), "nor is it in a log");
+    // Who may not make credentials learns what it takes.
+    let (code, _, err) = said(egret.cli(&["run", "--", "true"]).env("EGRET_TOKEN", "nobody's"));
+    assert_eq!(code, Some(1));
+    assert!(err.contains("EGRET_TOKEN"), "{err}");
 }
 
 /// The API as it is fixed, by itself: what is asked of it, in which order, is the point.

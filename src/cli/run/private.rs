@@ -2,7 +2,8 @@
 //!
 //! It lives in this process, so that it ends with it however that ends, and no secret crosses a process boundary. On
 //! loopback it has one forward listener, which asks for a credential that only the command knows, and a management API
-//! whose token nobody but this process knows.
+//! whose token nobody but this process knows. (Tokens that were made through the API rest in the store and are good here too;
+//! those of the configuration are not.)
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -80,6 +81,7 @@ fn settings(
         None => CallerSettings::Project(id_of(&settings, project)),
     };
     settings.management = ANYWHERE;
+    settings.health = None;
     settings.listeners = vec![ListenerSettings {
         name: "run".to_owned(),
         listen: ANYWHERE,
@@ -131,7 +133,7 @@ mod tests {
     use super::*;
     use crate::config::{Overlay, load_text};
 
-    const FILE: &str = "[[listeners]]\nname = \"a\"\nlisten = \"127.0.0.1:7\"\nmode = \"sidecar\"\nproject = \"default\"\n\
+    const FILE: &str = "[health]\nlisten = \"127.0.0.1:9\"\n[[listeners]]\nname = \"a\"\nlisten = \"127.0.0.1:7\"\nmode = \"sidecar\"\nproject = \"default\"\n\
         origin = \"https://a.test\"\n[[tokens]]\nname = \"t\"\nenv = \"T\"\nrole = \"admin\"\n[[projects]]\nname = \"pay\"\nid = \"x\"\n";
 
     fn made(credential: bool) -> Settings {
@@ -148,7 +150,7 @@ mod tests {
         assert_eq!((settings.listeners[0].listen, &settings.listeners[0].caller), (ANYWHERE, &CallerSettings::Token));
         let roles: Vec<_> = settings.tokens.iter().map(|t| (t.role, t.projects.clone())).collect();
         assert_eq!(roles, [(Role::Read, None), (Role::Proxy, Some(vec!["pay".to_owned()]))]);
-        assert!(!settings.telemetry.access_log);
+        assert!(!settings.telemetry.access_log && settings.health.is_none());
     }
 
     #[test]
