@@ -45,7 +45,7 @@ pub(super) enum Need {
     Read,
     /// To change certificates and bindings.
     Write,
-    /// To change projects.
+    /// To change projects and tokens.
     Administer,
 }
 
@@ -79,7 +79,8 @@ fn authenticate(
     lookup: impl FnOnce(&[u8]) -> Option<Arc<Token>>,
 ) -> Result<Arc<Token>, Problem> {
     let found = match bearer(headers) {
-        Ok(token) => lookup(token).ok_or("the token is unknown; send a valid one as Authorization: Bearer TOKEN"),
+        Ok(token) => lookup(token)
+            .ok_or("the token is unknown, or it has expired; send a valid one as Authorization: Bearer TOKEN"),
         Err(why) => Err(why),
     };
     // A valid token always passes: whoever shares a source with someone who guesses is not locked out by him, and
@@ -128,6 +129,11 @@ impl Caller {
         }
         let message = format!("the token's role is {}; this takes {}", word(role), word(wanted));
         Err(Problem::forbidden(message))
+    }
+
+    /// The caller's token.
+    pub(super) fn token(&self) -> &Arc<Token> {
+        &self.0
     }
 
     /// Whether no project is out of reach, those that do not exist included.
@@ -193,7 +199,7 @@ mod tests {
     use super::*;
 
     fn token(role: Role) -> Arc<Token> {
-        Arc::new(Token { name: "t".to_owned(), email: None, role, scope: TokenScope::All })
+        Arc::new(Token::declared("t", role, TokenScope::All, &[0; 32], "egret.toml"))
     }
 
     fn headers(values: &[&str]) -> HeaderMap {

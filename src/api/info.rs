@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use time::OffsetDateTime;
 
 use crate::domain::time::now;
+use crate::upstream::PoolState;
 
 /// How far egret has come. Only ever moves forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +32,12 @@ pub struct ListenerStatus {
     pub mode: String,
     /// The address it is bound to, `host:port`.
     pub address: String,
+    /// Id of the project that everyone who can connect is; left out where the caller's credential names it, and for
+    /// readers who do not reach that project.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// How callers prove who they are: `none`, or `token`.
+    pub auth: &'static str,
 }
 
 /// The interception CA's certificate. Never its key.
@@ -45,6 +52,7 @@ pub struct CaCertificate {
 /// Why there is no interception CA to show: a sentence for the log.
 pub type CaError = String;
 type CaFuture = Pin<Box<dyn Future<Output = Result<CaCertificate, CaError>> + Send>>;
+type PoolSource = Box<dyn Fn() -> PoolState + Send + Sync>;
 type CaSource = Box<dyn Fn() -> CaFuture + Send + Sync>;
 
 /// What the wiring knows. Filled in while egret starts, read by the API from its first request on.
@@ -55,6 +63,8 @@ pub struct StatusInfo {
     management: OnceLock<SocketAddr>,
     listeners: ArcSwap<Vec<ListenerStatus>>,
     ca: OnceLock<CaSource>,
+    health: OnceLock<SocketAddr>,
+    pool: OnceLock<PoolSource>,
 }
 
 impl StatusInfo {
@@ -68,6 +78,8 @@ impl StatusInfo {
             management: OnceLock::new(),
             listeners: ArcSwap::default(),
             ca: OnceLock::new(),
+            health: OnceLock::new(),
+            pool: OnceLock::new(),
         }
     }
 
@@ -96,6 +108,28 @@ impl StatusInfo {
     #[must_use]
     pub fn management(&self) -> Option<SocketAddr> {
         self.management.get().copied()
+    }
+
+    /// Says where the health listener is; the first word counts.
+    pub fn set_health(&self, address: SocketAddr) {
+        let _ = self.health.set(address);
+    }
+
+    /// Where the health listener is; `None` where there is none.
+    #[must_use]
+    pub fn health(&self) -> Option<SocketAddr> {
+        self.health.get().copied()
+    }
+
+    /// Says whom to ask how the pool stands; the first word counts.
+    pub fn set_pool(&self, source: impl Fn() -> PoolState + Send + Sync + 'static) {
+        let _ = self.pool.set(Box::new(source));
+    }
+
+    /// How the pool stands right now.
+    #[must_use]
+    pub fn pool(&self) -> PoolState {
+        self.pool.get().map(|source| source()).unwrap_or_default()
     }
 
     /// Says which listeners there are, in file order.

@@ -6,7 +6,7 @@
 //!
 //! - nothing is looked at before the caller is known (`/healthz` and `/readyz` excepted, which tell nothing);
 //! - a private key never leaves, and every copy made of what arrives is wiped (hyper's read buffer is not ours to wipe);
-//! - an answer is JSON, a success is 200, an error has the one shape of `problem` and holds no input;
+//! - an answer is JSON (`/metrics` excepted), a success is 200, an error has the one shape of `problem` and holds no input;
 //! - no redirects: SDKs follow them with the token in hand.
 
 mod auth;
@@ -14,8 +14,10 @@ mod bindings;
 mod body;
 mod certificates;
 mod fields;
+mod health;
 mod host;
 mod info;
+mod metrics;
 mod problem;
 mod projects;
 mod request;
@@ -23,6 +25,7 @@ mod server;
 mod shell;
 mod status;
 mod throttle;
+mod tokens;
 mod vercel;
 
 use std::future::Future;
@@ -37,6 +40,7 @@ use crate::control::Control;
 use crate::observe::Metrics;
 use crate::registry::Registry;
 
+pub use health::serve as serve_health;
 pub use info::{CaCertificate, CaError, ListenerStatus, Stage, StatusInfo};
 
 /// What the management server works on.
@@ -83,10 +87,13 @@ fn router(management: Arc<Management>) -> Router {
         .route("/v1/projects/{project}", delete(projects::remove))
         .route("/v1/projects/{project}/bindings", get(bindings::list).put(bindings::put).delete(bindings::remove))
         .route("/v1/projects/{project}/certificates/{certificate}", get(certificates::details))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{token}", delete(tokens::remove))
         .route("/v1/status", get(status::status))
         .route("/v1/ca", get(status::ca))
         .route(shell::HEALTHZ, get(status::healthz))
         .route(shell::READYZ, get(status::readyz))
+        .route(metrics::METRICS, get(metrics::metrics))
         .with_state(management);
     shell::dress(routes, metrics)
 }

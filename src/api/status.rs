@@ -44,6 +44,8 @@ pub(super) struct Status {
     state: Word,
     started_at: String,
     management: Option<String>,
+    /// The listener for probes and metrics; `null` where there is none.
+    health: Option<String>,
     listeners: Vec<ListenerStatus>,
     projects: Vec<NamedProject>,
     certificates: Vec<DatedCertificate>,
@@ -86,6 +88,11 @@ struct Store {
     quarantined: Option<Vec<String>>,
 }
 
+/// Whether `/readyz` answers 200.
+pub(super) fn is_ready(management: &Management) -> bool {
+    state(management) == Word::Ready
+}
+
 fn state(management: &Management) -> Word {
     match management.info.stage() {
         Stage::Starting => Word::Starting,
@@ -119,13 +126,19 @@ pub(super) async fn status(State(management): State<Arc<Management>>, caller: Ca
     let projects = caller.projects(&management.registry);
     let report = management.control.report();
     let all = caller.is_unlimited();
+    // A listener is no secret, whose it is may be one.
+    let reached = |l: ListenerStatus| {
+        let project = l.project.filter(|id| projects.iter().any(|p| p.id().as_str() == id));
+        ListenerStatus { project, ..l }
+    };
     let counters = || management.metrics.all().into_iter().map(|(name, n)| (name.to_owned(), n.into())).collect();
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         state: state(&management),
         started_at: rfc3339(management.info.started_at()),
         management: management.info.management().map(|at: SocketAddr| format!("http://{at}")),
-        listeners: management.info.listeners(),
+        health: management.info.health().map(|at| format!("http://{at}")),
+        listeners: management.info.listeners().into_iter().map(reached).collect(),
         projects: projects
             .iter()
             .map(|p| NamedProject { id: p.id().to_string(), name: p.load().info().name.clone() })

@@ -74,6 +74,7 @@ async fn world_over(backend: Arc<dyn Backend>) -> World {
         workers: 1,
         config_file: None,
         management: "127.0.0.1:0".parse().unwrap(),
+        health: None,
         listeners: Vec::new(),
         projects: vec![default, payments],
         certificates: Vec::new(),
@@ -103,7 +104,7 @@ async fn world_over(backend: Arc<dyn Backend>) -> World {
         (LANDLORD, Role::Admin, only()),
     ] {
         let sha256 = digest::digest(&digest::SHA256, text.as_bytes()).as_ref().try_into().unwrap();
-        registry.insert_token(sha256, Token { name: text.to_owned(), email: None, role, scope });
+        registry.insert_token(sha256, Token::declared(text, role, scope, &sha256, "egret.toml"));
     }
     let info = Arc::new(StatusInfo::new("memory"));
     let management = Management::new(registry, Arc::new(control), metrics, Arc::new(settings.limits), info);

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::{self, CaCertificate, ListenerStatus, Management, Stage, StatusInfo};
 use crate::backend::{Backend, MemoryBackend, SqliteBackend};
-use crate::config::{ADMIN_TOKEN, ListenerSettings, Settings, StoreBackend};
+use crate::config::{ADMIN_TOKEN, CallerSettings, ListenerSettings, Settings, StoreBackend, TOKEN_VARIABLE};
 use crate::control::Control;
 use crate::domain::Role;
 use crate::identity::TlsFactory;
@@ -61,6 +61,8 @@ pub struct Bound {
     drain_timeout: Duration,
     stop_api: watch::Sender<bool>,
     api: JoinHandle<()>,
+    health: Option<SocketAddr>,
+    health_task: Option<JoinHandle<()>>,
     /// `Some` until dropped: a runtime must not be dropped where blocking is not allowed.
     data_plane: Option<Runtime>,
 }
@@ -94,6 +96,8 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         .collect::<anyhow::Result<_>>()?;
     let management_socket = bind(settings.management, "the management API")?;
     let management = management_socket.local_addr()?;
+    let health_socket = settings.health.map(|at| bind(at, "the health listener")).transpose()?;
+    let health = health_socket.as_ref().map(TcpListener::local_addr).transpose()?;
     let listeners: Vec<BoundListener> = sockets
         .iter()
         .map(|(l, s)| Ok(BoundListener { name: l.name.clone(), mode: l.mode.as_str(), address: s.local_addr()? }))
@@ -104,12 +108,10 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         StoreBackend::Memory => "memory",
     }));
     info.set_management(management);
-    info.set_listeners(
-        listeners
-            .iter()
-            .map(|l| ListenerStatus { name: l.name.clone(), mode: l.mode.to_owned(), address: l.address.to_string() })
-            .collect(),
-    );
+    if let Some(health) = health {
+        info.set_health(health);
+    }
+    info.set_listeners(settings.listeners.iter().zip(&listeners).map(|(l, bound)| described(l, bound)).collect());
 
     let Core { registry, control, metrics, local_ca, parents } = core(&settings, metrics).await?;
     let ca = local_ca.clone();
@@ -124,7 +126,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
 
     let access = access_log(&settings, &metrics)?;
     let policy = Arc::new(EgressPolicy::new(&settings.egress));
-    policy.set_own(listeners.iter().map(|l| l.address).chain([management]).collect());
+    policy.set_own(listeners.iter().map(|l| l.address).chain([management]).chain(health).collect());
     let data_plane = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.workers)
         .thread_name("egret-data")
@@ -166,13 +168,31 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         (upstreams, proxy)
     };
 
-    let (stop_api, mut stopped) = watch::channel(false);
+    let pool = upstreams.clone();
+    info.set_pool(move || pool.pool_state());
+    let (stop_api, stopped) = watch::channel(false);
+    let stop = || {
+        let mut stopped = stopped.clone();
+        async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        }
+    };
     let limits = Arc::new(settings.limits.clone());
-    let served = Management::new(registry, control, metrics, limits, info.clone());
-    let socket = tokio::net::TcpListener::from_std(management_socket)?;
-    let api = tokio::spawn(api::serve(socket, served, async move {
-        let _ = stopped.wait_for(|stop| *stop).await;
-    }));
+    let served = Management::new(registry, control.clone(), metrics, limits, info.clone());
+    let health_task = match health_socket {
+        Some(socket) => {
+            let socket = tokio::net::TcpListener::from_std(socket)?;
+            Some(tokio::spawn(api::serve_health(socket, served.clone(), stop())))
+        }
+        None => None,
+    };
+    let serving = api::serve(tokio::net::TcpListener::from_std(management_socket)?, served, stop());
+    let api = tokio::spawn(async move {
+        tokio::select! {
+            () = serving => {}
+            () = control.tend() => {}
+        }
+    });
     info.reach(Stage::Running);
     Ok(Bound {
         listeners,
@@ -184,6 +204,8 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         drain_timeout: settings.limits.drain_timeout,
         stop_api,
         api,
+        health,
+        health_task,
         data_plane: Some(data_plane),
     })
 }
@@ -201,6 +223,12 @@ impl Bound {
         self.management
     }
 
+    /// Where probes and metrics alone are served, if they are.
+    #[must_use]
+    pub fn health(&self) -> Option<SocketAddr> {
+        self.health
+    }
+
     /// Ends well: goes on accepting for `limits.drain_delay` (load balancers learn it from `/readyz`), then stops
     /// accepting, lets what runs finish for `limits.drain_timeout`, and cuts the rest.
     pub async fn shut_down(mut self) {
@@ -210,6 +238,9 @@ impl Bound {
         self.upstreams.cut_all();
         self.stop_api.send_replace(true);
         let _ = (&mut self.api).await;
+        if let Some(health) = &mut self.health_task {
+            let _ = health.await;
+        }
     }
 }
 
@@ -217,6 +248,9 @@ impl Drop for Bound {
     fn drop(&mut self) {
         self.proxy.cut();
         self.api.abort();
+        if let Some(health) = &self.health_task {
+            health.abort();
+        }
         if let Some(runtime) = self.data_plane.take() {
             runtime.shutdown_background();
         }
@@ -267,6 +301,9 @@ fn announce(bound: &Bound) {
         let _ = writeln!(out, "proxy listening on {} ({}, {})", listener.address, listener.name, listener.mode);
     }
     let _ = writeln!(out, "management listening on http://{}", bound.management());
+    if let Some(health) = bound.health() {
+        let _ = writeln!(out, "health listening on http://{health}");
+    }
     let _ = out.flush();
 }
 
@@ -299,15 +336,19 @@ async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core
     let registry: Arc<Registry> = Arc::default();
     for token in &settings.tokens {
         let scope = token.projects.clone().map_or(TokenScope::All, TokenScope::Projects);
-        let made = Token { name: token.name.clone(), email: token.email.clone(), role: token.role, scope };
-        registry.insert_token(token.sha256, made);
+        let place = match &settings.config_file {
+            Some(file) if token.name != TOKEN_VARIABLE => file.display().to_string(),
+            _ => format!("the environment variable {TOKEN_VARIABLE}"),
+        };
+        let made = Token::declared(&token.name, token.role, scope, &token.sha256, &place);
+        registry.insert_token(token.sha256, Token { email: token.email.clone(), ..made });
     }
     if settings.tokens.is_empty()
         && let Some(text) = token::administrator(settings)?
     {
-        let name = ADMIN_TOKEN.to_owned();
-        let made = Token { name, email: None, role: Role::Admin, scope: TokenScope::All };
-        registry.insert_token(sha256(text.as_bytes()), made);
+        let sha256 = sha256(text.as_bytes());
+        let place = settings.data_dir.join(ADMIN_TOKEN).display().to_string();
+        registry.insert_token(sha256, Token::declared(ADMIN_TOKEN, Role::Admin, TokenScope::All, &sha256, &place));
     }
     let sealer = Arc::new(Sealer::new(key));
     let control = Control::load(settings, registry.clone(), backend, sealer, factory, anchors, metrics.clone()).await?;
@@ -337,6 +378,15 @@ fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
         Ok(socket.into())
     };
     open().with_context(|| format!("{what} cannot listen on {address}; is it taken? port 0 finds a free one"))
+}
+
+fn described(settings: &ListenerSettings, bound: &BoundListener) -> ListenerStatus {
+    let (project, auth) = match &settings.caller {
+        CallerSettings::Project(id) => (Some(id.to_string()), "none"),
+        CallerSettings::Token => (None, "token"),
+    };
+    let (name, mode) = (bound.name.clone(), bound.mode.to_owned());
+    ListenerStatus { name, mode, address: bound.address.to_string(), project, auth }
 }
 
 type AnchorFile = (PathBuf, Vec<rustls::pki_types::CertificateDer<'static>>);

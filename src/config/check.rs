@@ -1,6 +1,7 @@
 //! [`File`] to [`Settings`]: every value resolved and checked, every complaint collected.
 
 mod egress;
+mod health;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -41,7 +42,7 @@ pub(super) fn check(
     let servers = file.trust.servers.unwrap_or_default();
     let projects = checker.projects(&file.projects, servers);
     let management = checker.management(file, overlay);
-    let settings = Settings {
+    let mut settings = Settings {
         profile: Profile::Local,
         data_dir: match (&overlay.data_dir, &file.data_dir) {
             (Some(folder), _) => folder.clone(),
@@ -51,6 +52,7 @@ pub(super) fn check(
         workers: checker.workers(file.workers),
         config_file: source.file().map(PathBuf::from),
         management,
+        health: None,
         listeners: checker.listeners(file, overlay, management, &projects),
         certificates: checker.certificates(&file.certificates, &projects),
         tokens: checker.tokens(&file.tokens, &projects),
@@ -68,6 +70,7 @@ pub(super) fn check(
         telemetry: TelemetrySettings { access_log: file.telemetry.access_log.unwrap_or(true) },
         projects: projects.into_settings(),
     };
+    settings.health = checker.health(&file.health, &settings);
     let Checker { mut complaints, warnings, unready, places, .. } = checker;
     if complaints.is_empty() {
         return Ok(Loaded { settings, warnings, unready, places });

@@ -39,6 +39,8 @@ pub struct File {
     pub store: StoreTable,
     /// `[dns]`
     pub dns: DnsTable,
+    /// `[health]`
+    pub health: HealthTable,
     /// `[limits]`
     pub limits: LimitsTable,
     /// `[trust]`
@@ -263,6 +265,14 @@ pub struct DnsTable {
     pub servers: Vec<String>,
     /// What to do with a name that has addresses of which some may not be reached.
     pub mixed: Option<DnsMixed>,
+}
+
+/// `[health]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HealthTable {
+    /// Address of the listener for probes and metrics; none without it.
+    pub listen: Option<String>,
 }
 
 /// `[trust]`

@@ -30,6 +30,8 @@ pub struct Settings {
     pub config_file: Option<PathBuf>,
     /// Where the management API listens.
     pub management: SocketAddr,
+    /// Where probes and metrics alone are served, without a token; `None` = nowhere.
+    pub health: Option<SocketAddr>,
     /// Ways in, in file order.
     pub listeners: Vec<ListenerSettings>,
     /// Declared projects; `default` is always among them.
@@ -140,7 +142,7 @@ pub struct TokenSettings {
     pub sha256: [u8; 32],
     /// What its holder may do.
     pub role: Role,
-    /// Names or ids of projects; `None` = all.
+    /// Ids of declared projects, and names or ids of projects that may come later; `None` = all.
     pub projects: Option<Vec<String>>,
 }
 
@@ -309,6 +311,12 @@ pub struct Limits {
     pub max_pem: usize,
     /// Management connections at once.
     pub max_api_connections: usize,
+    /// Tokens made through the API.
+    pub max_tokens: usize,
+    /// Certificates that `/metrics` shows one by one, those that expire first.
+    pub max_metric_certificates: usize,
+    /// Connections to the `[health]` listener at once.
+    pub max_health_connections: usize,
 }
 
 impl Default for Limits {
@@ -349,6 +357,9 @@ impl Default for Limits {
             max_api_body: 1024 * 1024,
             max_pem: 64 * 1024,
             max_api_connections: 256,
+            max_tokens: 4096,
+            max_metric_certificates: 1000,
+            max_health_connections: 64,
         }
     }
 }

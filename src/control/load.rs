@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::apply::{Facts, Maker};
 use super::declared::{self, Declared};
 use super::projects::{DEFAULT, same_team};
-use super::records::{BindingRecord, CertificateRecord, ProjectRecord};
+use super::records::{BindingRecord, CertificateRecord, ProjectRecord, token_of};
 use super::store::{Store, Write};
 use super::{Control, Inner};
 use crate::backend::{Backend, RecordKey, RecordKind, SealedRecord};
@@ -21,7 +21,7 @@ use crate::observe::Metrics;
 use crate::pki::anchors::SharedAnchors;
 use crate::pki::seal::{SealError, Sealer};
 use crate::pki::validate::{Material, validate};
-use crate::registry::{Binding, Certificate, Project, Registry, Snapshot, SnapshotEdit, Target, Unavailable};
+use crate::registry::{Binding, Certificate, Project, Registry, Snapshot, SnapshotEdit, Target, Token, Unavailable};
 
 /// The opened records of one home, by kind.
 #[derive(Default)]
@@ -59,9 +59,12 @@ impl Control {
             let key = loaded.lost.iter().find(|key| row.starts_with(&key.to_string()));
             store.note_damage(key.cloned(), row);
         }
-        let (mut homes, local_ca) = open(&store, loaded.records)?;
+        let Opened { mut homes, local_ca, tokens } = open(&store, loaded.records)?;
         for key in loaded.lost.iter().filter(|key| key.kind != RecordKind::LocalCa) {
             store.learn(key, 0);
+            if key.kind == RecordKind::Token {
+                continue;
+            }
             homes.entry(key.project.clone()).or_default().set_aside(key, "its record is damaged or missing");
         }
         let list = settings.certificates.clone();
@@ -97,6 +100,7 @@ impl Control {
             let cert = orphan.certificate.cert.display().to_string();
             unloaded.push(format!("{cert}: its project {} does not exist", orphan.certificate.project));
         }
+        super::tokens::load(&registry, tokens);
         for sentence in &unloaded {
             tracing::warn!("declared certificate not loaded: {sentence}");
         }
@@ -107,6 +111,7 @@ impl Control {
             file,
             replace_grace: settings.limits.replace_grace,
             delete_grace: settings.limits.delete_grace,
+            max_tokens: settings.limits.max_tokens,
             membership: tokio::sync::Mutex::default(),
             local_ca: Arc::new(tokio::sync::Mutex::new(local_ca)),
             shadowed: Mutex::new(shadowed),
@@ -116,13 +121,18 @@ impl Control {
     }
 }
 
-/// Opens every record and sorts them by home. The interception CA stays sealed until it is asked for.
-fn open(
-    store: &Store,
-    records: Vec<SealedRecord>,
-) -> anyhow::Result<(BTreeMap<String, Records>, Option<SealedRecord>)> {
+/// All that the store held, opened.
+struct Opened {
+    homes: BTreeMap<String, Records>,
+    /// Stays sealed until it is asked for.
+    local_ca: Option<SealedRecord>,
+    tokens: Vec<([u8; 32], Token)>,
+}
+
+/// Opens every record and sorts them by home.
+fn open(store: &Store, records: Vec<SealedRecord>) -> anyhow::Result<Opened> {
     let mut homes: BTreeMap<String, Records> = BTreeMap::new();
-    let mut local_ca = None;
+    let (mut local_ca, mut tokens) = (None, Vec::new());
     let (all, mut foreign) = (records.len(), 0);
     let mut damage = Vec::new();
     for record in records {
@@ -132,6 +142,14 @@ fn open(
         if record.key.kind == RecordKind::LocalCa {
             damage.extend(opened.err().map(|why| (record.key.clone(), why.to_string())));
             local_ca = Some(record);
+            continue;
+        }
+        if record.key.kind == RecordKind::Token {
+            let token = opened.map_err(|e| e.to_string());
+            match token.and_then(|plain| token_of(&record.key.id, &plain).map_err(|e| e.to_string())) {
+                Ok(token) => tokens.push(token),
+                Err(why) => damage.push((record.key, why)),
+            }
             continue;
         }
         let home = homes.entry(record.key.project.clone()).or_default();
@@ -151,7 +169,7 @@ fn open(
         let sentence = format!("{key}: {why}");
         store.note_damage(Some(key), sentence);
     }
-    Ok((homes, local_ca))
+    Ok(Opened { homes, local_ca, tokens })
 }
 
 impl Records {
@@ -160,7 +178,7 @@ impl Records {
             RecordKind::Project => self.info = Some(ProjectRecord::parse(&plain).map_err(|e| e.to_string())?),
             RecordKind::Certificate => self.certificates.push((key.clone(), plain)),
             RecordKind::Binding => self.bindings.push((key.clone(), plain)),
-            RecordKind::LocalCa => {}
+            RecordKind::LocalCa | RecordKind::Token => {}
         }
         Ok(())
     }
@@ -174,7 +192,7 @@ impl Records {
             RecordKind::Binding => {
                 self.quarantined.insert(key.id.clone());
             }
-            RecordKind::Project | RecordKind::LocalCa => {}
+            RecordKind::Project | RecordKind::LocalCa | RecordKind::Token => {}
         }
     }
 }

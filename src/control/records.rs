@@ -12,8 +12,9 @@ use time::OffsetDateTime;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::domain::{
-    CertificateId, DefaultScope, OnExpiry, Pattern, ProjectId, ProjectInfo, ProjectState, ServerTrust, Team,
+    CertificateId, DefaultScope, OnExpiry, Pattern, ProjectId, ProjectInfo, ProjectState, Role, ServerTrust, Team,
 };
+use crate::registry::{Token, TokenScope, TokenSource};
 
 /// Why an opened record means nothing to this egret. Never says anything of the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -219,6 +220,55 @@ impl ProjectRecord {
     }
 }
 
+/// A token made through the API. Its text is nowhere in it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenJson {
+    name: String,
+    /// Base64.
+    sha256: String,
+    email: Option<String>,
+    role: Role,
+    /// Ids; `None` = all.
+    projects: Option<Vec<String>>,
+    created_at: i64,
+    expires_at: Option<i64>,
+}
+
+/// The record of a token with this digest.
+pub(super) fn token_to_bytes(token: &Token, sha256: &[u8; 32]) -> Zeroizing<Vec<u8>> {
+    let json = TokenJson {
+        name: token.name.clone(),
+        sha256: STANDARD.encode(sha256),
+        email: token.email.clone(),
+        role: token.role,
+        projects: match &token.scope {
+            TokenScope::All => None,
+            TokenScope::Projects(ids) => Some(ids.clone()),
+        },
+        created_at: token.created_at.unwrap_or(OffsetDateTime::UNIX_EPOCH).unix_timestamp(),
+        expires_at: token.expires_at.map(OffsetDateTime::unix_timestamp),
+    };
+    to_json(&json, 512)
+}
+
+/// The token of the record with this id, and its digest.
+pub(super) fn token_of(id: &str, plain: &[u8]) -> Result<([u8; 32], Token), NotUnderstood> {
+    let json: TokenJson = serde_json::from_slice(plain).map_err(|_| NotUnderstood)?;
+    let sha256 = STANDARD.decode(json.sha256).map_err(|_| NotUnderstood)?;
+    let token = Token {
+        id: id.to_owned(),
+        name: json.name,
+        email: json.email,
+        role: json.role,
+        scope: json.projects.map_or(TokenScope::All, TokenScope::Projects),
+        source: TokenSource::Api,
+        created_at: Some(time_of(json.created_at)?),
+        expires_at: json.expires_at.map(time_of).transpose()?,
+    };
+    Ok((sha256.try_into().map_err(|_| NotUnderstood)?, token))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,6 +319,29 @@ mod tests {
             let bytes = ProjectRecord::of(&info).to_bytes();
             assert_eq!(ProjectRecord::parse(&bytes), Ok(info));
         }
+    }
+
+    #[test]
+    fn brings_tokens_back() {
+        let at = |seconds| OffsetDateTime::from_unix_timestamp(seconds).expect("a time");
+        for (scope, expires_at) in
+            [(TokenScope::All, None), (TokenScope::Projects(vec!["prj_1".to_owned()]), Some(at(1_900_000_000)))]
+        {
+            let token = Token {
+                id: "tok_1".to_owned(),
+                name: "ci".to_owned(),
+                email: Some("ci@example.com".to_owned()),
+                role: Role::Write,
+                scope,
+                source: TokenSource::Api,
+                created_at: Some(at(1_800_000_000)),
+                expires_at,
+            };
+            let bytes = token_to_bytes(&token, &[9; 32]);
+            assert_eq!(token_of("tok_1", &bytes), Ok(([9; 32], token)));
+        }
+        let short = br#"{"name":"a","sha256":"AAAA","email":null,"role":"read","projects":null,"created_at":0,"expires_at":null}"#;
+        assert_eq!(token_of("tok_1", short), Err(NotUnderstood));
     }
 
     #[test]

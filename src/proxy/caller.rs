@@ -2,10 +2,12 @@
 //!
 //! The credential comes in `Proxy-Authorization`, on a sidecar too, because `Authorization` belongs to the
 //! origin there: `Bearer TOKEN`, or `Basic` with the project as user and the token as password. A connection
-//! remembers the digest of the last one, so that an unchanged credential costs one comparison.
+//! remembers the digest of the last one, so that an unchanged credential costs one comparison; what it remembers ends
+//! with the token. An intercepted tunnel has no credential inside, so its [`Pass`] is looked at with every request.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,9 +16,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use http::HeaderMap;
 use http::header::PROXY_AUTHORIZATION;
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use crate::domain::Code;
+use crate::domain::{Code, time as clock};
 use crate::registry::{Project, Registry, Token, TokenScope};
 use crate::upstream::Failure;
 
@@ -34,10 +37,52 @@ struct Remembered {
     digest: [u8; 32],
     /// The registry's generation at that time: tokens and projects have not changed while it is the same.
     generation: u64,
-    project: Arc<Project>,
+    admitted: Admitted,
 }
 
-/// The caller's project by its credential.
+/// Who was let in.
+#[derive(Clone)]
+pub(super) struct Admitted {
+    /// The caller's project.
+    pub(super) project: Arc<Project>,
+    /// For what comes later without a credential.
+    pub(super) pass: Arc<Pass>,
+}
+
+/// That a token was good, for what comes later on the strength of it. It holds until the token is revoked or expires.
+pub struct Pass {
+    /// SHA-256 of the token's text.
+    sha256: [u8; 32],
+    /// [`Token::expires_at`].
+    until: Option<OffsetDateTime>,
+    /// The registry's generation when it was last found to hold.
+    generation: AtomicU64,
+}
+
+impl Pass {
+    /// Whether the token still lets its holder into `project`. Costs one atomic while nothing changes.
+    pub(super) fn holds(&self, registry: &Registry, project: &Project) -> bool {
+        if !self.is_in_time() {
+            return false;
+        }
+        let generation = registry.token_generation();
+        if self.generation.load(Ordering::Relaxed) == generation {
+            return true;
+        }
+        let token = registry.token_by_digest(&self.sha256, None);
+        let holds = token.is_some_and(|t| t.role.may_proxy() && t.reaches(project.id(), &project.load().info().name));
+        if holds {
+            self.generation.store(generation, Ordering::Relaxed);
+        }
+        holds
+    }
+
+    fn is_in_time(&self) -> bool {
+        self.until.is_none_or(|end| clock::now() < end)
+    }
+}
+
+/// The caller by its credential.
 ///
 /// # Errors
 /// `caller.unauthenticated`, `caller.forbidden`, `limit.authentication`.
@@ -47,7 +92,7 @@ pub(super) fn by_token(
     registry: &Registry,
     throttle: &Throttle,
     peer: IpAddr,
-) -> Result<Arc<Project>, Failure> {
+) -> Result<Admitted, Failure> {
     let mut values = headers.get_all(PROXY_AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Err(unauthenticated("no credential was sent"));
@@ -62,17 +107,18 @@ pub(super) fn by_token(
         let remembered = memo.0.lock().expect("nothing panics while holding it");
         if let Some(last) = &*remembered
             && last.generation == generation
+            && last.admitted.pass.is_in_time()
             && constant_time::verify_slices_are_equal(&last.digest, &hash).is_ok()
         {
-            return Ok(last.project.clone());
+            return Ok(last.admitted.clone());
         }
     }
-    let project = Credential::parse(value.as_bytes()).and_then(|credential| credential.project(registry));
-    match project {
-        Ok(project) => {
+    let admitted = Credential::parse(value.as_bytes()).and_then(|credential| credential.admit(registry, generation));
+    match admitted {
+        Ok(admitted) => {
             *memo.0.lock().expect("nothing panics while holding it") =
-                Some(Remembered { digest: hash, generation, project: project.clone() });
-            Ok(project)
+                Some(Remembered { digest: hash, generation, admitted: admitted.clone() });
+            Ok(admitted)
         }
         // A valid token always passes: whoever shares an address with someone who guesses is not locked out by him, and
         // 256-bit tokens are not found by guessing.
@@ -132,18 +178,27 @@ impl Credential {
         })
     }
 
-    fn project(&self, registry: &Registry) -> Result<Arc<Project>, Failure> {
-        let token = registry.token(&self.token).ok_or_else(|| unauthenticated("the token is not known"))?;
+    /// `generation` was read before anything that this looks at.
+    fn admit(&self, registry: &Registry, generation: u64) -> Result<Admitted, Failure> {
+        let hash = digest::digest(&digest::SHA256, &self.token);
+        let sha256: [u8; 32] = hash.as_ref().try_into().expect("SHA-256 has 32 bytes");
+        let token = registry.token_by_digest(&sha256, None);
+        let token = token.ok_or_else(|| unauthenticated("the token is not known, or it has expired"))?;
+        let pass = Pass { sha256, until: token.expires_at, generation: AtomicU64::new(generation) };
+        Ok(Admitted { project: self.project(&token, registry)?, pass: Arc::new(pass) })
+    }
+
+    fn project(&self, token: &Token, registry: &Registry) -> Result<Arc<Project>, Failure> {
         if !token.role.may_proxy() {
             return Err(Failure::new(Code::CallerForbidden, "the token's role does not allow requests"));
         }
         match &self.project {
             // One answer for what does not exist and what is out of reach: nobody learns other projects' names.
-            Some(name) => reached(&token, registry.find(name, None, None)).ok_or_else(|| {
+            Some(name) => reached(token, registry.find(name, None, None)).ok_or_else(|| {
                 Failure::new(Code::CallerForbidden, "the token does not reach the project that the user name says")
                     .fix("use a token that reaches it, or another project as user")
             }),
-            None => implied(&token, registry),
+            None => implied(token, registry),
         }
     }
 }

@@ -12,6 +12,7 @@ use http::{Request, Response, StatusCode, Uri};
 use moka::sync::Cache;
 use tokio::time::Instant;
 
+use super::caller::Pass;
 use super::error;
 use super::headers::{self, Via};
 use super::websocket::{Ask, Bridges};
@@ -72,6 +73,8 @@ pub struct Inbound {
     pub peer: IpAddr,
     /// An authenticated or loopback caller: problem bodies carry facts.
     pub trusted: bool,
+    /// Where a token named the project: what says that it still does.
+    pub pass: Option<Arc<Pass>>,
 }
 
 /// The waist.
@@ -156,8 +159,7 @@ impl Forwarder {
 
     /// egret's own answer to a request, with its log line.
     fn refuse(&self, inbound: &Inbound, failure: &Failure, record: Record) -> Response<ReplyBody> {
-        self.metrics.exchanges.add();
-        self.metrics.exchanges_failed.add();
+        self.metrics.refused(failure.code);
         let sidecar = inbound.way == Way::Sidecar;
         let id = record.id.to_string();
         let response = if record.grpc {
@@ -249,8 +251,8 @@ impl Forwarder {
         {
             return Err((failure, Box::new(record)));
         }
-        self.metrics.exchanges.add();
         let (mut parts, body) = reply.response.into_parts();
+        self.metrics.answered(parts.status);
         let version = parts.version;
         headers::clean_response(&mut parts.headers, version, &self.via, inbound.way == Way::Lifted);
         parts.version = http::Version::HTTP_11;

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use http::{Method, Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 
 use tokio::time::timeout;
@@ -44,7 +45,9 @@ impl Inside {
     }
 
     async fn answer(self: Arc<Self>, client: Arc<Client>, request: Request<RequestBody>) -> Response<ReplyBody> {
-        match client.check_target(&request).and_then(|()| self.check(&request)) {
+        let admitted = client.admits(&self.inbound);
+        let ended = admitted.is_err();
+        match admitted.and_then(|()| client.check_target(&request)).and_then(|()| self.check(&request)) {
             Ok(()) => client.proxy.forwarder.forward(&self.inbound, self.destination.clone(), request).await,
             Err(failure) => {
                 let origin = self.origin.to_string();
@@ -54,7 +57,12 @@ impl Inside {
                     origin: Some(&origin),
                     inbound: Some(&self.inbound),
                 };
-                client.refuse(&failure, refused)
+                let mut response = client.refuse(&failure, refused);
+                if ended {
+                    // Nothing will be answered here any more: the client is to come back with another credential.
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                response
             }
         }
     }

@@ -187,6 +187,7 @@ impl Client {
                 way: entry.way(),
                 peer,
                 trusted: peer.is_loopback(),
+                pass: None,
             }),
             CallerSettings::Token => None,
         };
@@ -218,7 +219,7 @@ impl Client {
         if let Some(fixed) = &self.fixed {
             return Ok(Cow::Borrowed(fixed));
         }
-        let project = match self.entry.caller {
+        let caller::Admitted { project, pass } = match self.entry.caller {
             CallerSettings::Project(_) => {
                 return Err(Failure::new(Code::CallerForbidden, "the project of this listener was deleted"));
             }
@@ -239,7 +240,19 @@ impl Client {
             way: self.entry.way(),
             peer: self.peer,
             trusted: true,
+            pass: Some(pass),
         }))
+    }
+
+    /// Whether who was let in some time ago still is: a token that opened a tunnel may have been revoked since.
+    pub(super) fn admits(&self, inbound: &Inbound) -> Result<(), Failure> {
+        match &inbound.pass {
+            Some(pass) if !pass.holds(&self.proxy.registry, &inbound.project) => {
+                let what = "the token that opened this tunnel was revoked or has expired";
+                Err(Failure::new(Code::CallerForbidden, what).fix("open a new tunnel with a valid token"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The check of `limits.max_request_line`, before anything looks at the target.
@@ -267,9 +280,7 @@ impl Client {
         } else {
             error::answer(failure, trusted, sidecar, &id)
         };
-        let metrics = &self.proxy.serving.metrics;
-        metrics.exchanges.add();
-        metrics.exchanges_failed.add();
+        self.proxy.serving.metrics.refused(failure.code);
         line.project = inbound.map(|i| i.project.id().as_str());
         line.origin = origin.as_ref().map(|o| o as _);
         line.status = response.status().as_u16();

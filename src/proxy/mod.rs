@@ -31,6 +31,7 @@ use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+pub use caller::Pass;
 pub use forward::{Forwarder, Inbound, Way};
 pub use listener::Listener;
 

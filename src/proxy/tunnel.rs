@@ -67,8 +67,7 @@ pub(super) async fn run(client: &Arc<Client>, io: Held<Io<Stream>>, upstream: St
 /// A tunnel that was answered with 200 and whose origin could not be reached afterwards.
 pub(super) fn failed(client: &Client, failure: &Failure, facts: Facts<'_>) {
     let metrics = &client.proxy.serving.metrics;
-    metrics.exchanges.add();
-    metrics.exchanges_failed.add();
+    metrics.refused(failure.code);
     let origin = format!("{}:{}", facts.origin.host(), facts.origin.port());
     let parent = parent(client, facts);
     let mut line = line(client, facts, &origin);
@@ -136,6 +135,7 @@ struct Open<'a>(&'a Metrics);
 impl<'a> Open<'a> {
     fn new(metrics: &'a Metrics) -> Self {
         metrics.tunnels.add();
+        metrics.tunnels_opened.add();
         Self(metrics)
     }
 }

@@ -268,6 +268,11 @@ impl Bucket {
         failures.1.clone().filter(|_| failures.0 != seen)
     }
 
+    /// Requests that wait for a connection.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Wakes all who wait: each looks for itself.
     pub(super) fn wake_all(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {

@@ -110,6 +110,15 @@ pub struct Upstreams {
     pool: Arc<pool::Pool>,
 }
 
+/// How a pool stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PoolState {
+    /// Connections that wait for a request.
+    pub idle: usize,
+    /// Requests that wait for a connection.
+    pub waiting: usize,
+}
+
 impl Upstreams {
     /// A dialler with an empty pool. Must be called on the runtime that will use it: it spawns the task that
     /// looks over idle connections, which ends when this is dropped.
@@ -171,6 +180,12 @@ impl Upstreams {
                 None => Err(failure),
             },
         }
+    }
+
+    /// How its pool stands; looks at every bucket, so it is for those who ask now and then.
+    #[must_use]
+    pub fn pool_state(&self) -> PoolState {
+        self.pool.state()
     }
 
     /// Cuts every upstream connection: the end of egret's drain.

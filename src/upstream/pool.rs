@@ -19,7 +19,7 @@ use super::bucket::{Bucket, Idle, Spoken, lock};
 use super::connection::Conn;
 use super::multi::{Multi, Slot};
 use super::route::Way;
-use super::{Destination, Failure};
+use super::{Destination, Failure, PoolState};
 use crate::config::Limits;
 use crate::domain::ProjectId;
 use crate::identity::{RouteId, Serial, UpstreamTls};
@@ -179,6 +179,11 @@ impl Pool {
             self.idle.fetch_add(1, Ordering::Relaxed);
         }
         bucket.wake_one();
+    }
+
+    pub(super) fn state(&self) -> PoolState {
+        let waiting = self.buckets.iter().map(|bucket| bucket.waiting()).sum();
+        PoolState { idle: self.idle.load(Ordering::Relaxed), waiting }
     }
 
     fn is_old(&self, conn: &Conn) -> bool {

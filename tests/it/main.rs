@@ -6,6 +6,7 @@ mod harness;
 
 mod acknowledged_certificates_survive_sigkill;
 mod callers_prove_who_they_are;
+mod commands_run_through_egret;
 mod commands_tell_the_truth;
 mod deleted_certificate_is_never_presented_again;
 mod events_arrive_as_they_are_sent;
@@ -14,6 +15,7 @@ mod failures_explain_themselves;
 mod graceful_end_finishes_what_runs;
 mod headers_of_one_hop_stay_there;
 mod large_bodies_stream_in_little_memory;
+mod machine_trusts_the_ca_when_told;
 mod messages_keep_their_meaning;
 mod origin_sees_the_selected_certificate;
 mod origins_show_what_they_saw;

@@ -251,12 +251,13 @@ impl Checker<'_> {
             if tokens.iter().any(|t| t.sha256 == sha256) {
                 self.complain(&at, "another token has the same text", "make one token per holder");
             }
-            let (email, limit) = (table.email.clone(), table.projects.clone());
-            for (n, named) in limit.iter().flatten().enumerate() {
-                // One that is not declared may be made through the API.
-                if projects.0.iter().filter(|p| p.name == *named).count() > 1 {
-                    let key = format!("{at}.projects[{n}]");
-                    self.complain(&key, "several teams have a project of this name", "write its id");
+            let (email, mut limit) = (table.email.clone(), table.projects.clone());
+            for (n, named) in limit.iter_mut().flatten().enumerate() {
+                // One that is not declared may be made through the API. One that is, is meant by its id: a later
+                // namesake of another team is another project.
+                if projects.0.iter().any(|p| p.name == *named || p.id.as_str() == named) {
+                    let id = self.project(&format!("{at}.projects[{n}]"), named, projects);
+                    *named = id.map_or_else(String::new, |id| id.as_str().to_owned());
                 }
             }
             tokens.push(TokenSettings { name: name.clone(), email, sha256, role, projects: limit });

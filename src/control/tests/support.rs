@@ -116,6 +116,7 @@ pub(super) fn settings() -> Settings {
         workers: 1,
         config_file: Some(PathBuf::from("egret.toml")),
         management: "127.0.0.1:0".parse().expect("an address"),
+        health: None,
         listeners: Vec::new(),
         projects: vec![ProjectInfo::named("default")],
         certificates: Vec::new(),

@@ -60,7 +60,7 @@ fn slows_down_who_guesses() {
     assert!(codes[10..].iter().all(|c| *c == Code::LimitAuthentication));
     // Who shares the address and has a valid token is not locked out.
     let digest = digest::digest(&digest::SHA256, b"right").as_ref().try_into().unwrap();
-    let token = Token { name: "t".to_owned(), email: None, role: Role::Read, scope: TokenScope::All };
+    let token = Token::declared("t", Role::Read, TokenScope::All, &digest, "egret.toml");
     registry.insert_token(digest, token);
     let mut valid = HeaderMap::new();
     valid.append(PROXY_AUTHORIZATION, "Bearer right".parse().unwrap());
