@@ -1,7 +1,6 @@
 //! What the wiring knows and the API tells: where egret listens, how far it has come, its interception CA.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -29,8 +28,10 @@ pub struct ListenerStatus {
     pub name: String,
     /// `forward` or `sidecar`.
     pub mode: String,
-    /// The address it is bound to, `host:port`.
+    /// The address it is bound to, `host:port`, or `unix:PATH`.
     pub address: String,
+    /// It speaks TLS.
+    pub tls: bool,
 }
 
 /// The interception CA's certificate. Never its key.
@@ -52,7 +53,7 @@ pub struct StatusInfo {
     stage: AtomicU8,
     started_at: OffsetDateTime,
     store: &'static str,
-    management: OnceLock<SocketAddr>,
+    management: OnceLock<String>,
     listeners: ArcSwap<Vec<ListenerStatus>>,
     ca: OnceLock<CaSource>,
 }
@@ -87,15 +88,15 @@ impl StatusInfo {
         }
     }
 
-    /// Says where the management API listens; the first word counts.
-    pub fn set_management(&self, address: SocketAddr) {
-        let _ = self.management.set(address);
+    /// Says where the management API listens, as `EGRET_URL` takes it; the first word counts.
+    pub fn set_management(&self, url: String) {
+        let _ = self.management.set(url);
     }
 
-    /// Where the management API listens.
+    /// Where the management API listens: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
     #[must_use]
-    pub fn management(&self) -> Option<SocketAddr> {
-        self.management.get().copied()
+    pub fn management(&self) -> Option<&str> {
+        self.management.get().map(String::as_str)
     }
 
     /// Says which listeners there are, in file order.

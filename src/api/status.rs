@@ -1,7 +1,6 @@
 //! egret's own: how it is. Health for orchestrators, status for people and scripts, the interception CA.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
@@ -124,7 +123,7 @@ pub(super) async fn status(State(management): State<Arc<Management>>, caller: Ca
         version: env!("CARGO_PKG_VERSION"),
         state: state(&management),
         started_at: rfc3339(management.info.started_at()),
-        management: management.info.management().map(|at: SocketAddr| format!("http://{at}")),
+        management: management.info.management().map(str::to_owned),
         listeners: management.info.listeners(),
         projects: projects
             .iter()

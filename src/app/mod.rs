@@ -5,10 +5,10 @@
 
 mod ca;
 mod signals;
+mod sockets;
 mod token;
 
 use std::io::{IsTerminal, Write};
-use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +22,9 @@ use crate::api::{self, CaCertificate, ListenerStatus, Management, Stage, StatusI
 use crate::backend::{Backend, MemoryBackend, SqliteBackend};
 use crate::config::{ADMIN_TOKEN, ListenerSettings, Settings, StoreBackend};
 use crate::control::Control;
-use crate::domain::Role;
+use crate::domain::{Endpoint, Role};
 use crate::identity::TlsFactory;
+use crate::net::listen::{Listening, Remover};
 use crate::observe::{AccessLog, Format, Metrics};
 use crate::pki::anchors::SharedAnchors;
 use crate::pki::seal::Sealer;
@@ -36,6 +37,7 @@ use crate::upstream::Upstreams;
 use ca::LocalCa;
 
 pub use signals::Signals;
+pub(crate) use sockets::checked as tls_of_listeners;
 
 /// A way in, bound.
 #[derive(Debug, Clone)]
@@ -44,14 +46,18 @@ pub struct BoundListener {
     pub name: String,
     /// `forward` or `sidecar`.
     pub mode: &'static str,
-    /// Its address, with the port that was found for port 0.
-    pub address: SocketAddr,
+    /// Where it listens, with the port that was found for port 0.
+    pub address: Endpoint,
+    /// It speaks TLS.
+    pub tls: bool,
 }
 
 /// A running egret. Dropping it ends everything at once; [`Bound::shut_down`] ends it well.
 pub struct Bound {
     listeners: Vec<BoundListener>,
-    management: SocketAddr,
+    management: BoundListener,
+    /// Files of Unix sockets, in case the data plane does not get round to them.
+    _sockets: Vec<Remover>,
     proxy: Arc<Proxy>,
     upstreams: Arc<Upstreams>,
     info: Arc<StatusInfo>,
@@ -61,6 +67,15 @@ pub struct Bound {
     api: JoinHandle<()>,
     /// `Some` until dropped: a runtime must not be dropped where blocking is not allowed.
     data_plane: Option<Runtime>,
+}
+
+fn bound_listener((settings, socket): (&ListenerSettings, &Listening)) -> BoundListener {
+    BoundListener {
+        name: settings.name.clone(),
+        mode: settings.mode.as_str(),
+        address: socket.endpoint().clone(),
+        tls: settings.tls.is_some(),
+    }
 }
 
 /// What store and registry are made of; shared by `serve` and `egret ca path`.
@@ -78,28 +93,31 @@ struct Core {
 /// missing. Each names the thing and the remedy.
 pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     let metrics: Arc<Metrics> = Arc::default();
+    let tls = sockets::tls(&settings)?;
     // Sockets first: a second egret fails here, before it touches anything.
-    let sockets: Vec<(ListenerSettings, TcpListener)> = settings
-        .listeners
-        .iter()
-        .map(|l| Ok((l.clone(), bind(l.listen, &format!("listener {}", l.name))?)))
-        .collect::<anyhow::Result<_>>()?;
-    let management_socket = bind(settings.management, "the management API")?;
-    let management = management_socket.local_addr()?;
-    let listeners: Vec<BoundListener> = sockets
-        .iter()
-        .map(|(l, s)| Ok(BoundListener { name: l.name.clone(), mode: l.mode.as_str(), address: s.local_addr()? }))
-        .collect::<anyhow::Result<_>>()?;
+    let sockets = sockets::bind(&settings)?;
+    let listeners: Vec<BoundListener> = settings.listeners.iter().zip(&sockets.listeners).map(bound_listener).collect();
+    let management = BoundListener {
+        name: "management".to_owned(),
+        mode: "management",
+        address: sockets.management.endpoint().clone(),
+        tls: tls.management.is_some(),
+    };
 
     let info = Arc::new(StatusInfo::new(match settings.store.backend {
         StoreBackend::Embedded => "embedded",
         StoreBackend::Memory => "memory",
     }));
-    info.set_management(management);
+    info.set_management(management.url());
     info.set_listeners(
         listeners
             .iter()
-            .map(|l| ListenerStatus { name: l.name.clone(), mode: l.mode.to_owned(), address: l.address.to_string() })
+            .map(|l| ListenerStatus {
+                name: l.name.clone(),
+                mode: l.mode.to_owned(),
+                address: l.address.to_string(),
+                tls: l.tls,
+            })
             .collect(),
     );
 
@@ -116,7 +134,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
 
     let access = access_log(&settings, &metrics)?;
     let policy = Arc::new(EgressPolicy::new(&settings.egress));
-    policy.set_own(listeners.iter().map(|l| l.address).chain([management]).collect());
+    policy.set_own(listeners.iter().chain([&management]).filter_map(|l| l.address.tcp()).collect());
     let data_plane = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.workers)
         .thread_name("egret-data")
@@ -144,9 +162,8 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
             limits: limits.clone(),
             metrics: metrics.clone(),
         });
-        for (listener, socket) in sockets {
-            let socket = tokio::net::TcpListener::from_std(socket)?;
-            Listener::on(socket, &listener, proxy.clone())?.start();
+        for ((settings, socket), tls) in settings.listeners.iter().zip(sockets.listeners).zip(tls.listeners) {
+            Listener::on(socket, tls, settings, proxy.clone())?.start();
         }
         (upstreams, proxy)
     };
@@ -154,14 +171,15 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     let (stop_api, mut stopped) = watch::channel(false);
     let limits = Arc::new(settings.limits.clone());
     let served = Management::new(registry, control, metrics, limits, info.clone());
-    let socket = tokio::net::TcpListener::from_std(management_socket)?;
-    let api = tokio::spawn(api::serve(socket, served, async move {
+    let socket = sockets.management.accepting()?;
+    let api = tokio::spawn(api::serve(socket, tls.management, served, async move {
         let _ = stopped.wait_for(|stop| *stop).await;
     }));
     info.reach(Stage::Running);
     Ok(Bound {
         listeners,
         management,
+        _sockets: sockets.removers,
         proxy,
         upstreams,
         info,
@@ -173,6 +191,18 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     })
 }
 
+impl BoundListener {
+    /// As `EGRET_URL` takes it: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        match (&self.address, self.tls) {
+            (Endpoint::Unix(_), _) => self.address.to_string(),
+            (Endpoint::Tcp(address), false) => format!("http://{address}"),
+            (Endpoint::Tcp(address), true) => format!("https://{address}"),
+        }
+    }
+}
+
 impl Bound {
     /// Ways in, in file order.
     #[must_use]
@@ -180,10 +210,10 @@ impl Bound {
         &self.listeners
     }
 
-    /// Where the management API listens.
+    /// The management API.
     #[must_use]
-    pub fn management(&self) -> SocketAddr {
-        self.management
+    pub fn management(&self) -> &BoundListener {
+        &self.management
     }
 
     /// Ends well: goes on accepting for `limits.drain_delay` (load balancers learn it from `/readyz`), then stops
@@ -251,7 +281,7 @@ fn announce(bound: &Bound) {
     for listener in bound.listeners() {
         let _ = writeln!(out, "proxy listening on {} ({}, {})", listener.address, listener.name, listener.mode);
     }
-    let _ = writeln!(out, "management listening on http://{}", bound.management());
+    let _ = writeln!(out, "management listening on {}", bound.management().url());
     let _ = out.flush();
 }
 
@@ -301,21 +331,6 @@ fn access_log(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Result<Acc
     }
     let format = if std::io::stderr().is_terminal() { Format::Human } else { Format::Json };
     AccessLog::new(Box::new(std::io::stderr()), format, metrics.clone()).context("the access log could not be started")
-}
-
-fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
-    let family = socket2::Domain::for_address(address);
-    let open = || -> std::io::Result<TcpListener> {
-        let socket = socket2::Socket::new(family, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
-        // A restart must not wait for old connections to leave TIME_WAIT.
-        #[cfg(unix)]
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(1024)?;
-        Ok(socket.into())
-    };
-    open().with_context(|| format!("{what} cannot listen on {address}; is it taken? port 0 finds a free one"))
 }
 
 type AnchorFile = (PathBuf, Vec<rustls::pki_types::CertificateDer<'static>>);

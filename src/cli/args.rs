@@ -1,12 +1,12 @@
 //! The command line. Help text is written here once.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Overlay;
 use crate::config::file::ProfileName;
+use crate::domain::Endpoint;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -92,12 +92,12 @@ pub struct ServeArgs {
     /// Where egret keeps its own files [default: ~/.local/share/egret]
     #[arg(long, value_name = "DIR", env = "EGRET_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Address of the first forward listener [default: 127.0.0.1:8080]
+    /// Address of the first forward listener, or unix:PATH [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
-    pub proxy: Option<SocketAddr>,
-    /// Address of the management API [default: 127.0.0.1:9090]
+    pub proxy: Option<Endpoint>,
+    /// Address of the management API, or unix:PATH [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR")]
-    pub management: Option<SocketAddr>,
+    pub management: Option<Endpoint>,
     /// Set of defaults [default: local]
     #[arg(long, value_name = "PROFILE")]
     pub profile: Option<ProfileName>,
@@ -111,8 +111,8 @@ impl ServeArgs {
         Overlay {
             config: self.config.clone(),
             data_dir: self.data_dir.clone(),
-            proxy: self.proxy,
-            management: self.management,
+            proxy: self.proxy.clone(),
+            management: self.management.clone(),
             profile: self.profile,
         }
     }
@@ -148,7 +148,7 @@ pub struct CheckArgs {
 /// Where the API is.
 #[derive(Debug, Clone, Args)]
 pub struct ApiArgs {
-    /// Management API of the running egret
+    /// Management API of the running egret: http://HOST:PORT, https://HOST:PORT or unix:PATH
     #[arg(long, value_name = "URL", env = "EGRET_URL", default_value = "http://127.0.0.1:9090")]
     pub url: String,
     /// Data directory in which admin.token is looked for [default: that of the configuration file, else
@@ -302,7 +302,7 @@ mod tests {
             help.push_str(&command.render_long_help().to_string());
             commands.extend(command.get_subcommands().cloned());
         }
-        for later in ["explain", "probe", "etcd", "socks5", "transparent", "unix:", "rollback", "disclosures"] {
+        for later in ["explain", "probe", "etcd", "socks5", "transparent", "rollback", "disclosures"] {
             assert!(!help.contains(later), "the help speaks of {later}");
         }
         for variable in ["EGRET_CONFIG", "EGRET_DATA_DIR", "EGRET_TOKEN", "EGRET_URL", "EGRET_PROJECT", "EGRET_LOG"] {

@@ -5,6 +5,7 @@
 
 mod certificate;
 mod code;
+mod endpoint;
 mod origin;
 mod pattern;
 mod project;
@@ -13,6 +14,7 @@ pub mod time;
 pub(crate) use certificate::hex;
 pub use certificate::{CertificateId, CertificateInfo, Fingerprint, KeyKind, SKEW, Source, Validity};
 pub use code::Code;
+pub use endpoint::{Endpoint, EndpointError, Peer};
 pub use origin::{HTTP_PORT, HTTPS_PORT, Host, HostKind, HttpTarget, Origin, OriginError};
 pub use pattern::{Pattern, PortRule, Rule};
-pub use project::{DefaultScope, OnExpiry, ProjectId, ProjectInfo, ProjectState, Role, ServerTrust, Team};
+pub use project::{DefaultScope, Lift, OnExpiry, ProjectId, ProjectInfo, ProjectState, Role, ServerTrust, Team};

@@ -1,9 +1,11 @@
 //! Floor 2: certificates and keys as data, and the files that hold egret's own.
 //!
 //! What is uploaded is read ([`pem`]), judged ([`validate`]) and sealed ([`seal`]) under the key-encryption
-//! key ([`kek`]); servers are vouched for by [`anchors`]; the leafs of intercepted tunnels come from [`issuer`].
+//! key ([`kek`]); servers are vouched for by [`anchors`]; the leafs of intercepted tunnels come from [`issuer`]; what
+//! egret's own listeners present is read by [`server`], and whom a client certificate speaks for by [`caller`].
 
 pub mod anchors;
+pub mod caller;
 mod der;
 pub mod files;
 pub mod issuer;
@@ -11,6 +13,7 @@ pub mod kek;
 mod names;
 pub mod pem;
 pub mod seal;
+pub mod server;
 #[cfg(test)]
 mod testing;
 pub mod validate;

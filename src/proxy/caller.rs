@@ -1,6 +1,7 @@
 //! Who is calling: the listener's fixed project, or the one that the caller's credential names.
 //!
-//! The credential comes in `Proxy-Authorization`, on a sidecar too, because `Authorization` belongs to the
+//! A client certificate was verified in the handshake; which project it names is looked up anew whenever projects have
+//! come or gone. A token comes in `Proxy-Authorization`, on a sidecar too, because `Authorization` belongs to the
 //! origin there: `Bearer TOKEN`, or `Basic` with the project as user and the token as password. A connection
 //! remembers the digest of the last one, so that an unchanged credential costs one comparison.
 
@@ -16,7 +17,8 @@ use http::HeaderMap;
 use http::header::PROXY_AUTHORIZATION;
 use zeroize::Zeroizing;
 
-use crate::domain::Code;
+use crate::domain::{Code, Peer};
+use crate::pki::caller::CallerNames;
 use crate::registry::{Project, Registry, Token, TokenScope};
 use crate::upstream::Failure;
 
@@ -30,14 +32,63 @@ const LONGEST_CREDENTIAL: usize = 4096;
 pub(super) struct Memo(Mutex<Option<Remembered>>);
 
 struct Remembered {
-    /// SHA-256 of the field's value; the value itself is not kept.
+    /// SHA-256 of the field's value; the value itself is not kept. Zeros for a certificate: a connection has one.
     digest: [u8; 32],
     /// The registry's generation at that time: tokens and projects have not changed while it is the same.
     generation: u64,
     project: Arc<Project>,
 }
 
-/// The caller's project by its credential.
+impl Memo {
+    fn recall(&self, hash: &[u8; 32], generation: u64) -> Option<Arc<Project>> {
+        let remembered = self.0.lock().expect("nothing panics while holding it");
+        let last = remembered.as_ref()?;
+        let same = last.generation == generation && constant_time::verify_slices_are_equal(&last.digest, hash).is_ok();
+        same.then(|| last.project.clone())
+    }
+
+    fn keep(&self, digest: [u8; 32], generation: u64, project: &Arc<Project>) {
+        *self.0.lock().expect("nothing panics while holding it") =
+            Some(Remembered { digest, generation, project: project.clone() });
+    }
+}
+
+/// The project that a verified client certificate names; `names` is `None` if it is not valid any more.
+///
+/// # Errors
+/// `caller.forbidden`, with one answer for no project and for several: nobody learns other projects' names.
+pub(super) fn by_certificate(
+    names: Option<&CallerNames>,
+    memo: &Memo,
+    registry: &Registry,
+) -> Result<Arc<Project>, Failure> {
+    let generation = registry.token_generation();
+    if let Some(project) = memo.recall(&[0; 32], generation) {
+        return Ok(project);
+    }
+    let Some(names) = names else {
+        return Err(Failure::new(
+            Code::CallerForbidden,
+            "the client certificate has expired since it was verified, or its names cannot be read",
+        ));
+    };
+    let mut found: Option<Arc<Project>> = None;
+    for project in names.iter().flat_map(|name| registry.called(name)) {
+        if found.as_ref().is_some_and(|other| other.id() != project.id()) {
+            found = None;
+            break;
+        }
+        found = Some(project);
+    }
+    let project = found.ok_or_else(|| {
+        Failure::new(Code::CallerForbidden, "the client certificate does not name exactly one project")
+            .fix("issue it with the URI urn:egret:project:NAME_OR_ID among its subject alternative names")
+    })?;
+    memo.keep([0; 32], generation, &project);
+    Ok(project)
+}
+
+/// The caller's project by its token.
 ///
 /// # Errors
 /// `caller.unauthenticated`, `caller.forbidden`, `limit.authentication`.
@@ -46,7 +97,7 @@ pub(super) fn by_token(
     memo: &Memo,
     registry: &Registry,
     throttle: &Throttle,
-    peer: IpAddr,
+    peer: Peer,
 ) -> Result<Arc<Project>, Failure> {
     let mut values = headers.get_all(PROXY_AUTHORIZATION).iter();
     let Some(value) = values.next() else {
@@ -58,20 +109,13 @@ pub(super) fn by_token(
     let hash: [u8; 32] =
         digest::digest(&digest::SHA256, value.as_bytes()).as_ref().try_into().expect("SHA-256 has 32 bytes");
     let generation = registry.token_generation();
-    {
-        let remembered = memo.0.lock().expect("nothing panics while holding it");
-        if let Some(last) = &*remembered
-            && last.generation == generation
-            && constant_time::verify_slices_are_equal(&last.digest, &hash).is_ok()
-        {
-            return Ok(last.project.clone());
-        }
+    if let Some(project) = memo.recall(&hash, generation) {
+        return Ok(project);
     }
     let project = Credential::parse(value.as_bytes()).and_then(|credential| credential.project(registry));
     match project {
         Ok(project) => {
-            *memo.0.lock().expect("nothing panics while holding it") =
-                Some(Remembered { digest: hash, generation, project: project.clone() });
+            memo.keep(hash, generation, &project);
             Ok(project)
         }
         // A valid token always passes: whoever shares an address with someone who guesses is not locked out by him, and
@@ -169,7 +213,7 @@ fn reached(token: &Token, project: Option<Arc<Project>>) -> Option<Arc<Project>>
 
 /// Counts failed attempts per source, so that tokens cannot be guessed at speed.
 #[derive(Default)]
-pub(super) struct Throttle(Mutex<HashMap<IpAddr, (Instant, u32)>>);
+pub(super) struct Throttle(Mutex<HashMap<Peer, (Instant, u32)>>);
 
 impl Throttle {
     /// Failed attempts that a source has per [`Throttle::WINDOW`].
@@ -178,14 +222,14 @@ impl Throttle {
     /// Sources remembered at once.
     const SOURCES: usize = 4096;
 
-    fn may_try(&self, peer: IpAddr, now: Instant) -> bool {
+    fn may_try(&self, peer: Peer, now: Instant) -> bool {
         let sources = self.0.lock().expect("nothing panics while holding it");
         sources
             .get(&source(peer))
             .is_none_or(|(since, count)| now.duration_since(*since) >= Self::WINDOW || *count < Self::ALLOWED)
     }
 
-    fn failed(&self, peer: IpAddr, now: Instant) {
+    fn failed(&self, peer: Peer, now: Instant) {
         let mut sources = self.0.lock().expect("nothing panics while holding it");
         if sources.len() >= Self::SOURCES {
             sources.retain(|_, (since, _)| now.duration_since(*since) < Self::WINDOW);
@@ -203,14 +247,14 @@ impl Throttle {
     }
 }
 
-/// One customer has a whole /64 of IPv6, so that is one source.
-fn source(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(a) => {
+/// One customer has a whole /64 of IPv6, so that is one source; on a Unix socket each user is one.
+fn source(peer: Peer) -> Peer {
+    match peer {
+        Peer::Ip(IpAddr::V6(a)) => {
             let [b0, b1, b2, b3, ..] = a.segments();
-            IpAddr::V6(Ipv6Addr::new(b0, b1, b2, b3, 0, 0, 0, 0))
+            Peer::Ip(IpAddr::V6(Ipv6Addr::new(b0, b1, b2, b3, 0, 0, 0, 0)))
         }
-        v4 => v4,
+        other => other,
     }
 }
 
