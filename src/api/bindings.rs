@@ -30,6 +30,8 @@ struct ListedBinding {
     /// `null`: *none*.
     cert_id: Option<String>,
     source: &'static str,
+    /// Whether plain http is lifted to TLS by it.
+    lift: bool,
     since: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
@@ -56,6 +58,7 @@ impl ListedBinding {
             origin: binding.pattern.to_string(),
             cert_id: binding.target.certificate_id().map(CertificateId::to_string),
             source: binding.source.as_str(),
+            lift: binding.lift,
             since: rfc3339(binding.since),
             file: file_of(&binding.source),
         }
@@ -92,13 +95,13 @@ pub(super) async fn put(
 ) -> Answer<Bound> {
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Write)?;
     let body = body::read(request, &management.limits).await?;
-    let (pattern, certificate) = read_binding(&body)?;
+    let Written { pattern, certificate, lift } = read_binding(&body)?;
     let answer = Bound {
         updated: false,
         origin: pattern.to_string(),
         cert_id: certificate.as_ref().map(CertificateId::to_string),
     };
-    let updated = management.control.bind(&project, pattern, certificate.as_ref()).await?;
+    let updated = management.control.bind(&project, pattern, certificate.as_ref(), lift).await?;
     Ok(Json(Bound { updated, ..answer }))
 }
 
@@ -116,15 +119,26 @@ pub(super) async fn remove(
     Ok(Json(Unbound { origin }))
 }
 
-/// `{origin, certId | null}`, both required: *none* is a decision and not an omission.
-fn read_binding(body: &[u8]) -> Result<(Pattern, Option<CertificateId>), Problem> {
+/// What a binding is to be.
+#[derive(Debug)]
+struct Written {
+    pattern: Pattern,
+    /// `None`: *none*.
+    certificate: Option<CertificateId>,
+    /// `None`: as it is; true for a new one.
+    lift: Option<bool>,
+}
+
+/// `{origin, certId | null, lift?}`, the first two required: *none* is a decision and not an omission.
+fn read_binding(body: &[u8]) -> Result<Written, Problem> {
     let mut fields = Fields::parse(body)?;
     let origin = fields.text("origin");
     let certificate = fields.text_or_null("certId");
+    let lift = fields.optional_flag("lift");
     fields.finish()?;
     let pattern = Pattern::parse(&origin).map_err(|why| Problem::bad_request(format!("origin: {why}")))?;
     let id = certificate.map(|text| CertificateId::parse(&text).ok_or_else(|| Problem::not_found("certificate")));
-    Ok((pattern, id.transpose()?))
+    Ok(Written { pattern, certificate: id.transpose()?, lift })
 }
 
 #[cfg(test)]
@@ -133,9 +147,11 @@ mod tests {
 
     #[test]
     fn reads_a_binding_and_none() {
-        let (pattern, id) = read_binding(br#"{"origin":"*.Example.com:*","certId":"cert_1"}"#).unwrap();
-        assert_eq!((pattern.to_string().as_str(), id.unwrap().as_str()), ("https://*.example.com:*", "cert_1"));
-        assert!(read_binding(br#"{"origin":"a.test","certId":null}"#).unwrap().1.is_none());
+        let written = read_binding(br#"{"origin":"*.Example.com:*","certId":"cert_1"}"#).unwrap();
+        assert_eq!(written.pattern.to_string(), "https://*.example.com:*");
+        assert_eq!((written.certificate.unwrap().as_str(), written.lift), ("cert_1", None));
+        let none = read_binding(br#"{"origin":"a.test","certId":null,"lift":false}"#).unwrap();
+        assert_eq!((none.certificate, none.lift), (None, Some(false)));
     }
 
     #[test]
@@ -146,6 +162,10 @@ mod tests {
         assert!(
             format!("{:?}", refused(br#"{"origin":"a.test","certId":1}"#))
                 .contains("certId must be a string or null, not a number")
+        );
+        assert!(
+            format!("{:?}", refused(br#"{"origin":"a.test","certId":null,"lift":"no"}"#))
+                .contains("lift must be true or false, not a string")
         );
         assert!(format!("{:?}", refused(br#"{"origin":"","certId":null}"#)).contains("origin: the origin is empty"));
         assert_eq!(refused(br#"{"origin":"a.test","certId":"../x"}"#).status(), 404);

@@ -86,12 +86,17 @@ impl<'a> Fields<'a> {
 
     /// `true` or `false`; `false` if left out.
     pub(super) fn flag(&mut self, name: &str) -> bool {
-        match self.take(name) {
-            None | Some("false") => false,
-            Some("true") => true,
-            Some(raw) => {
+        self.optional_flag(name).unwrap_or(false)
+    }
+
+    /// `true` or `false`, if it is there.
+    pub(super) fn optional_flag(&mut self, name: &str) -> Option<bool> {
+        match self.take(name)? {
+            "false" => Some(false),
+            "true" => Some(true),
+            raw => {
                 self.wrong(name, raw, "true or false");
-                false
+                None
             }
         }
     }

@@ -13,7 +13,6 @@ use axum::response::Response;
 use axum::routing::get;
 use http::HeaderValue;
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
-use tokio::net::TcpListener;
 
 use super::Management;
 use super::metrics::{METRICS, open};
@@ -21,16 +20,15 @@ use super::problem::Problem;
 use super::shell::{HEALTHZ, READYZ};
 use super::{server, status};
 use crate::config::Limits;
+use crate::net::listen::Accepting;
 
 /// Serves `/healthz`, `/readyz` and `/metrics` on `listener` until `shutdown` resolves; then as [`super::serve`]. At
 /// most `limits.max_health_connections` at once, so that a stuck scraper takes nothing from the API.
-pub async fn serve(listener: TcpListener, management: Arc<Management>, shutdown: impl Future<Output = ()>) {
-    if let Ok(address) = listener.local_addr() {
-        management.info.set_health(address);
-    }
+pub async fn serve(listener: Accepting, management: Arc<Management>, shutdown: impl Future<Output = ()>) {
     let limits = &*management.limits;
     let own = Limits { max_api_connections: limits.max_health_connections, ..limits.clone() };
-    server::run(listener, router(management), Arc::new(own), shutdown).await;
+    let metrics = management.metrics.clone();
+    server::run(listener, None, router(management), Arc::new(own), metrics, shutdown).await;
 }
 
 /// GET and HEAD; axum answers the latter with the head of the former.

@@ -30,14 +30,16 @@ pub struct ListenerStatus {
     pub name: String,
     /// `forward` or `sidecar`.
     pub mode: String,
-    /// The address it is bound to, `host:port`.
+    /// The address it is bound to, `host:port`, or `unix:PATH`.
     pub address: String,
     /// Id of the project that everyone who can connect is; left out where the caller's credential names it, and for
     /// readers who do not reach that project.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
-    /// How callers prove who they are: `none`, or `token`.
+    /// How callers prove who they are: `none`, `token`, or `mtls`.
     pub auth: &'static str,
+    /// It speaks TLS.
+    pub tls: bool,
 }
 
 /// The interception CA's certificate. Never its key.
@@ -60,7 +62,7 @@ pub struct StatusInfo {
     stage: AtomicU8,
     started_at: OffsetDateTime,
     store: &'static str,
-    management: OnceLock<SocketAddr>,
+    management: OnceLock<String>,
     listeners: ArcSwap<Vec<ListenerStatus>>,
     ca: OnceLock<CaSource>,
     health: OnceLock<SocketAddr>,
@@ -99,15 +101,15 @@ impl StatusInfo {
         }
     }
 
-    /// Says where the management API listens; the first word counts.
-    pub fn set_management(&self, address: SocketAddr) {
-        let _ = self.management.set(address);
+    /// Says where the management API listens, as `EGRET_URL` takes it; the first word counts.
+    pub fn set_management(&self, url: String) {
+        let _ = self.management.set(url);
     }
 
-    /// Where the management API listens.
+    /// Where the management API listens: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
     #[must_use]
-    pub fn management(&self) -> Option<SocketAddr> {
-        self.management.get().copied()
+    pub fn management(&self) -> Option<&str> {
+        self.management.get().map(String::as_str)
     }
 
     /// Says where the health listener is; the first word counts.

@@ -33,11 +33,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{delete, get};
-use tokio::net::TcpListener;
 
 use crate::config::Limits;
 use crate::control::Control;
+use crate::net::listen::Accepting;
 use crate::observe::Metrics;
+use crate::pki::server::ServerTls;
 use crate::registry::Registry;
 
 pub use health::serve as serve_health;
@@ -68,14 +69,16 @@ impl Management {
     }
 }
 
-/// Serves the API on `listener` until `shutdown` resolves; then finishes what runs, for at most
-/// `limits.drain_timeout`. Owns every task it starts: dropping the future ends them all.
-pub async fn serve(listener: TcpListener, management: Arc<Management>, shutdown: impl Future<Output = ()>) {
-    if let Ok(address) = listener.local_addr() {
-        management.info.set_management(address);
-    }
-    let limits = management.limits.clone();
-    server::run(listener, router(management), limits, shutdown).await;
+/// Serves the API on `listener`, in TLS if `tls` says how, until `shutdown` resolves; then finishes what runs, for at
+/// most `limits.drain_timeout`. Owns every task it starts: dropping the future ends them all.
+pub async fn serve(
+    listener: Accepting,
+    tls: Option<Arc<ServerTls>>,
+    management: Arc<Management>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let (limits, metrics) = (management.limits.clone(), management.metrics.clone());
+    server::run(listener, tls, router(management), limits, metrics, shutdown).await;
 }
 
 fn router(management: Arc<Management>) -> Router {

@@ -1,7 +1,6 @@
 //! egret's own: how it is. Health for orchestrators, status for people and scripts, the interception CA.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
@@ -136,7 +135,7 @@ pub(super) async fn status(State(management): State<Arc<Management>>, caller: Ca
         version: env!("CARGO_PKG_VERSION"),
         state: state(&management),
         started_at: rfc3339(management.info.started_at()),
-        management: management.info.management().map(|at: SocketAddr| format!("http://{at}")),
+        management: management.info.management().map(str::to_owned),
         health: management.info.health().map(|at| format!("http://{at}")),
         listeners: management.info.listeners().into_iter().map(reached).collect(),
         projects: projects

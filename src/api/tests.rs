@@ -17,8 +17,8 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::backend::{Backend, MemoryBackend};
 use crate::config::{
-    EgressSettings, KeySource, PostQuantum, Profile, Settings, StoreBackend, StoreSettings, TelemetrySettings,
-    TrustSettings,
+    EgressSettings, KeySource, ManagementSettings, PostQuantum, Profile, Settings, StoreBackend, StoreSettings,
+    TelemetrySettings, TrustSettings,
 };
 use crate::domain::{ProjectInfo, Role, ServerTrust};
 use crate::identity::TlsFactory;
@@ -73,7 +73,7 @@ async fn world_over(backend: Arc<dyn Backend>) -> World {
         data_dir: "unused".into(),
         workers: 1,
         config_file: None,
-        management: "127.0.0.1:0".parse().unwrap(),
+        management: ManagementSettings { listen: "127.0.0.1:0".parse().unwrap(), socket_mode: 0o600, tls: None },
         health: None,
         listeners: Vec::new(),
         projects: vec![default, payments],

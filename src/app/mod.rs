@@ -6,10 +6,11 @@
 mod ca;
 mod rekey;
 mod signals;
+mod sockets;
 mod token;
 
 use std::io::{IsTerminal, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +24,9 @@ use crate::api::{self, CaCertificate, ListenerStatus, Management, Stage, StatusI
 use crate::backend::{Backend, MemoryBackend, SqliteBackend};
 use crate::config::{ADMIN_TOKEN, CallerSettings, ListenerSettings, Settings, StoreBackend, TOKEN_VARIABLE};
 use crate::control::Control;
-use crate::domain::Role;
+use crate::domain::{Endpoint, Role};
 use crate::identity::TlsFactory;
+use crate::net::listen::{Listening, Remover};
 use crate::observe::{AccessLog, Format, Metrics};
 use crate::pki::anchors::SharedAnchors;
 use crate::pki::seal::Sealer;
@@ -38,6 +40,7 @@ use ca::LocalCa;
 
 pub use rekey::{NewKey, rekey};
 pub use signals::Signals;
+pub(crate) use sockets::checked as tls_of_listeners;
 
 /// A way in, bound.
 #[derive(Debug, Clone)]
@@ -46,14 +49,18 @@ pub struct BoundListener {
     pub name: String,
     /// `forward` or `sidecar`.
     pub mode: &'static str,
-    /// Its address, with the port that was found for port 0.
-    pub address: SocketAddr,
+    /// Where it listens, with the port that was found for port 0.
+    pub address: Endpoint,
+    /// It speaks TLS.
+    pub tls: bool,
 }
 
 /// A running egret. Dropping it ends everything at once; [`Bound::shut_down`] ends it well.
 pub struct Bound {
     listeners: Vec<BoundListener>,
-    management: SocketAddr,
+    management: BoundListener,
+    /// Files of Unix sockets, in case the data plane does not get round to them.
+    _sockets: Vec<Remover>,
     proxy: Arc<Proxy>,
     upstreams: Arc<Upstreams>,
     info: Arc<StatusInfo>,
@@ -65,6 +72,15 @@ pub struct Bound {
     health_task: Option<JoinHandle<()>>,
     /// `Some` until dropped: a runtime must not be dropped where blocking is not allowed.
     data_plane: Option<Runtime>,
+}
+
+fn bound_listener((settings, socket): (&ListenerSettings, &Listening)) -> BoundListener {
+    BoundListener {
+        name: settings.name.clone(),
+        mode: settings.mode.as_str(),
+        address: socket.endpoint().clone(),
+        tls: settings.tls.is_some(),
+    }
 }
 
 /// What store and registry are made of; shared by `serve` and `egret ca path`.
@@ -88,26 +104,23 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
             "[egress] source_addresses: {address} cannot be used here: {error}; name addresses of this machine"
         )
     })?;
+    let tls = sockets::tls(&settings)?;
     // Sockets first: a second egret fails here, before it touches anything.
-    let sockets: Vec<(ListenerSettings, TcpListener)> = settings
-        .listeners
-        .iter()
-        .map(|l| Ok((l.clone(), bind(l.listen, &format!("listener {}", l.name))?)))
-        .collect::<anyhow::Result<_>>()?;
-    let management_socket = bind(settings.management, "the management API")?;
-    let management = management_socket.local_addr()?;
-    let health_socket = settings.health.map(|at| bind(at, "the health listener")).transpose()?;
-    let health = health_socket.as_ref().map(TcpListener::local_addr).transpose()?;
-    let listeners: Vec<BoundListener> = sockets
-        .iter()
-        .map(|(l, s)| Ok(BoundListener { name: l.name.clone(), mode: l.mode.as_str(), address: s.local_addr()? }))
-        .collect::<anyhow::Result<_>>()?;
+    let sockets = sockets::bind(&settings)?;
+    let listeners: Vec<BoundListener> = settings.listeners.iter().zip(&sockets.listeners).map(bound_listener).collect();
+    let management = BoundListener {
+        name: "management".to_owned(),
+        mode: "management",
+        address: sockets.management.endpoint().clone(),
+        tls: tls.management.is_some(),
+    };
+    let health = sockets.health.as_ref().and_then(|socket| socket.endpoint().tcp());
 
     let info = Arc::new(StatusInfo::new(match settings.store.backend {
         StoreBackend::Embedded => "embedded",
         StoreBackend::Memory => "memory",
     }));
-    info.set_management(management);
+    info.set_management(management.url());
     if let Some(health) = health {
         info.set_health(health);
     }
@@ -126,7 +139,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
 
     let access = access_log(&settings, &metrics)?;
     let policy = Arc::new(EgressPolicy::new(&settings.egress));
-    policy.set_own(listeners.iter().map(|l| l.address).chain([management]).chain(health).collect());
+    policy.set_own(listeners.iter().chain([&management]).filter_map(|l| l.address.tcp()).chain(health).collect());
     let data_plane = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.workers)
         .thread_name("egret-data")
@@ -161,9 +174,8 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
             limits: limits.clone(),
             metrics: metrics.clone(),
         });
-        for (listener, socket) in sockets {
-            let socket = tokio::net::TcpListener::from_std(socket)?;
-            Listener::on(socket, &listener, proxy.clone())?.start();
+        for ((settings, socket), tls) in settings.listeners.iter().zip(sockets.listeners).zip(tls.listeners) {
+            Listener::on(socket, tls, settings, proxy.clone())?.start();
         }
         (upstreams, proxy)
     };
@@ -179,14 +191,11 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     };
     let limits = Arc::new(settings.limits.clone());
     let served = Management::new(registry, control.clone(), metrics, limits, info.clone());
-    let health_task = match health_socket {
-        Some(socket) => {
-            let socket = tokio::net::TcpListener::from_std(socket)?;
-            Some(tokio::spawn(api::serve_health(socket, served.clone(), stop())))
-        }
+    let health_task = match sockets.health {
+        Some(socket) => Some(tokio::spawn(api::serve_health(socket.accepting()?, served.clone(), stop()))),
         None => None,
     };
-    let serving = api::serve(tokio::net::TcpListener::from_std(management_socket)?, served, stop());
+    let serving = api::serve(sockets.management.accepting()?, tls.management, served, stop());
     let api = tokio::spawn(async move {
         tokio::select! {
             () = serving => {}
@@ -197,6 +206,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     Ok(Bound {
         listeners,
         management,
+        _sockets: sockets.removers,
         proxy,
         upstreams,
         info,
@@ -210,6 +220,18 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     })
 }
 
+impl BoundListener {
+    /// As `EGRET_URL` takes it: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        match (&self.address, self.tls) {
+            (Endpoint::Unix(_), _) => self.address.to_string(),
+            (Endpoint::Tcp(address), false) => format!("http://{address}"),
+            (Endpoint::Tcp(address), true) => format!("https://{address}"),
+        }
+    }
+}
+
 impl Bound {
     /// Ways in, in file order.
     #[must_use]
@@ -217,10 +239,10 @@ impl Bound {
         &self.listeners
     }
 
-    /// Where the management API listens.
+    /// The management API.
     #[must_use]
-    pub fn management(&self) -> SocketAddr {
-        self.management
+    pub fn management(&self) -> &BoundListener {
+        &self.management
     }
 
     /// Where probes and metrics alone are served, if they are.
@@ -300,7 +322,7 @@ fn announce(bound: &Bound) {
     for listener in bound.listeners() {
         let _ = writeln!(out, "proxy listening on {} ({}, {})", listener.address, listener.name, listener.mode);
     }
-    let _ = writeln!(out, "management listening on http://{}", bound.management());
+    let _ = writeln!(out, "management listening on {}", bound.management().url());
     if let Some(health) = bound.health() {
         let _ = writeln!(out, "health listening on http://{health}");
     }
@@ -365,28 +387,14 @@ fn access_log(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Result<Acc
     AccessLog::new(Box::new(std::io::stderr()), format, metrics.clone()).context("the access log could not be started")
 }
 
-fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
-    let family = socket2::Domain::for_address(address);
-    let open = || -> std::io::Result<TcpListener> {
-        let socket = socket2::Socket::new(family, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
-        // A restart must not wait for old connections to leave TIME_WAIT.
-        #[cfg(unix)]
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(1024)?;
-        Ok(socket.into())
-    };
-    open().with_context(|| format!("{what} cannot listen on {address}; is it taken? port 0 finds a free one"))
-}
-
 fn described(settings: &ListenerSettings, bound: &BoundListener) -> ListenerStatus {
     let (project, auth) = match &settings.caller {
         CallerSettings::Project(id) => (Some(id.to_string()), "none"),
         CallerSettings::Token => (None, "token"),
+        CallerSettings::Certificate => (None, "mtls"),
     };
     let (name, mode) = (bound.name.clone(), bound.mode.to_owned());
-    ListenerStatus { name, mode, address: bound.address.to_string(), project, auth }
+    ListenerStatus { name, mode, address: bound.address.to_string(), project, auth, tls: bound.tls }
 }
 
 type AnchorFile = (PathBuf, Vec<rustls::pki_types::CertificateDer<'static>>);

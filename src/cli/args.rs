@@ -1,10 +1,11 @@
 //! The command line. Help text is written here once.
 
 mod certs;
+mod run;
 mod shell;
 mod store;
+mod trust;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -14,9 +15,7 @@ pub(super) use self::shell::{CompletionsArgs, ManArgs};
 pub(super) use self::store::{RekeyArgs, StoreCommand};
 use crate::config::Overlay;
 use crate::config::file::ProfileName;
-
-mod run;
-mod trust;
+use crate::domain::Endpoint;
 
 pub(super) use run::{CredentialArgs, EnvArgs, RunArgs, Shell};
 pub(super) use trust::TrustArgs;
@@ -125,12 +124,12 @@ pub struct ServeArgs {
     /// Where egret keeps its own files [default: ~/.local/share/egret]
     #[arg(long, value_name = "DIR", env = "EGRET_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Address of the first forward listener [default: 127.0.0.1:8080]
+    /// Address of the first forward listener, or unix:PATH [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
-    pub proxy: Option<SocketAddr>,
-    /// Address of the management API [default: 127.0.0.1:9090]
+    pub proxy: Option<Endpoint>,
+    /// Address of the management API, or unix:PATH [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR")]
-    pub management: Option<SocketAddr>,
+    pub management: Option<Endpoint>,
     /// Set of defaults [default: local]
     #[arg(long, value_name = "PROFILE")]
     pub profile: Option<ProfileName>,
@@ -144,8 +143,8 @@ impl ServeArgs {
         Overlay {
             config: self.config.clone(),
             data_dir: self.data_dir.clone(),
-            proxy: self.proxy,
-            management: self.management,
+            proxy: self.proxy.clone(),
+            management: self.management.clone(),
             profile: self.profile,
         }
     }
@@ -181,7 +180,7 @@ pub struct CheckArgs {
 /// Where the API is.
 #[derive(Debug, Clone, Args)]
 pub struct ApiArgs {
-    /// Management API of the running egret
+    /// Management API of the running egret: http://HOST:PORT, https://HOST:PORT or unix:PATH
     #[arg(long, value_name = "URL", env = "EGRET_URL", default_value = DEFAULT_URL)]
     pub url: String,
     /// Data directory in which admin.token is looked for [default: that of the configuration file, else
@@ -279,7 +278,7 @@ mod tests {
             help.push_str(&command.render_long_help().to_string());
             commands.extend(command.get_subcommands().cloned());
         }
-        for later in ["explain", "probe", "etcd", "socks5", "transparent", "unix:", "rollback", "disclosures"] {
+        for later in ["explain", "probe", "etcd", "socks5", "transparent", "rollback", "disclosures"] {
             assert!(!help.contains(later), "the help speaks of {later}");
         }
         for variable in ["EGRET_CONFIG", "EGRET_DATA_DIR", "EGRET_TOKEN", "EGRET_URL", "EGRET_PROJECT", "EGRET_LOG"] {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{DnsMixed, Intercept, PostQuantum, StoreBackend};
-use crate::domain::{OnExpiry, ProjectState, Role, ServerTrust, Team};
+use crate::domain::{Lift, OnExpiry, ProjectState, Role, ServerTrust, Team};
 
 pub use super::limits::LimitsTable;
 
@@ -63,8 +63,24 @@ pub enum ProfileName {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ManagementTable {
-    /// Address of the management API.
+    /// Address of the management API, or `unix:PATH`.
     pub listen: Option<String>,
+    /// Mode of a Unix socket, octal.
+    pub socket_mode: Option<String>,
+    /// The API speaks TLS.
+    pub tls: Option<TlsTable>,
+}
+
+/// `tls = { … }` of a listener.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsTable {
+    /// Chain, PEM.
+    pub cert: Option<PathBuf>,
+    /// Key, PEM.
+    pub key: Option<PathBuf>,
+    /// Whose client certificates are taken, PEM.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// The words of `mode`.
@@ -84,6 +100,8 @@ pub enum ModeName {
 pub enum AuthName {
     /// A token in `Proxy-Authorization`.
     Token,
+    /// A client certificate.
+    Mtls,
 }
 
 /// A `[[listeners]]` table.
@@ -92,8 +110,12 @@ pub enum AuthName {
 pub struct ListenerTable {
     /// Unique name.
     pub name: Option<String>,
-    /// Address.
+    /// Address, or `unix:PATH`.
     pub listen: Option<String>,
+    /// Mode of a Unix socket, octal.
+    pub socket_mode: Option<String>,
+    /// The listener speaks TLS.
+    pub tls: Option<TlsTable>,
     /// What clients do here.
     pub mode: Option<ModeName>,
     /// Everyone who can connect is this project.
@@ -128,6 +150,8 @@ pub struct ProjectTable {
     pub default: Option<DefaultTable>,
     /// What happens with an identity outside its validity.
     pub on_expiry: Option<OnExpiry>,
+    /// Which plain http requests are lifted to TLS.
+    pub lift: Option<Lift>,
     /// Which anchors vouch for servers; `[trust] servers` if left out.
     pub servers: Option<ServerTrust>,
 }
@@ -171,6 +195,8 @@ pub struct CertificateTable {
     pub ca: Option<PathBuf>,
     /// Leaves out chain, dates and EKU.
     pub skip_validation: Option<bool>,
+    /// Whether plain http to its origins is lifted to TLS.
+    pub lift: Option<bool>,
 }
 
 /// A `[[tokens]]` table.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::ParentSettings;
-use crate::domain::{Host, Origin, Pattern, ProjectId, ProjectInfo, Role, ServerTrust};
+use crate::domain::{Endpoint, Host, Origin, Pattern, ProjectId, ProjectInfo, Role, ServerTrust};
 
 /// Which set of defaults is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub struct Settings {
     pub workers: usize,
     /// The file that was read, if any.
     pub config_file: Option<PathBuf>,
-    /// Where the management API listens.
-    pub management: SocketAddr,
+    /// The management API.
+    pub management: ManagementSettings,
     /// Where probes and metrics alone are served, without a token; `None` = nowhere.
     pub health: Option<SocketAddr>,
     /// Ways in, in file order.
@@ -63,14 +63,46 @@ pub struct Settings {
 pub struct ListenerSettings {
     /// Unique name.
     pub name: String,
-    /// TCP address; port 0 = any free one.
-    pub listen: SocketAddr,
+    /// Where; port 0 = any free one.
+    pub listen: Endpoint,
+    /// Mode of a Unix socket's file.
+    pub socket_mode: u32,
+    /// TLS with clients.
+    pub tls: Option<ServerTlsSettings>,
     /// What clients do here.
     pub mode: ListenerMode,
     /// Who the caller is.
     pub caller: CallerSettings,
     /// Which CONNECTs are intercepted (forward mode).
     pub intercept: Intercept,
+}
+
+/// `[management]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManagementSettings {
+    /// Where the API listens; port 0 = any free one.
+    pub listen: Endpoint,
+    /// Mode of a Unix socket's file.
+    pub socket_mode: u32,
+    /// TLS with clients.
+    pub tls: Option<ServerTlsSettings>,
+}
+
+/// What a listener of egret's own presents in TLS, and whose certificates it takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerTlsSettings {
+    /// Its key in the file, as `listeners[0].tls`.
+    pub key_path: String,
+    /// Its line in the file.
+    pub line: Option<usize>,
+    /// Chain, PEM, the listener's own certificate first.
+    pub cert: PathBuf,
+    /// Key, PEM.
+    pub key: PathBuf,
+    /// Whose client certificates are taken, PEM. A certificate that is sent is verified.
+    pub client_ca: Option<PathBuf>,
+    /// Without a client certificate there is no handshake (`auth = "mtls"`).
+    pub client_required: bool,
 }
 
 /// What clients do at a listener.
@@ -100,6 +132,8 @@ pub enum CallerSettings {
     Project(ProjectId),
     /// `auth = "token"`: the caller's credential names the project.
     Token,
+    /// `auth = "mtls"`: the caller's certificate names the project.
+    Certificate,
 }
 
 /// Which CONNECTs are intercepted.
@@ -129,6 +163,8 @@ pub struct DeclaredCertificate {
     pub ca: PathBuf,
     /// As in an upload.
     pub skip_validation: bool,
+    /// Whether plain http is lifted by its binding.
+    pub lift: bool,
 }
 
 /// A token of the file or of the environment. Only its digest is kept.

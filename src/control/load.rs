@@ -347,7 +347,8 @@ fn stored_bindings(store: &Store, info: &ProjectInfo, records: Records, known: &
         match parsed {
             Ok(record) => {
                 let target = target(record.certificate, known, &records.lost);
-                edit.bind(Binding { pattern: record.pattern, target, source: Source::Api, since: record.since });
+                let BindingRecord { pattern, since, lift, .. } = record;
+                edit.bind(Binding { pattern, target, source: Source::Api, since, lift });
             }
             Err(why) => {
                 quarantined.insert(key.id.clone());
@@ -392,5 +393,5 @@ fn declare(maker: &Maker, info: &ProjectInfo, file: &Path, declared: Declared, u
             Target::Unavailable(Unavailable { id, why })
         }
     };
-    Binding { pattern: settings.pattern, target, source, since: now }
+    Binding { pattern: settings.pattern, target, source, since: now, lift: settings.lift }
 }

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::domain::{
-    CertificateId, DefaultScope, OnExpiry, Pattern, ProjectId, ProjectInfo, ProjectState, Role, ServerTrust, Team,
+    CertificateId, DefaultScope, Lift, OnExpiry, Pattern, ProjectId, ProjectInfo, ProjectState, Role, ServerTrust, Team,
 };
 use crate::registry::{Token, TokenScope, TokenSource};
 
@@ -117,6 +117,8 @@ pub(super) struct BindingRecord {
     pub(super) certificate: Option<CertificateId>,
     /// When it was written, whole seconds.
     pub(super) since: OffsetDateTime,
+    /// Whether plain http is lifted by it.
+    pub(super) lift: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -125,6 +127,18 @@ struct BindingJson {
     pattern: String,
     certificate: Option<String>,
     since: i64,
+    /// Left out where it is true: records of earlier versions have none.
+    #[serde(default = "lifts", skip_serializing_if = "is_lifting")]
+    lift: bool,
+}
+
+fn lifts() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_lifting(lift: &bool) -> bool {
+    *lift
 }
 
 impl BindingRecord {
@@ -133,6 +147,7 @@ impl BindingRecord {
             pattern: self.pattern.to_string(),
             certificate: self.certificate.as_ref().map(|id| id.as_str().to_owned()),
             since: self.since.unix_timestamp(),
+            lift: self.lift,
         };
         to_json(&json, 256)
     }
@@ -144,7 +159,7 @@ impl BindingRecord {
             None => None,
         };
         let pattern = Pattern::parse(&json.pattern).map_err(|_| NotUnderstood)?;
-        Ok(Self { pattern, certificate, since: time_of(json.since)? })
+        Ok(Self { pattern, certificate, since: time_of(json.since)?, lift: json.lift })
     }
 }
 
@@ -160,6 +175,9 @@ pub(super) struct ProjectRecord {
     state: ProjectState,
     default_scope: ScopeJson,
     on_expiry: OnExpiry,
+    /// Left out where it is the default: records of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Lift::is_registered")]
+    lift: Lift,
     servers: ServerTrust,
 }
 
@@ -186,6 +204,7 @@ impl ProjectRecord {
                 DefaultScope::Listed(list) => ScopeJson::Listed(list.iter().map(Pattern::to_string).collect()),
             },
             on_expiry: info.on_expiry,
+            lift: info.lift,
             servers: info.servers,
         }
     }
@@ -214,6 +233,7 @@ impl ProjectRecord {
             state: json.state,
             default_scope,
             on_expiry: json.on_expiry,
+            lift: json.lift,
             servers: json.servers,
             declared: false,
         })
@@ -295,14 +315,19 @@ mod tests {
 
     #[test]
     fn brings_bindings_back() {
-        for (pattern, certificate) in [("*", Some("cert_1")), ("https://*.example.com:*", None)] {
+        for (pattern, certificate, lift) in [("*", Some("cert_1"), true), ("https://*.example.com:*", None, false)] {
             let record = BindingRecord {
                 pattern: Pattern::parse(pattern).expect("valid"),
                 certificate: certificate.and_then(CertificateId::parse),
                 since: OffsetDateTime::UNIX_EPOCH,
+                lift,
             };
             assert_eq!(BindingRecord::parse(&record.to_bytes()), Ok(record));
         }
+        let earlier = br#"{"pattern":"*","certificate":"cert_1","since":0}"#;
+        let record = BindingRecord::parse(earlier).expect("a record of an earlier version");
+        assert!(record.lift);
+        assert_eq!(record.to_bytes().as_slice(), earlier, "and an earlier version reads it back");
     }
 
     #[test]
@@ -314,10 +339,13 @@ mod tests {
                 team: Some(Team { id: Some("team_1".to_owned()), slug: None }),
                 state: ProjectState::Blocked,
                 servers: ServerTrust::Ca,
+                lift: Lift::Always,
                 ..ProjectInfo::named("payments")
             };
             let bytes = ProjectRecord::of(&info).to_bytes();
             assert_eq!(ProjectRecord::parse(&bytes), Ok(info));
+            let plain = ProjectRecord::of(&ProjectInfo::named("payments")).to_bytes();
+            assert!(!String::from_utf8_lossy(&plain).contains("lift"), "as earlier versions write it");
         }
     }
 

@@ -121,6 +121,27 @@ pub enum OnExpiry {
     Send,
 }
 
+/// Which plain `http://` requests go on over TLS (product.md section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lift {
+    /// Those whose https origin has an exact or wildcard binding.
+    #[default]
+    Registered,
+    /// All, with whatever is selected for the https origin, also where that is nothing. A *none* binding never lifts.
+    Always,
+    /// None.
+    Never,
+}
+
+impl Lift {
+    /// Whether it is [`Lift::Registered`], which records and answers leave out.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        *self == Self::Registered
+    }
+}
+
 /// Which trust anchors vouch for servers (`[trust] servers`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub enum ServerTrust {
@@ -155,6 +176,8 @@ pub struct ProjectInfo {
     pub default_scope: DefaultScope,
     /// What happens with an identity outside its validity.
     pub on_expiry: OnExpiry,
+    /// Which plain http requests are lifted to TLS.
+    pub lift: Lift,
     /// Which trust anchors vouch for servers.
     pub servers: ServerTrust,
     /// Whether the configuration file declares it (then the API may not change it).
@@ -174,6 +197,7 @@ impl ProjectInfo {
             state: ProjectState::Active,
             default_scope: DefaultScope::Any,
             on_expiry: OnExpiry::Refuse,
+            lift: Lift::Registered,
             servers: ServerTrust::SystemAndCa,
             declared: false,
         }

@@ -201,6 +201,8 @@ table! {
     client_malformed;
     /// Client connections that ended at a deadline (first byte, head, idle, stalled).
     client_timeouts;
+    /// TLS handshakes of clients with a listener that failed, or did not end in time.
+    client_handshakes_failed;
     /// Failed attempts to authenticate at a listener.
     client_unauthenticated;
     /// Tunnels open.
@@ -249,6 +251,8 @@ table! {
     access_log_dropped;
     /// Management requests.
     api_requests;
+    /// TLS handshakes with the management API that failed, or did not end in time.
+    api_handshakes_failed;
     /// Management requests with a bad token.
     api_unauthorized;
     /// Changes that could not be stored.

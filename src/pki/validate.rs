@@ -8,6 +8,7 @@ mod certificate;
 mod checks;
 mod key;
 mod path;
+mod server;
 mod signature;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use self::certificate::{Certificate, PublicKey};
 use self::checks::Checks;
 use self::key::{Loaded, MAX_RSA, MIN_RSA};
 use self::path::Graph;
+pub(super) use self::server::{ServerMaterial, validate as validate_server};
 use super::names;
 use super::pem::{self, PrivateKey};
 use crate::domain::{Fingerprint, KeyKind};

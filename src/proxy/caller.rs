@@ -1,6 +1,7 @@
 //! Who is calling: the listener's fixed project, or the one that the caller's credential names.
 //!
-//! The credential comes in `Proxy-Authorization`, on a sidecar too, because `Authorization` belongs to the
+//! A client certificate was verified in the handshake; which project it names is looked up anew whenever projects have
+//! come or gone. A token comes in `Proxy-Authorization`, on a sidecar too, because `Authorization` belongs to the
 //! origin there: `Bearer TOKEN`, or `Basic` with the project as user and the token as password. A connection
 //! remembers the digest of the last one, so that an unchanged credential costs one comparison; what it remembers ends
 //! with the token. An intercepted tunnel has no credential inside, so its [`Pass`] is looked at with every request.
@@ -19,7 +20,8 @@ use http::header::PROXY_AUTHORIZATION;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use crate::domain::{Code, time as clock};
+use crate::domain::{Code, Peer, time as clock};
+use crate::pki::caller::CallerNames;
 use crate::registry::{Project, Registry, Token, TokenScope};
 use crate::upstream::Failure;
 
@@ -33,7 +35,7 @@ const LONGEST_CREDENTIAL: usize = 4096;
 pub(super) struct Memo(Mutex<Option<Remembered>>);
 
 struct Remembered {
-    /// SHA-256 of the field's value; the value itself is not kept.
+    /// SHA-256 of the field's value; the value itself is not kept. Zeros for a certificate: a connection has one.
     digest: [u8; 32],
     /// The registry's generation at that time: tokens and projects have not changed while it is the same.
     generation: u64,
@@ -45,8 +47,8 @@ struct Remembered {
 pub(super) struct Admitted {
     /// The caller's project.
     pub(super) project: Arc<Project>,
-    /// For what comes later without a credential.
-    pub(super) pass: Arc<Pass>,
+    /// Where it was a token: for what comes later without it.
+    pub(super) pass: Option<Arc<Pass>>,
 }
 
 /// That a token was good, for what comes later on the strength of it. It holds until the token is revoked or expires.
@@ -82,7 +84,58 @@ impl Pass {
     }
 }
 
-/// The caller by its credential.
+impl Memo {
+    fn recall(&self, hash: &[u8; 32], generation: u64) -> Option<Admitted> {
+        let remembered = self.0.lock().expect("nothing panics while holding it");
+        let last = remembered.as_ref()?;
+        let same = last.generation == generation && constant_time::verify_slices_are_equal(&last.digest, hash).is_ok();
+        let in_time = last.admitted.pass.as_ref().is_none_or(|pass| pass.is_in_time());
+        (same && in_time).then(|| last.admitted.clone())
+    }
+
+    fn keep(&self, digest: [u8; 32], generation: u64, admitted: &Admitted) {
+        *self.0.lock().expect("nothing panics while holding it") =
+            Some(Remembered { digest, generation, admitted: admitted.clone() });
+    }
+}
+
+/// The project that a verified client certificate names; `names` is `None` if it is not valid any more.
+///
+/// # Errors
+/// `caller.forbidden`, with one answer for no project and for several: nobody learns other projects' names.
+pub(super) fn by_certificate(
+    names: Option<&CallerNames>,
+    memo: &Memo,
+    registry: &Registry,
+) -> Result<Admitted, Failure> {
+    let generation = registry.token_generation();
+    if let Some(admitted) = memo.recall(&[0; 32], generation) {
+        return Ok(admitted);
+    }
+    let Some(names) = names else {
+        return Err(Failure::new(
+            Code::CallerForbidden,
+            "the client certificate has expired since it was verified, or its names cannot be read",
+        ));
+    };
+    let mut found: Option<Arc<Project>> = None;
+    for project in names.iter().flat_map(|name| registry.called(name)) {
+        if found.as_ref().is_some_and(|other| other.id() != project.id()) {
+            found = None;
+            break;
+        }
+        found = Some(project);
+    }
+    let project = found.ok_or_else(|| {
+        Failure::new(Code::CallerForbidden, "the client certificate does not name exactly one project")
+            .fix("issue it with the URI urn:egret:project:NAME_OR_ID among its subject alternative names")
+    })?;
+    let admitted = Admitted { project, pass: None };
+    memo.keep([0; 32], generation, &admitted);
+    Ok(admitted)
+}
+
+/// The caller's project by its token.
 ///
 /// # Errors
 /// `caller.unauthenticated`, `caller.forbidden`, `limit.authentication`.
@@ -91,7 +144,7 @@ pub(super) fn by_token(
     memo: &Memo,
     registry: &Registry,
     throttle: &Throttle,
-    peer: IpAddr,
+    peer: Peer,
 ) -> Result<Admitted, Failure> {
     let mut values = headers.get_all(PROXY_AUTHORIZATION).iter();
     let Some(value) = values.next() else {
@@ -103,21 +156,13 @@ pub(super) fn by_token(
     let hash: [u8; 32] =
         digest::digest(&digest::SHA256, value.as_bytes()).as_ref().try_into().expect("SHA-256 has 32 bytes");
     let generation = registry.token_generation();
-    {
-        let remembered = memo.0.lock().expect("nothing panics while holding it");
-        if let Some(last) = &*remembered
-            && last.generation == generation
-            && last.admitted.pass.is_in_time()
-            && constant_time::verify_slices_are_equal(&last.digest, &hash).is_ok()
-        {
-            return Ok(last.admitted.clone());
-        }
+    if let Some(admitted) = memo.recall(&hash, generation) {
+        return Ok(admitted);
     }
     let admitted = Credential::parse(value.as_bytes()).and_then(|credential| credential.admit(registry, generation));
     match admitted {
         Ok(admitted) => {
-            *memo.0.lock().expect("nothing panics while holding it") =
-                Some(Remembered { digest: hash, generation, admitted: admitted.clone() });
+            memo.keep(hash, generation, &admitted);
             Ok(admitted)
         }
         // A valid token always passes: whoever shares an address with someone who guesses is not locked out by him, and
@@ -185,7 +230,7 @@ impl Credential {
         let token = registry.token_by_digest(&sha256, None);
         let token = token.ok_or_else(|| unauthenticated("the token is not known, or it has expired"))?;
         let pass = Pass { sha256, until: token.expires_at, generation: AtomicU64::new(generation) };
-        Ok(Admitted { project: self.project(&token, registry)?, pass: Arc::new(pass) })
+        Ok(Admitted { project: self.project(&token, registry)?, pass: Some(Arc::new(pass)) })
     }
 
     fn project(&self, token: &Token, registry: &Registry) -> Result<Arc<Project>, Failure> {
@@ -224,7 +269,7 @@ fn reached(token: &Token, project: Option<Arc<Project>>) -> Option<Arc<Project>>
 
 /// Counts failed attempts per source, so that tokens cannot be guessed at speed.
 #[derive(Default)]
-pub(super) struct Throttle(Mutex<HashMap<IpAddr, (Instant, u32)>>);
+pub(super) struct Throttle(Mutex<HashMap<Peer, (Instant, u32)>>);
 
 impl Throttle {
     /// Failed attempts that a source has per [`Throttle::WINDOW`].
@@ -233,14 +278,14 @@ impl Throttle {
     /// Sources remembered at once.
     const SOURCES: usize = 4096;
 
-    fn may_try(&self, peer: IpAddr, now: Instant) -> bool {
+    fn may_try(&self, peer: Peer, now: Instant) -> bool {
         let sources = self.0.lock().expect("nothing panics while holding it");
         sources
             .get(&source(peer))
             .is_none_or(|(since, count)| now.duration_since(*since) >= Self::WINDOW || *count < Self::ALLOWED)
     }
 
-    fn failed(&self, peer: IpAddr, now: Instant) {
+    fn failed(&self, peer: Peer, now: Instant) {
         let mut sources = self.0.lock().expect("nothing panics while holding it");
         if sources.len() >= Self::SOURCES {
             sources.retain(|_, (since, _)| now.duration_since(*since) < Self::WINDOW);
@@ -258,14 +303,14 @@ impl Throttle {
     }
 }
 
-/// One customer has a whole /64 of IPv6, so that is one source.
-fn source(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(a) => {
+/// One customer has a whole /64 of IPv6, so that is one source; on a Unix socket each user is one.
+fn source(peer: Peer) -> Peer {
+    match peer {
+        Peer::Ip(IpAddr::V6(a)) => {
             let [b0, b1, b2, b3, ..] = a.segments();
-            IpAddr::V6(Ipv6Addr::new(b0, b1, b2, b3, 0, 0, 0, 0))
+            Peer::Ip(IpAddr::V6(Ipv6Addr::new(b0, b1, b2, b3, 0, 0, 0, 0)))
         }
-        v4 => v4,
+        other => other,
     }
 }
 

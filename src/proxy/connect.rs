@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
-use super::explicit::{is_bound, malformed};
+use super::explicit::malformed;
 use super::headers::only_host;
 use super::intercept::{self, Inside};
 use super::listener::{Client, Refused};
@@ -102,8 +102,9 @@ impl Drop for Asking<'_> {
 enum Plan {
     /// TLS is intercepted if `tls`; plain HTTP is served if there is a destination for it; all else is tunnelled.
     Intercept { tls: bool, plain: Option<Destination> },
-    /// Only the project default applies: the origin is asked whether it wants a certificate at all.
-    Ask,
+    /// Only the project default applies: before TLS is intercepted, the origin is asked whether it wants a certificate
+    /// at all. Plain HTTP as above.
+    Ask { plain: Option<Destination> },
     /// Bytes only, and why.
     Tunnel(&'static str),
 }
@@ -150,7 +151,7 @@ pub(super) async fn answer(client: Arc<Client>, mut request: Request<RequestBody
                 Err(failure) => return refuse(&failure, Some(&origin), Some(&inbound)),
             }
         }
-        Plan::Intercept { .. } | Plan::Ask => None,
+        Plan::Intercept { .. } | Plan::Ask { .. } => None,
     };
     let opened = Opened { upgrade: hyper::upgrade::on(&mut request), inbound, origin, plan, dialled, started };
     let tasks = client.proxy.tasks.clone();
@@ -191,13 +192,14 @@ fn plan(
     }
     let selection = snapshot.select(origin);
     let lifted = lifted(origin);
-    let lift = is_bound(snapshot, &lifted).then_some(Destination::Tls(lifted));
+    let lift = snapshot.lifts(&lifted).then_some(Destination::Tls(lifted));
+    let or_tunnel = |plain: Option<Destination>, why| match plain {
+        Some(_) => Plan::Intercept { tls: false, plain },
+        None => Plan::Tunnel(why),
+    };
     if selection.rule == Rule::None {
         // Another port may be bound all the same, and plain HTTP is lifted to it, as in absolute form.
-        return match lift {
-            Some(_) => Plan::Intercept { tls: false, plain: lift },
-            None => Plan::Tunnel("a binding says that nothing is presented to this origin"),
-        };
+        return or_tunnel(lift, "a binding says that nothing is presented to this origin");
     }
     if intercept == Intercept::Always {
         return Plan::Intercept { tls: true, plain: lift.or_else(|| plain(origin).map(Destination::Plain)) };
@@ -205,16 +207,15 @@ fn plan(
     if is_chosen(&selection) {
         return Plan::Intercept { tls: true, plain: lift };
     }
-    if lift.is_some() {
-        return Plan::Intercept { tls: false, plain: lift };
-    }
     match selection.rule {
         Rule::Default => match before() {
-            None => Plan::Ask,
-            Some(asked) if is_wanted(&selection, asked.as_deref()) => Plan::Intercept { tls: true, plain: None },
-            Some(asked) => Plan::Tunnel(why_not(asked.as_deref())),
+            None => Plan::Ask { plain: lift },
+            Some(asked) if is_wanted(&selection, asked.as_deref()) => Plan::Intercept { tls: true, plain: lift },
+            Some(asked) => or_tunnel(lift, why_not(asked.as_deref())),
         },
-        Rule::Exact | Rule::Wildcard | Rule::None | Rule::Nothing => Plan::Tunnel("no identity applies to this origin"),
+        Rule::Exact | Rule::Wildcard | Rule::None | Rule::Nothing => {
+            or_tunnel(lift, "no identity applies to this origin")
+        }
     }
 }
 
@@ -322,16 +323,19 @@ impl Opened {
             (Plan::Intercept { tls: true, .. }, First::Tls) => {
                 return Next::Inside(Box::new(inside(Destination::Tls(origin.clone()), true)), io);
             }
-            (Plan::Intercept { plain: Some(destination), .. }, First::Http) => {
+            (
+                Plan::Intercept { plain: Some(destination), .. } | Plan::Ask { plain: Some(destination) },
+                First::Http,
+            ) => {
                 return Next::Inside(Box::new(inside(destination, false)), io);
             }
-            (Plan::Ask, First::Tls) => match ask(client, &inbound, &origin).await {
+            (Plan::Ask { .. }, First::Tls) => match ask(client, &inbound, &origin).await {
                 Ok(()) => return Next::Inside(Box::new(inside(Destination::Tls(origin.clone()), true)), io),
                 Err(why) => why,
             },
             (_, First::Silent) => "the client waits for the server to speak first",
-            (_, First::Tls) => "the identity is bound to another port",
-            (_, First::Http) => "plain HTTP in a tunnel, and no binding lifts it",
+            (_, First::Tls) => "no identity is shown to this origin; only plain HTTP to it would be lifted",
+            (_, First::Http) => "plain HTTP in a tunnel, and nothing lifts it",
             (_, First::Other | First::Closed) => "neither TLS nor HTTP",
         };
         if inbound.project.load().is_removed() {

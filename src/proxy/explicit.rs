@@ -10,8 +10,7 @@ use http::{Method, Request, Response, Uri, Version};
 use super::headers::only_host;
 use super::listener::{Client, Refused};
 use super::{Inbound, Way, connect};
-use crate::domain::{Code, HTTPS_PORT, HttpTarget, Origin, OriginError, Rule};
-use crate::registry::{Snapshot, Target};
+use crate::domain::{Code, HTTPS_PORT, HttpTarget, Origin, OriginError};
 use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
 
 /// What an absolute-form target names.
@@ -44,7 +43,7 @@ pub(super) async fn answer(client: Arc<Client>, request: Request<RequestBody>) -
         Named::Https(origin) => Destination::Tls(origin),
         Named::Http(target) => {
             let lifted = target.lifted();
-            if is_bound(&inbound.project.load(), &lifted) {
+            if inbound.project.load().lifts(&lifted) {
                 inbound.to_mut().way = Way::Lifted;
                 Destination::Tls(lifted)
             } else {
@@ -54,14 +53,6 @@ pub(super) async fn answer(client: Arc<Client>, request: Request<RequestBody>) -
         }
     };
     client.proxy.forwarder.forward(&inbound, destination, request).await
-}
-
-/// Whether an exact or wildcard binding other than *none* applies: only then is plain http lifted, and a CONNECT
-/// intercepted without asking. A certificate that cannot be loaded counts, so that the failure can be told.
-pub(super) fn is_bound(snapshot: &Snapshot, origin: &Origin) -> bool {
-    let selection = snapshot.select(origin);
-    matches!(selection.rule, Rule::Exact | Rule::Wildcard)
-        && selection.binding.is_some_and(|b| !matches!(b.target, Target::None))
 }
 
 /// The target of a request to a proxy. http's own reading of the host is not trusted; ours is.

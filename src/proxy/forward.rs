@@ -4,7 +4,7 @@
 //! the selection, then the identity's validity, and only then the pool. A request whose identity was
 //! retired between selection and checkout is selected again.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use super::error;
 use super::headers::{self, Via};
 use super::websocket::{Ask, Bridges};
 use crate::config::Limits;
-use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, ProjectId, Rule, Validity};
+use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, Peer, ProjectId, Rule, Validity};
 use crate::identity::{Presented, UpstreamTls};
 use crate::observe::{AccessLog, Exchange, Metrics, RequestId};
 use crate::policy::EgressPolicy;
@@ -69,9 +69,9 @@ pub struct Inbound {
     pub listener: Arc<str>,
     /// How it came.
     pub way: Way,
-    /// The client's address.
-    pub peer: IpAddr,
-    /// An authenticated or loopback caller: problem bodies carry facts.
+    /// The client.
+    pub peer: Peer,
+    /// An authenticated or local caller: problem bodies carry facts.
     pub trusted: bool,
     /// Where a token named the project: what says that it still does.
     pub pass: Option<Arc<Pass>>,

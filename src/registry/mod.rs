@@ -72,6 +72,14 @@ impl Registry {
         }
     }
 
+    /// Every project with this id or this name, whatever its team.
+    #[must_use]
+    pub fn called(&self, id_or_name: &str) -> Vec<Arc<Project>> {
+        let mut found = self.names.get(id_or_name).map(|list| list.value().clone()).unwrap_or_default();
+        found.extend(self.projects.get(id_or_name).map(|p| p.value().clone()));
+        found
+    }
+
     /// All projects, by name (namesakes by id).
     #[must_use]
     pub fn projects(&self) -> Vec<Arc<Project>> {

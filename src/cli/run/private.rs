@@ -15,12 +15,15 @@ use crate::app::{self, Bound};
 use crate::cli::args::ProjectArgs;
 use crate::cli::client::Api;
 use crate::config::{
-    CallerSettings, Intercept, ListenerMode, ListenerSettings, Settings, TokenSettings, load, process_environment,
+    CallerSettings, Intercept, ListenerMode, ListenerSettings, ManagementSettings, Settings, TokenSettings, load,
+    process_environment,
 };
-use crate::domain::{ProjectId, Role, hex};
+use crate::domain::{Endpoint, ProjectId, Role, hex};
 
 /// Any free port of loopback.
 const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+/// For files of sockets, of which it has none.
+const PRIVATE: u32 = 0o600;
 /// What a command leaves running in the background holds up the end no longer than this.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -53,7 +56,7 @@ impl Private {
                  command"
             )
         })?;
-        let api = Api::own(bound.management().to_string(), reader);
+        let api = Api::own(bound.management().address.to_string(), reader);
         Ok(Self { bound, api, credential })
     }
 
@@ -80,11 +83,13 @@ fn settings(
         Some(_) => CallerSettings::Token,
         None => CallerSettings::Project(id_of(&settings, project)),
     };
-    settings.management = ANYWHERE;
+    settings.management = ManagementSettings { listen: Endpoint::Tcp(ANYWHERE), socket_mode: PRIVATE, tls: None };
     settings.health = None;
     settings.listeners = vec![ListenerSettings {
         name: "run".to_owned(),
-        listen: ANYWHERE,
+        listen: Endpoint::Tcp(ANYWHERE),
+        socket_mode: PRIVATE,
+        tls: None,
         mode: ListenerMode::Forward,
         caller,
         intercept,
@@ -146,8 +151,9 @@ mod tests {
     #[test]
     fn nothing_but_its_own_credentials_opens_it_and_nothing_but_loopback_reaches_it() {
         let settings = made(true);
-        assert_eq!((settings.management, settings.listeners.len()), (ANYWHERE, 1));
-        assert_eq!((settings.listeners[0].listen, &settings.listeners[0].caller), (ANYWHERE, &CallerSettings::Token));
+        assert_eq!((settings.management.listen.tcp(), settings.listeners.len()), (Some(ANYWHERE), 1));
+        let listener = &settings.listeners[0];
+        assert_eq!((listener.listen.tcp(), &listener.caller), (Some(ANYWHERE), &CallerSettings::Token));
         let roles: Vec<_> = settings.tokens.iter().map(|t| (t.role, t.projects.clone())).collect();
         assert_eq!(roles, [(Role::Read, None), (Role::Proxy, Some(vec!["pay".to_owned()]))]);
         assert!(!settings.telemetry.access_log && settings.health.is_none());

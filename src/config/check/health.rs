@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::super::Settings;
 use super::super::file::HealthTable;
 use super::Checker;
+use crate::domain::Endpoint;
 
 impl Checker<'_> {
     /// The address, unless another listener of `settings` has it. No warning where other machines reach it: that is
@@ -12,7 +13,8 @@ impl Checker<'_> {
     pub(super) fn health(&mut self, table: &HealthTable, settings: &Settings) -> Option<SocketAddr> {
         let key = "health.listen";
         let address = self.address(key, table.listen.as_deref()?)?;
-        let mut taken = settings.listeners.iter().map(|l| l.listen).chain([settings.management]);
+        let endpoints = settings.listeners.iter().map(|l| &l.listen).chain([&settings.management.listen]);
+        let mut taken = endpoints.filter_map(Endpoint::tcp);
         if address.port() != 0 && taken.any(|other| other == address) {
             self.complain(key, "this address is used twice", "give the health listener a port of its own");
         }

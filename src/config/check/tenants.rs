@@ -104,6 +104,7 @@ impl Checker<'_> {
             state: table.state.unwrap_or_default(),
             default_scope: self.scope(&format!("{at}.default"), table.default.as_ref()),
             on_expiry: table.on_expiry.unwrap_or_default(),
+            lift: table.lift.unwrap_or_default(),
             servers: table.servers.unwrap_or(servers),
             team,
             declared: true,
@@ -195,7 +196,8 @@ impl Checker<'_> {
             if let (Some(cert), Some(key), Some(ca)) = (cert, key, ca) {
                 let skip_validation = table.skip_validation.unwrap_or(false);
                 self.places.push((at.clone(), self.source.line(&at)));
-                certificates.push(DeclaredCertificate { project, pattern, cert, key, ca, skip_validation });
+                let lift = table.lift.unwrap_or(true);
+                certificates.push(DeclaredCertificate { project, pattern, cert, key, ca, skip_validation, lift });
             }
         }
         certificates

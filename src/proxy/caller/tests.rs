@@ -36,7 +36,7 @@ fn refuses_what_is_no_credential_without_repeating_it() {
 #[test]
 fn asks_for_a_credential_before_anything_is_looked_up() {
     let (memo, registry, throttle) = (Memo::default(), Registry::default(), Throttle::default());
-    let peer = IpAddr::from([192, 0, 2, 1]);
+    let peer = Peer::from(IpAddr::from([192, 0, 2, 1]));
     let mut headers = HeaderMap::new();
     for _ in 0..100 {
         let failure = by_token(&headers, &memo, &registry, &throttle, peer).err().unwrap();
@@ -51,7 +51,7 @@ fn asks_for_a_credential_before_anything_is_looked_up() {
 #[test]
 fn slows_down_who_guesses() {
     let (memo, registry, throttle) = (Memo::default(), Registry::default(), Throttle::default());
-    let peer = IpAddr::from([192, 0, 2, 1]);
+    let peer = Peer::from(IpAddr::from([192, 0, 2, 1]));
     let mut headers = HeaderMap::new();
     headers.append(PROXY_AUTHORIZATION, "Digest x".parse().unwrap());
     let codes: Vec<_> =
@@ -66,14 +66,14 @@ fn slows_down_who_guesses() {
     valid.append(PROXY_AUTHORIZATION, "Bearer right".parse().unwrap());
     let failure = by_token(&valid, &memo, &registry, &throttle, peer).err().unwrap();
     assert_eq!(failure.code, Code::CallerForbidden, "known, and judged by its role");
-    let other = IpAddr::from([192, 0, 2, 2]);
+    let other = Peer::from(IpAddr::from([192, 0, 2, 2]));
     assert_eq!(by_token(&headers, &memo, &registry, &throttle, other).err().unwrap().code, Code::CallerUnauthenticated);
 }
 
 #[test]
 fn forgives_after_a_second_and_stays_bounded() {
     let throttle = Throttle::default();
-    let (peer, now) = (IpAddr::from([192, 0, 2, 1]), Instant::now());
+    let (peer, now) = (Peer::from(IpAddr::from([192, 0, 2, 1])), Instant::now());
     for _ in 0..Throttle::ALLOWED {
         assert!(throttle.may_try(peer, now));
         throttle.failed(peer, now);
@@ -81,17 +81,16 @@ fn forgives_after_a_second_and_stays_bounded() {
     assert!(!throttle.may_try(peer, now));
     assert!(throttle.may_try(peer, now + Throttle::WINDOW));
     for n in 0..20_000_u32 {
-        throttle.failed(IpAddr::from(n.to_be_bytes()), now);
+        throttle.failed(IpAddr::from(n.to_be_bytes()).into(), now);
     }
     assert!(throttle.0.lock().unwrap().len() <= Throttle::SOURCES);
 }
 
 #[test]
 fn counts_a_network_as_one_source() {
-    let a: IpAddr = "2001:db8:1:2::1".parse().unwrap();
-    let b: IpAddr = "2001:db8:1:2:ffff::9".parse().unwrap();
-    let c: IpAddr = "2001:db8:1:3::1".parse().unwrap();
-    assert_eq!(source(a), source(b));
-    assert_ne!(source(a), source(c));
-    assert_eq!(source("::ffff:192.0.2.1".parse().unwrap()), IpAddr::from([192, 0, 2, 1]));
+    let of = |text: &str| source(text.parse::<IpAddr>().unwrap().into());
+    assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
+    assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+    assert_eq!(of("::ffff:192.0.2.1"), Peer::Ip(IpAddr::from([192, 0, 2, 1])));
+    assert_ne!(source(Peer::Unix(Some(1))), source(Peer::Unix(Some(2))), "each user of this machine for himself");
 }

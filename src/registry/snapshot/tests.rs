@@ -260,3 +260,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn lifts_as_project_and_binding_say() {
+    use crate::domain::Lift;
+    let bound = |pattern: &str, lift: bool| {
+        let target = Target::Certificate(certificate(&format!("c{}", pattern.len())));
+        Binding { lift, ..binding(pattern, target) }
+    };
+    for (lift, of_default, of_nothing) in
+        [(Lift::Registered, false, false), (Lift::Always, true, true), (Lift::Never, false, false)]
+    {
+        let info = ProjectInfo { lift, ..ProjectInfo::named("test") };
+        let mut edit = empty(info.clone()).edit();
+        edit.bind(bound("https://exact.test", true));
+        edit.bind(bound("https://*.wild.test:*", true));
+        edit.bind(bound("https://plain.test", false));
+        edit.bind(binding("https://none.test:*", Target::None));
+        let snapshot = edit.finish();
+        let lifts = |snapshot: &Snapshot, origin: &str| snapshot.lifts(&Origin::parse(origin).unwrap());
+        for origin in ["https://exact.test", "https://a.wild.test:8080"] {
+            assert_eq!(lifts(&snapshot, origin), lift != Lift::Never, "{origin} {lift:?}");
+        }
+        assert!(!lifts(&snapshot, "https://plain.test") && !lifts(&snapshot, "https://none.test"), "{lift:?}");
+        assert_eq!(lifts(&snapshot, "https://other.test"), of_nothing, "{lift:?}");
+        let mut edit = snapshot.edit();
+        edit.bind(bound("*", true));
+        assert_eq!(lifts(&edit.finish(), "https://other.test"), of_default, "{lift:?}");
+        let mut edit = empty(info).edit();
+        edit.bind(bound("*", false));
+        assert!(!lifts(&edit.finish(), "https://other.test"), "{lift:?}: the default that applies says no");
+    }
+}

@@ -56,18 +56,23 @@ pub(crate) struct Nginx {
 impl Nginx {
     /// Starts one with these sites on one port of 127.0.0.1.
     pub(crate) fn start(sites: &[Site]) -> Self {
+        Self::start_on("127.0.0.1", sites)
+    }
+
+    /// The same on another address of this machine, IPv6 in brackets.
+    pub(crate) fn start_on(host: &str, sites: &[Site]) -> Self {
         // Another process may take a port between its choice and nginx's bind; then nginx ends, and the next is tried.
         for _ in 0..20 {
-            if let Some(nginx) = Self::try_start(sites) {
+            if let Some(nginx) = Self::try_start(host, sites) {
                 return nginx;
             }
         }
         panic!("nginx did not start on any of 20 free ports");
     }
 
-    fn try_start(sites: &[Site]) -> Option<Self> {
+    fn try_start(host: &str, sites: &[Site]) -> Option<Self> {
         let folder = tempfile::Builder::new().prefix("nginx-").tempdir().expect("a temporary folder");
-        let address = free_address();
+        let address = free_address_of(host);
         std::fs::write(folder.path().join("nginx.conf"), config(sites, &folder, address)).expect("writable");
         std::fs::create_dir(folder.path().join("www")).expect("writable");
         let log = std::fs::File::create(folder.path().join("stderr")).expect("writable");
@@ -153,6 +158,10 @@ fn program() -> &'static str {
 
 /// An address on loopback that was free a moment ago.
 pub(crate) fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    free_address_of("127.0.0.1")
+}
+
+fn free_address_of(host: &str) -> SocketAddr {
+    let listener = TcpListener::bind(format!("{host}:0")).expect("loopback has free ports");
     listener.local_addr().expect("a bound listener has an address")
 }
