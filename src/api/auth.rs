@@ -79,7 +79,8 @@ fn authenticate(
     lookup: impl FnOnce(&[u8]) -> Option<Arc<Token>>,
 ) -> Result<Arc<Token>, Problem> {
     let found = match bearer(headers) {
-        Ok(token) => lookup(token).ok_or("the token is unknown, or it has expired; send a valid one as Authorization: Bearer TOKEN"),
+        Ok(token) => lookup(token)
+            .ok_or("the token is unknown, or it has expired; send a valid one as Authorization: Bearer TOKEN"),
         Err(why) => Err(why),
     };
     // A valid token always passes: whoever shares a source with someone who guesses is not locked out by him, and

@@ -23,11 +23,7 @@ pub(super) const METRICS: &str = "/metrics";
 
 /// `GET /metrics`, for any token that may read. One that is limited to projects sees the certificates of these; what
 /// all projects do together is not its holder's business.
-pub(super) async fn metrics(
-    State(management): State<Arc<Management>>,
-    caller: Caller,
-    headers: HeaderMap,
-) -> Response {
+pub(super) async fn metrics(State(management): State<Arc<Management>>, caller: Caller, headers: HeaderMap) -> Response {
     let projects = caller.projects(&management.registry);
     let families = match caller.is_unlimited() {
         true => everything(&management, &projects),
@@ -93,7 +89,7 @@ fn limited(management: &Management, projects: &[Arc<Project>]) -> Vec<Family> {
 }
 
 /// The certificates of these projects, one by one the `most` that expire first.
-fn certificates(projects: &[Arc<Project>], now: OffsetDateTime, most: usize) -> Vec<Family> {
+pub(super) fn certificates(projects: &[Arc<Project>], now: OffsetDateTime, most: usize) -> Vec<Family> {
     // The one that expires last is on top, and goes first when there is one too many.
     let mut first: BinaryHeap<(OffsetDateTime, Reverse<ProjectId>, Reverse<CertificateId>)> = BinaryHeap::new();
     let (mut valid, mut expired, mut early) = (0, 0, 0);

@@ -104,7 +104,8 @@ impl IntoResponse for Created {
         let room = 6 * (self.token.len() + self.shown.name.len() + MAX_EMAIL) + 100 * MAX_PROJECTS + 1024;
         let mut bytes = Zeroizing::new(Vec::with_capacity(room));
         if serde_json::to_writer(&mut *bytes, &self).is_err() {
-            return Problem::internal("the answer could not be written; revoke the token and make another").into_response();
+            return Problem::internal("the answer could not be written; revoke the token and make another")
+                .into_response();
         }
         let mut response = Response::new(Body::from(Bytes::from_owner(bytes)));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

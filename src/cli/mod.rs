@@ -8,14 +8,14 @@ mod ca;
 mod certs;
 mod check;
 mod client;
+mod environment;
 mod logging;
 mod output;
 mod status;
+mod tokens;
 
 use std::future::Future;
 use std::process::ExitCode;
-
-use clap::Parser as _;
 
 pub use args::{Cli, Commands};
 
@@ -29,7 +29,7 @@ struct Usage(String);
 /// Parses the command line, does what it says, and reports a failure on standard error.
 #[must_use]
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = environment::parse();
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(error) => {
@@ -64,6 +64,7 @@ fn dispatch(command: Commands) -> anyhow::Result<ExitCode> {
             }
         }
         Commands::Certs { command } => block_on(certs::run(command))?,
+        Commands::Tokens { command } => block_on(tokens::run(command))?,
         Commands::Ca { command } => ca::run(command)?,
         Commands::Check(args) => return check::run(&args),
         Commands::Status(args) => block_on(status::run(&args))?,

@@ -13,9 +13,9 @@ mod load;
 mod projects;
 mod records;
 mod store;
-mod tokens;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

@@ -243,7 +243,10 @@ pub(super) fn load(registry: &Registry, stored: Vec<Digested>) {
     for (sha256, token) in stored {
         let name = &token.name;
         if declared.iter().any(|(digest, _)| *digest == sha256) {
-            tracing::warn!(id = token.id, "the text of token {name} also stands in the configuration, which goes first");
+            tracing::warn!(
+                id = token.id,
+                "the text of token {name} also stands in the configuration, which goes first"
+            );
             continue;
         }
         if declared.iter().any(|(_, other)| other.name == *name) {
@@ -260,6 +263,6 @@ fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, ControlError> {
     Ok(bytes)
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     digest::digest(&digest::SHA256, bytes).as_ref().try_into().expect("SHA-256 has 32 bytes")
 }

@@ -164,7 +164,9 @@ mod tests {
     fn families() -> Vec<Family> {
         let label = |v: &str| [("result", v.to_owned())];
         vec![
-            Family::new("egret_handshakes", " TLS handshakes.", Kind::Counter).with(&label("full"), 2).with(&label("a\"\\\n"), 0),
+            Family::new("egret_handshakes", " TLS handshakes.", Kind::Counter)
+                .with(&label("full"), 2)
+                .with(&label("a\"\\\n"), 0),
             Family::gauge("egret_left_seconds", "Time left", -7),
             Family::new("egret_resent", "Sent again", Kind::Counter).with(&[], 3),
         ]

@@ -268,9 +268,7 @@ mod tests {
         let family = metrics.requests();
         let value = |side: &str, class: &str, code: &str| {
             let wanted = [("side", side), ("class", class), ("code", code)];
-            let is_it = |labels: &[(&'static str, String)]| {
-                labels.iter().map(|(k, v)| (*k, v.as_str())).eq(wanted)
-            };
+            let is_it = |labels: &[(&'static str, String)]| labels.iter().map(|(k, v)| (*k, v.as_str())).eq(wanted);
             family.samples.iter().find(|s| is_it(&s.labels)).map(|s| s.value)
         };
         assert_eq!(value("origin", "2xx", ""), Some(2));

@@ -70,8 +70,7 @@ impl Pass {
             return true;
         }
         let token = registry.token_by_digest(&self.sha256, None);
-        let holds =
-            token.is_some_and(|t| t.role.may_proxy() && t.reaches(project.id(), &project.load().info().name));
+        let holds = token.is_some_and(|t| t.role.may_proxy() && t.reaches(project.id(), &project.load().info().name));
         if holds {
             self.generation.store(generation, Ordering::Relaxed);
         }
