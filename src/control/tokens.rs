@@ -129,7 +129,7 @@ impl Inner {
         // Sized before the first byte: a buffer that grows leaves copies behind.
         let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + 2 * SECRET));
         text.push_str(PREFIX);
-        URL_SAFE_NO_PAD.encode_string(&*secret, &mut text);
+        URL_SAFE_NO_PAD.encode_string(secret.as_slice(), &mut text);
         let token = Token {
             id: format!("tok_{}", hex(&*id)),
             name: new.name,
