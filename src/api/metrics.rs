@@ -89,7 +89,7 @@ fn limited(management: &Management, projects: &[Arc<Project>]) -> Vec<Family> {
 }
 
 /// The certificates of these projects, one by one the `most` that expire first.
-fn certificates(projects: &[Arc<Project>], now: OffsetDateTime, most: usize) -> Vec<Family> {
+pub(super) fn certificates(projects: &[Arc<Project>], now: OffsetDateTime, most: usize) -> Vec<Family> {
     // The one that expires last is on top, and goes first when there is one too many.
     let mut first: BinaryHeap<(OffsetDateTime, Reverse<ProjectId>, Reverse<CertificateId>)> = BinaryHeap::new();
     let (mut valid, mut expired, mut early) = (0, 0, 0);

@@ -1,6 +1,8 @@
 //! The whole API over a real registry and control, with the memory backend: what a client sees.
 
+mod metrics;
 mod own;
+mod tokens;
 mod vercel;
 
 use std::collections::HashMap;

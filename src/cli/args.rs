@@ -83,6 +83,13 @@ runs finish, a second one ends at once. EGRET_TOKEN, if set, is an administrator
         #[command(subcommand)]
         command: CertsCommand,
     },
+    /// List, create and revoke tokens for the API and for listeners with auth = "token"
+    #[command(after_help = API_HELP)]
+    Tokens {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: super::tokens::TokensCommand,
+    },
     /// The local CA whose certificates clients see inside intercepted tunnels
     #[command(after_help = API_HELP)]
     Ca {

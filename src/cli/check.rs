@@ -107,6 +107,7 @@ fn summary(settings: &Settings) -> Vec<(String, String)> {
         ("data directory".to_owned(), settings.data_dir.display().to_string()),
         ("management".to_owned(), settings.management.listen.to_string()),
     ];
+    facts.extend(settings.health.map(|address| ("health".to_owned(), address.to_string())));
     facts.extend(settings.listeners.iter().map(|listener| {
         let (name, mode) = (&listener.name, listener.mode.as_str());
         let tls = if listener.tls.is_some() { ", TLS" } else { "" };

@@ -8,6 +8,7 @@ mod ca;
 mod certs;
 mod check;
 mod client;
+mod environment;
 mod logging;
 mod output;
 mod passphrase;
@@ -15,12 +16,11 @@ mod run;
 mod shell;
 mod status;
 mod store;
+mod tokens;
 mod trust;
 
 use std::future::Future;
 use std::process::ExitCode;
-
-use clap::Parser as _;
 
 pub use args::{Cli, Commands};
 pub use run::Inherited;
@@ -36,7 +36,7 @@ struct Usage(String);
 /// of the user's is started with, whatever this process took on for itself.
 #[must_use]
 pub fn run(inherited: &Inherited) -> ExitCode {
-    let cli = Cli::parse();
+    let cli = environment::parse();
     match dispatch(cli.command, inherited) {
         Ok(code) => code,
         Err(error) => {
@@ -73,6 +73,7 @@ fn dispatch(command: Commands, inherited: &Inherited) -> anyhow::Result<ExitCode
         Commands::Run(args) => return run::run(args, inherited),
         Commands::Env(args) => run::env(&args)?,
         Commands::Certs { command } => block_on(certs::run(command))?,
+        Commands::Tokens { command } => block_on(tokens::run(command))?,
         Commands::Ca { command } => ca::run(command, inherited)?,
         Commands::Check(args) => return check::run(&args),
         Commands::Status(args) => block_on(status::run(&args))?,

@@ -19,6 +19,9 @@ fn described(status: &Value) -> String {
         fact("egret", format!("{}, {}", text(&status["version"]), text(&status["state"]))),
         fact("management", text(&status["management"])),
     ];
+    if !status["health"].is_null() {
+        head.push(fact("health", text(&status["health"])));
+    }
     for listener in list("listeners") {
         let [address, name, mode] = ["address", "name", "mode"].map(|key| text(&listener[key]));
         let tls = if listener["tls"] == true { ", TLS" } else { "" };

@@ -129,7 +129,7 @@ impl Inner {
         // Sized before the first byte: a buffer that grows leaves copies behind.
         let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + 2 * SECRET));
         text.push_str(PREFIX);
-        URL_SAFE_NO_PAD.encode_string(&*secret, &mut text);
+        URL_SAFE_NO_PAD.encode_string(secret.as_slice(), &mut text);
         let token = Token {
             id: format!("tok_{}", hex(&*id)),
             name: new.name,
@@ -263,6 +263,6 @@ fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, ControlError> {
     Ok(bytes)
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     digest::digest(&digest::SHA256, bytes).as_ref().try_into().expect("SHA-256 has 32 bytes")
 }

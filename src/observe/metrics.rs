@@ -2,7 +2,7 @@
 //!
 //! A new counter is one line of the table below: its comment is its help text, and `/metrics` and the `counters` of
 //! `/v1/status` have it at once. `name;` is a counter, `name: gauge;` a gauge, and
-//! `name => family { label = "value" };` is a line of a labelled family, whose help stands in [`FAMILIES`].
+//! `name => family { label = "value" };` is a line of a labelled family, whose help stands in `FAMILIES`.
 //!
 //! # What `/metrics` shows
 //!

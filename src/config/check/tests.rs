@@ -130,7 +130,7 @@ mode = "sidecar"
 [limits]
 head_timeout = "soon"
 max_headers = 0
-[health]
+[audit]
 listen = "127.0.0.1:1"
 "#;
     assert_eq!(
@@ -148,7 +148,7 @@ listen = "127.0.0.1:1"
             "14 listeners[2].name",
             "18 limits.head_timeout",
             "19 limits.max_headers",
-            "20 health",
+            "20 audit",
         ]
     );
 }

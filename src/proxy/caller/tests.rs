@@ -94,3 +94,61 @@ fn counts_a_network_as_one_source() {
     assert_eq!(of("::ffff:192.0.2.1"), Peer::Ip(IpAddr::from([192, 0, 2, 1])));
     assert_ne!(source(Peer::Unix(Some(1))), source(Peer::Unix(Some(2))), "each user of this machine for himself");
 }
+
+/// A registry with project `payments`, and a token for it that ends then.
+fn with_token(expires_at: Option<OffsetDateTime>) -> (Registry, [u8; 32], Arc<Project>) {
+    let registry = Registry::default();
+    let info = crate::domain::ProjectInfo::named("payments");
+    let project = Project::new(crate::registry::testing::empty(info));
+    registry.insert(project.clone());
+    let sha256: [u8; 32] = digest::digest(&digest::SHA256, b"secret").as_ref().try_into().unwrap();
+    let scope = TokenScope::Projects(vec![project.id().as_str().to_owned()]);
+    let token = Token::declared("t", Role::Proxy, scope, &sha256, "egret.toml");
+    registry.insert_token(sha256, Token { expires_at, ..token });
+    (registry, sha256, project)
+}
+
+#[test]
+fn what_is_remembered_ends_with_the_token() {
+    let (memo, throttle) = (Memo::default(), Throttle::default());
+    let peer = IpAddr::from([192, 0, 2, 1]);
+    let (registry, sha256, project) = with_token(None);
+    let mut headers = HeaderMap::new();
+    headers.append(PROXY_AUTHORIZATION, "Bearer secret".parse().unwrap());
+    let ask = || by_token(&headers, &memo, &registry, &throttle, peer).map_err(|f| f.code);
+    let pass = ask().unwrap().pass;
+    assert!(Arc::ptr_eq(&ask().unwrap().pass, &pass), "remembered");
+    assert!(pass.holds(&registry, &project));
+    // Another token comes: this one is judged again and found good.
+    let other = Token::declared("other", Role::Read, TokenScope::All, &[1; 32], "egret.toml");
+    registry.insert_token([1; 32], other);
+    assert!(pass.holds(&registry, &project) && ask().is_ok());
+    // It is limited to another project now.
+    let token = Token::clone(&registry.token(b"secret").unwrap());
+    let elsewhere = Token { scope: TokenScope::Projects(vec!["prj_other".to_owned()]), ..token.clone() };
+    registry.insert_token(sha256, elsewhere);
+    assert!(!pass.holds(&registry, &project));
+    assert_eq!(ask().err(), Some(Code::CallerForbidden));
+    registry.insert_token(sha256, token);
+    assert!(pass.holds(&registry, &project) && ask().is_ok());
+    registry.remove_token(&sha256);
+    assert!(!pass.holds(&registry, &project));
+    assert_eq!(ask().err(), Some(Code::CallerUnauthenticated));
+}
+
+#[test]
+fn what_is_remembered_ends_at_the_hour_of_the_token() {
+    let (memo, throttle) = (Memo::default(), Throttle::default());
+    let (registry, sha256, project) = with_token(Some(clock::now() + time::Duration::hours(1)));
+    let mut headers = HeaderMap::new();
+    headers.append(PROXY_AUTHORIZATION, "Bearer secret".parse().unwrap());
+    let ask = || by_token(&headers, &memo, &registry, &throttle, IpAddr::from([192, 0, 2, 1])).map_err(|f| f.code);
+    assert!(ask().unwrap().pass.holds(&registry, &project));
+    // What was remembered an hour ago, with the registry unchanged since.
+    let generation = registry.token_generation();
+    let late = Some(clock::now() - time::Duration::seconds(1));
+    let pass = Arc::new(Pass { sha256, until: late, generation: AtomicU64::new(generation) });
+    assert!(!pass.holds(&registry, &project));
+    memo.0.lock().unwrap().as_mut().unwrap().admitted.pass = pass.clone();
+    assert!(!Arc::ptr_eq(&ask().unwrap().pass, &pass), "judged anew");
+}
