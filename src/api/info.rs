@@ -3,12 +3,13 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
 
+use super::explain::Explainer;
 use crate::domain::time::now;
 
 /// How far egret has come. Only ever moves forward.
@@ -23,7 +24,8 @@ pub enum Stage {
 }
 
 /// A listener as `/v1/status` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = Listener)]
 pub struct ListenerStatus {
     /// Its name in the configuration.
     pub name: String,
@@ -34,11 +36,13 @@ pub struct ListenerStatus {
 }
 
 /// The interception CA's certificate. Never its key.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = InterceptionCa)]
 pub struct CaCertificate {
     /// The certificate, PEM.
     pub pem: String,
     /// The file that holds it for client programs; `None` where nothing may be written.
+    #[schema(required)]
     pub path: Option<String>,
 }
 
@@ -55,6 +59,7 @@ pub struct StatusInfo {
     management: OnceLock<SocketAddr>,
     listeners: ArcSwap<Vec<ListenerStatus>>,
     ca: OnceLock<CaSource>,
+    explainer: OnceLock<Arc<Explainer>>,
 }
 
 impl StatusInfo {
@@ -68,6 +73,7 @@ impl StatusInfo {
             management: OnceLock::new(),
             listeners: ArcSwap::default(),
             ca: OnceLock::new(),
+            explainer: OnceLock::new(),
         }
     }
 
@@ -126,6 +132,17 @@ impl StatusInfo {
             Some(source) => Some(source().await),
             None => None,
         }
+    }
+
+    /// Says who explains; the first word counts.
+    pub fn set_explainer(&self, explainer: Explainer) {
+        let _ = self.explainer.set(Arc::new(explainer));
+    }
+
+    /// Who explains; `None` before everything is wired.
+    #[must_use]
+    pub fn explainer(&self) -> Option<Arc<Explainer>> {
+        self.explainer.get().cloned()
     }
 
     /// When egret was started.

@@ -4,7 +4,8 @@
 //! Reading looks at snapshots; every change goes through the control floor and is finished even if the client has
 //! gone away. What must stay true:
 //!
-//! - nothing is looked at before the caller is known (`/healthz` and `/readyz` excepted, which tell nothing);
+//! - nothing is looked at before the caller is known (`/healthz`, `/readyz` and `/openapi.json` excepted, which tell
+//!   nothing);
 //! - a private key never leaves, and every copy made of what arrives is wiped (hyper's read buffer is not ours to wipe);
 //! - an answer is JSON, a success is 200, an error has the one shape of `problem` and holds no input;
 //! - no redirects: SDKs follow them with the token in hand.
@@ -13,9 +14,12 @@ mod auth;
 mod bindings;
 mod body;
 mod certificates;
+mod explain;
 mod fields;
 mod host;
 mod info;
+mod openapi;
+mod paths;
 mod problem;
 mod projects;
 mod request;
@@ -29,7 +33,6 @@ use std::future::Future;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{delete, get};
 use tokio::net::TcpListener;
 
 use crate::config::Limits;
@@ -37,6 +40,7 @@ use crate::control::Control;
 use crate::observe::Metrics;
 use crate::registry::Registry;
 
+pub use explain::{Explainer, Explanation, Unread, Wanted};
 pub use info::{CaCertificate, CaError, ListenerStatus, Stage, StatusInfo};
 
 /// What the management server works on.
@@ -76,18 +80,8 @@ pub async fn serve(listener: TcpListener, management: Arc<Management>, shutdown:
 
 fn router(management: Arc<Management>) -> Router {
     let metrics = management.metrics.clone();
-    let routes = Router::new()
-        .route("/v1/projects/{project}/client-cert", get(vercel::list).post(vercel::upload))
-        .route("/v1/projects/{project}/client-cert/{certificate}", delete(vercel::remove))
-        .route("/v1/projects", get(projects::list).post(projects::create))
-        .route("/v1/projects/{project}", delete(projects::remove))
-        .route("/v1/projects/{project}/bindings", get(bindings::list).put(bindings::put).delete(bindings::remove))
-        .route("/v1/projects/{project}/certificates/{certificate}", get(certificates::details))
-        .route("/v1/status", get(status::status))
-        .route("/v1/ca", get(status::ca))
-        .route(shell::HEALTHZ, get(status::healthz))
-        .route(shell::READYZ, get(status::readyz))
-        .with_state(management);
+    let (routes, _) = paths::all().split_for_parts();
+    let routes = routes.with_state(management);
     shell::dress(routes, metrics)
 }
 

@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::api::{self, CaCertificate, ListenerStatus, Management, Stage, StatusInfo};
+use crate::api::{self, CaCertificate, Explainer, ListenerStatus, Management, Stage, StatusInfo};
 use crate::backend::{Backend, MemoryBackend, SqliteBackend};
 use crate::config::{ADMIN_TOKEN, ListenerSettings, Settings, StoreBackend};
 use crate::control::Control;
@@ -30,7 +30,7 @@ use crate::pki::seal::Sealer;
 use crate::pki::{kek, pem};
 use crate::policy::EgressPolicy;
 use crate::proxy::headers::Via;
-use crate::proxy::{Forwarder, Listener, Parts, Proxy};
+use crate::proxy::{Forwarder, Listener, Outlook, Parts, Proxy};
 use crate::registry::{Registry, Token, TokenScope};
 use crate::upstream::Upstreams;
 use ca::LocalCa;
@@ -139,7 +139,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
             registry: registry.clone(),
             forwarder,
             upstreams: upstreams.clone(),
-            policy,
+            policy: policy.clone(),
             leafs: local_ca,
             limits: limits.clone(),
             metrics: metrics.clone(),
@@ -150,6 +150,9 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         }
         (upstreams, proxy)
     };
+
+    let outlook = Outlook::new(settings.listeners.clone(), Some(proxy.clone()));
+    info.set_explainer(Explainer::new(policy, Arc::new(outlook)));
 
     let (stop_api, mut stopped) = watch::channel(false);
     let limits = Arc::new(settings.limits.clone());

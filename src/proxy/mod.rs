@@ -12,6 +12,7 @@ mod caller;
 mod connect;
 pub mod error;
 mod explicit;
+mod foresight;
 mod forward;
 pub mod headers;
 mod intercept;
@@ -30,6 +31,7 @@ use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+pub use foresight::Outlook;
 pub use forward::{Forwarder, Inbound, Way};
 pub use listener::Listener;
 
