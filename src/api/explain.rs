@@ -15,7 +15,7 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
-pub use make::{Explainer, Unread};
+pub use make::Explainer;
 pub use wanted::Wanted;
 
 use super::Management;
@@ -143,9 +143,10 @@ struct ExplainedBinding {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct ExplainedCertificate {
-    /// Its id.
-    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
-    id: String,
+    /// Its id; absent where a file declares it and no egret runs, because the id depends on the key, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^[A-Za-z0-9_-]{1,64}$")]
+    id: Option<String>,
     status: Usability,
     /// Why it is unavailable, or sealed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -350,6 +351,3 @@ pub(super) async fn explain(
         explainer.ok_or_else(|| Problem::unavailable("starting: not everything is bound and loaded yet"))?;
     Ok(Json(explainer.explain(&project.snapshot(), &wanted, now())))
 }
-
-#[cfg(test)]
-mod tests;

@@ -40,7 +40,7 @@ use crate::control::Control;
 use crate::observe::Metrics;
 use crate::registry::Registry;
 
-pub use explain::{Explainer, Explanation, Unread, Wanted};
+pub use explain::{Explainer, Explanation, Wanted};
 pub use info::{CaCertificate, CaError, ListenerStatus, Stage, StatusInfo};
 
 /// What the management server works on.

@@ -32,7 +32,6 @@ const BEARER: &str = "bearer";
             A token limited to projects gets 403 for everything outside them, existing or not. Unknown query parameters \
             are ignored, unknown fields of a body are refused.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
-        contact(),
     ),
     servers((url = "/", description = "the egret that serves this document")),
     security(("bearer" = [])),
@@ -59,6 +58,8 @@ pub(super) async fn document() -> impl IntoResponse {
 
 /// The document with what every operation has in common: refusals that come before the handler, and headers.
 pub(super) fn complete(mut document: Document) -> Document {
+    // Derived from Cargo.toml, which names nobody.
+    document.info.contact = None;
     let components = document.components.get_or_insert_default();
     let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
         "A token of this egret: EGRET_TOKEN, one of [[tokens]], or the one in <data_dir>/admin.token.",

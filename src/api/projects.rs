@@ -53,7 +53,11 @@ pub(super) struct ShownProject {
 #[expect(dead_code, reason = "the schema of a body that is read by hand")]
 struct ProjectBody {
     /// Its name, unique within its team; no control characters, no slashes, no space at either end.
-    #[schema(min_length = 1, max_length = 100, example = "payments")]
+    #[schema(
+        max_length = 100,
+        pattern = r"^(?!\.{1,2}$)[^\s/\\\x00-\x1f\x7f-\x9f]+( +[^\s/\\\x00-\x1f\x7f-\x9f]+)*$",
+        example = "payments"
+    )]
     name: String,
     /// Its id; derived from name and team if left out.
     #[schema(nullable = false, pattern = "^prj_[A-Za-z0-9_-]{0,60}$")]

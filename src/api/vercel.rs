@@ -29,7 +29,7 @@ struct UploadBody {
     #[schema(min_length = 1, max_length = 65536, example = "-----BEGIN CERTIFICATE-----\n…")]
     cert: String,
     /// Its private key, PEM: PKCS#8, PKCS#1 or SEC1, not encrypted.
-    #[schema(min_length = 1, max_length = 65536, write_only, example = "-----BEGIN PRIVATE KEY-----\n…")]
+    #[schema(min_length = 1, max_length = 65536, write_only)]
     key: String,
     /// The certificate authority that it leads to, PEM. For an origin it also vouches for that server.
     #[schema(min_length = 1, max_length = 65536, example = "-----BEGIN CERTIFICATE-----\n…")]

@@ -8,6 +8,7 @@ mod ca;
 mod certs;
 mod check;
 mod client;
+mod explain;
 mod logging;
 mod output;
 mod status;
@@ -65,6 +66,7 @@ fn dispatch(command: Commands) -> anyhow::Result<ExitCode> {
         }
         Commands::Certs { command } => block_on(certs::run(command))?,
         Commands::Ca { command } => ca::run(command)?,
+        Commands::Explain(args) => explain::run(&args)?,
         Commands::Check(args) => return check::run(&args),
         Commands::Status(args) => block_on(status::run(&args))?,
     }

@@ -25,7 +25,7 @@ use crate::registry::{Binding, Certificate, Project, Registry, Snapshot, Snapsho
 
 /// The opened records of one home, by kind.
 #[derive(Default)]
-struct Records {
+pub(super) struct Records {
     info: Option<ProjectInfo>,
     certificates: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
     bindings: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
@@ -117,7 +117,7 @@ impl Control {
 }
 
 /// Opens every record and sorts them by home. The interception CA stays sealed until it is asked for.
-fn open(
+pub(super) fn open(
     store: &Store,
     records: Vec<SealedRecord>,
 ) -> anyhow::Result<(BTreeMap<String, Records>, Option<SealedRecord>)> {
@@ -166,7 +166,7 @@ impl Records {
     }
 
     /// Remembers whose place is taken by something damaged, so that nothing else takes it.
-    fn set_aside(&mut self, key: &RecordKey, why: &str) {
+    pub(super) fn set_aside(&mut self, key: &RecordKey, why: &str) {
         match key.kind {
             RecordKind::Certificate => {
                 self.lost.extend(CertificateId::parse(&key.id).map(|id| (id, why.to_owned())));
@@ -181,7 +181,11 @@ impl Records {
 
 /// Every project with its records: the declared ones first. A declared project takes over the records of a stored one
 /// with its id or its name; a stored one that no file declares (any more) keeps its own.
-fn projects(settings: &Settings, store: &Store, mut homes: BTreeMap<String, Records>) -> Vec<(ProjectInfo, Records)> {
+pub(super) fn projects(
+    settings: &Settings,
+    store: &Store,
+    mut homes: BTreeMap<String, Records>,
+) -> Vec<(ProjectInfo, Records)> {
     let mut declared = settings.projects.clone();
     if !declared.iter().any(|p| p.name == DEFAULT && p.team.is_none()) {
         declared.push(ProjectInfo::named(DEFAULT));
@@ -260,7 +264,7 @@ async fn refresh(store: &Store, info: &ProjectInfo, records: &Records) {
     }
 }
 
-type Known = HashMap<CertificateId, Arc<Certificate>>;
+pub(super) type Known = HashMap<CertificateId, Arc<Certificate>>;
 
 /// Every certificate of the project that can be used: the declared and the stored. Damaged ones are added to `records.lost`.
 fn certificates(
@@ -317,7 +321,13 @@ fn stored_certificate(
     Ok(maker.certificate(info, valid, facts))
 }
 
-fn stored_bindings(store: &Store, info: &ProjectInfo, records: Records, known: &Known, edit: &mut SnapshotEdit) {
+pub(super) fn stored_bindings(
+    store: &Store,
+    info: &ProjectInfo,
+    records: Records,
+    known: &Known,
+    edit: &mut SnapshotEdit,
+) {
     let mut quarantined = records.quarantined;
     for (key, plain) in records.bindings {
         let parsed = BindingRecord::parse(&plain).map_err(|e| e.to_string());

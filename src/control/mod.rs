@@ -10,11 +10,14 @@ mod apply;
 mod certificates;
 mod declared;
 mod load;
+mod outline;
 mod projects;
 mod records;
 mod store;
 #[cfg(test)]
 mod tests;
+
+pub use outline::{Outline, Unread, outline};
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

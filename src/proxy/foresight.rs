@@ -156,3 +156,6 @@ impl Foresight for Outlook {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

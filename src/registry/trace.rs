@@ -13,7 +13,7 @@ const MAX_NEAR: usize = 8;
 /// A place that a selection looks at.
 #[derive(Debug, Clone)]
 pub struct Step {
-    /// The pattern of the place; `None` where the host can have none (an address has no wildcard).
+    /// The pattern of the place; `None` where the host can have none (an address, a name directly below a public suffix).
     pub pattern: Option<Pattern>,
     /// Which place it is.
     pub place: Place,
@@ -60,7 +60,10 @@ impl Snapshot {
         let host = origin.host();
         let rules = [PortRule::Exact(origin.port()), PortRule::Any];
         let exact = rules.map(|port| Some(Pattern::Host(host.clone(), port)));
-        let wildcard = rules.map(|port| host.parent().map(|suffix| Pattern::Wildcard(suffix.into(), port)));
+        // Not above a public suffix: no binding can have such a pattern.
+        let can_be = |pattern: &Pattern| Pattern::parse(&pattern.to_string()).is_ok();
+        let wildcard =
+            rules.map(|port| host.parent().map(|suffix| Pattern::Wildcard(suffix.into(), port)).filter(can_be));
         let places = [Place::HostPort, Place::HostAnyPort, Place::WildcardPort, Place::WildcardAnyPort, Place::Default];
         let patterns = exact.into_iter().chain(wildcard).chain([Some(Pattern::Default)]);
         places

@@ -11,20 +11,12 @@ use super::{
     ExplainedBinding, ExplainedCertificate, ExplainedFacts, ExplainedMemory, ExplainedPolicy, ExplainedProject,
     ExplainedScope, ExplainedTreatment, ExplainedWay, Explanation, Refusal, Scheme, Usability, Verdict, Wanted,
 };
+use crate::control::Unread;
 use crate::domain::time::rfc3339;
 use crate::domain::{CertificateId, CertificateInfo, DefaultScope, OnExpiry, Origin, Pattern, Rule, Validity};
 use crate::identity::Presented;
 use crate::policy::{Denied, EgressPolicy};
 use crate::registry::{Binding, Foresight, Refused, Remembered, Selection, Snapshot, Target, Treatment, WayIn};
-
-/// A certificate of which an egret that does not run knows less than one that does.
-#[derive(Debug, Clone)]
-pub enum Unread {
-    /// Declared in files: its certificate was read, its key was not.
-    Declared(Arc<CertificateInfo>),
-    /// In the store, sealed together with its key: only its id is known.
-    Sealed,
-}
 
 /// Describes the way to an origin, if it is not the direct one.
 type Route = Box<dyn Fn(&Origin) -> Option<String> + Send + Sync>;
@@ -142,7 +134,7 @@ impl Explainer {
             OnExpiry::Send => "send",
         };
         let of = |info: &CertificateInfo| ExplainedCertificate {
-            id: info.id.to_string(),
+            id: Some(info.id.to_string()),
             status: match info.validity(now) {
                 Validity::Valid => Usability::Usable,
                 Validity::NotYet(_) => Usability::NotYetValid,
@@ -164,7 +156,7 @@ impl Explainer {
             Target::Certificate(certificate) => of(&certificate.info),
             Target::Unavailable(unavailable) => {
                 let (status, why) = match self.unread(&unavailable.id) {
-                    Some(Unread::Declared(info)) => return Some(of(info)),
+                    Some(Unread::Declared(info)) => return Some(ExplainedCertificate { id: None, ..of(info) }),
                     Some(Unread::Sealed) => (
                         Usability::Sealed,
                         "it lies in the store with its key, which is not opened for this; a running egret tells its dates",
@@ -172,7 +164,7 @@ impl Explainer {
                     None => (Usability::Unavailable, unavailable.why.as_str()),
                 };
                 ExplainedCertificate {
-                    id: unavailable.id.to_string(),
+                    id: Some(unavailable.id.to_string()),
                     status,
                     why: Some(why.to_owned()),
                     on_expiry,

@@ -43,7 +43,7 @@ pub(super) fn summary(facts: &Facts<'_>) -> String {
         },
         Verdict::Certificate => match facts.certificate {
             Some(certificate) => {
-                format!("certificate {}{}{}", certificate.id, chosen_by(facts.selection), lasting(certificate))
+                format!("certificate {}{}{}", name(certificate), chosen_by(facts.selection), lasting(certificate))
             }
             None => "a certificate".to_owned(),
         },
@@ -64,6 +64,11 @@ pub(super) fn summary(facts: &Facts<'_>) -> String {
             }
         }
     }
+}
+
+fn name(certificate: &ExplainedCertificate) -> &str {
+    let subject = certificate.facts.as_ref().map(|facts| facts.subject.as_str());
+    certificate.id.as_deref().or(subject).unwrap_or("of unknown id")
 }
 
 fn chosen_by(selection: &Selection) -> String {
@@ -130,6 +135,11 @@ pub(super) fn notes(facts: &Facts<'_>) -> Vec<String> {
             say("the project default alone lifts nothing: request the https:// URL instead");
         }
     }
+    if matches!(facts.outcome, Verdict::Nothing | Verdict::Plain | Verdict::Withheld)
+        && let Some(miss) = facts.near.first()
+    {
+        say(&format!("the binding {} comes close, but {}", miss.pattern, miss.why));
+    }
     if matches!(facts.outcome, Verdict::Nothing | Verdict::Plain) && facts.near.is_empty() && facts.snapshot.is_empty()
     {
         say(&format!(
@@ -144,7 +154,11 @@ pub(super) fn notes(facts: &Facts<'_>) -> Vec<String> {
 }
 
 pub(super) fn fix(facts: &Facts<'_>) -> Option<String> {
-    let upload = || format!("egret certs upload --origin '{}' --cert FILE --key FILE --ca FILE", facts.origin);
+    let project = match facts.snapshot.info().name.as_str() {
+        "default" => String::new(),
+        name => format!(" --project '{name}'"),
+    };
+    let upload = || format!("egret certs upload{project} --origin '{}' --cert FILE --key FILE --ca FILE", facts.origin);
     match facts.outcome {
         Verdict::Certificate | Verdict::None => None,
         Verdict::Denied => facts
@@ -166,7 +180,7 @@ pub(super) fn outlived(info: &CertificateInfo, origin: &Origin, now: OffsetDateT
     };
     Some(Refused {
         code: Code::MtlsIdentityExpired,
-        detail: format!("certificate {} for {origin} {what}; it would not be sent", info.id),
+        detail: format!("the certificate for {origin} {what}; it would not be sent"),
         fix: Some("put a valid certificate in its file".to_owned()),
     })
 }
@@ -189,14 +203,15 @@ fn step(step: &Step) -> ExplainedStep {
     };
     let why = match &step.outcome {
         Outcome::Chosen(binding) => match &binding.target {
-            Target::Certificate(certificate) => format!("matched: certificate {}", certificate.info.id),
+            Target::Certificate(_) | Target::Unavailable(_) => "matched".to_owned(),
             Target::None => "matched: present nothing here".to_owned(),
-            Target::Unavailable(unavailable) => format!("matched: certificate {}", unavailable.id),
         },
         Outcome::Overruled(_) => "bound, but a more specific binding matched".to_owned(),
         Outcome::OutOfScope(_) => "bound, but default.origins does not list this origin".to_owned(),
         Outcome::Unbound => "nothing is bound here".to_owned(),
-        Outcome::Impossible => "an address, or a name of one label, has no wildcard".to_owned(),
+        Outcome::Impossible => {
+            "no wildcard can stand here: above an address, a name of one label, or a public suffix".to_owned()
+        }
     };
     ExplainedStep {
         place,

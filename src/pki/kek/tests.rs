@@ -136,3 +136,13 @@ fn two_that_start_at_once_agree_on_one_key() {
     });
     assert!(keys.iter().all(|k| **k == *keys[0]));
 }
+
+#[test]
+fn finds_the_key_of_a_store_and_makes_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = existing(&KeySource::Generated, dir.path()).unwrap_err();
+    assert!(matches!(missing, KekError::KeyMissing { .. }), "{missing}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is made");
+    let made = load(&KeySource::Generated, dir.path(), StoreBackend::Embedded).unwrap();
+    assert_eq!(existing(&KeySource::Generated, dir.path()).unwrap(), made);
+}
