@@ -3,12 +3,13 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
 
+use super::explain::Explainer;
 use crate::domain::time::now;
 use crate::upstream::PoolState;
 
@@ -24,7 +25,8 @@ pub enum Stage {
 }
 
 /// A listener as `/v1/status` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = Listener)]
 pub struct ListenerStatus {
     /// Its name in the configuration.
     pub name: String,
@@ -43,11 +45,13 @@ pub struct ListenerStatus {
 }
 
 /// The interception CA's certificate. Never its key.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = InterceptionCa)]
 pub struct CaCertificate {
     /// The certificate, PEM.
     pub pem: String,
     /// The file that holds it for client programs; `None` where nothing may be written.
+    #[schema(required)]
     pub path: Option<String>,
 }
 
@@ -67,6 +71,7 @@ pub struct StatusInfo {
     ca: OnceLock<CaSource>,
     health: OnceLock<SocketAddr>,
     pool: OnceLock<PoolSource>,
+    explainer: OnceLock<Arc<Explainer>>,
 }
 
 impl StatusInfo {
@@ -82,6 +87,7 @@ impl StatusInfo {
             ca: OnceLock::new(),
             health: OnceLock::new(),
             pool: OnceLock::new(),
+            explainer: OnceLock::new(),
         }
     }
 
@@ -162,6 +168,17 @@ impl StatusInfo {
             Some(source) => Some(source().await),
             None => None,
         }
+    }
+
+    /// Says who explains; the first word counts.
+    pub fn set_explainer(&self, explainer: Explainer) {
+        let _ = self.explainer.set(Arc::new(explainer));
+    }
+
+    /// Who explains; `None` before everything is wired.
+    #[must_use]
+    pub fn explainer(&self) -> Option<Arc<Explainer>> {
+        self.explainer.get().cloned()
     }
 
     /// When egret was started.

@@ -1,5 +1,6 @@
 //! The whole API over a real registry and control, with the memory backend: what a client sees.
 
+mod explain;
 mod metrics;
 mod own;
 mod tokens;
@@ -29,7 +30,7 @@ use crate::pki::seal::Sealer;
 use crate::registry::{Token, TokenScope};
 
 /// What an unlimited administrator sends.
-const ADMIN: &str = "admin-token";
+pub(super) const ADMIN: &str = "admin-token";
 /// Role `write`, project `payments` only.
 const PAYMENTS: &str = "payments-token";
 /// Role `read`, unlimited.
@@ -40,29 +41,29 @@ const PROXY: &str = "proxy-token";
 const LANDLORD: &str = "landlord-token";
 
 /// An egret with projects `default` and `payments`, as far as its API goes.
-struct World {
+pub(super) struct World {
     management: Arc<Management>,
     router: Router,
     issuer: Issuer<'static, KeyPair>,
     ca: String,
 }
 
-struct Reply {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Value,
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Value,
 }
 
 impl Reply {
     fn code(&self) -> &str {
         self.body["error"]["code"].as_str().unwrap_or_default()
     }
-    fn message(&self) -> &str {
+    pub(super) fn message(&self) -> &str {
         self.body["error"]["message"].as_str().unwrap_or_default()
     }
 }
 
-async fn world() -> World {
+pub(super) async fn world() -> World {
     world_over(Arc::new(MemoryBackend::default())).await
 }
 
@@ -130,8 +131,12 @@ impl World {
         json!({"cert": cert, "key": key.serialize_pem(), "ca": self.ca})
     }
 
-    async fn send(&self, token: &str, method: &str, target: &str, body: &Value) -> Reply {
-        let mut request = Request::builder().method(method).uri(target).header("host", "localhost");
+    pub(super) async fn send(&self, token: &str, method: &str, target: &str, body: &Value) -> Reply {
+        self.send_to("localhost", token, method, target, body).await
+    }
+
+    pub(super) async fn send_to(&self, host: &str, token: &str, method: &str, target: &str, body: &Value) -> Reply {
+        let mut request = Request::builder().method(method).uri(target).header("host", host);
         if !token.is_empty() {
             request = request.header("authorization", format!("Bearer {token}"));
         }
@@ -151,7 +156,7 @@ impl World {
         Reply { status: parts.status, headers: parts.headers, body }
     }
 
-    async fn get(&self, token: &str, target: &str) -> Reply {
+    pub(super) async fn get(&self, token: &str, target: &str) -> Reply {
         self.send(token, "GET", target, &Value::Null).await
     }
 

@@ -20,10 +20,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::api::{self, CaCertificate, ListenerStatus, Management, Stage, StatusInfo};
+use crate::api::{self, CaCertificate, Explainer, Explanation, ListenerStatus, Management, Stage, StatusInfo, Wanted};
 use crate::backend::{Backend, MemoryBackend, SqliteBackend};
 use crate::config::{ADMIN_TOKEN, CallerSettings, ListenerSettings, Settings, StoreBackend, TOKEN_VARIABLE};
-use crate::control::Control;
+use crate::control::{Control, Outline, outline};
 use crate::domain::{Endpoint, Role};
 use crate::identity::TlsFactory;
 use crate::net::listen::{Listening, Remover};
@@ -33,7 +33,7 @@ use crate::pki::seal::Sealer;
 use crate::pki::{kek, pem};
 use crate::policy::EgressPolicy;
 use crate::proxy::headers::Via;
-use crate::proxy::{Forwarder, Listener, Parts, Proxy};
+use crate::proxy::{Forwarder, Listener, Outlook, Parts, Proxy};
 use crate::registry::{Registry, Token, TokenScope};
 use crate::upstream::{Parents, Upstreams, WaysOut, check_sources};
 use ca::LocalCa;
@@ -169,7 +169,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
             registry: registry.clone(),
             forwarder,
             upstreams: upstreams.clone(),
-            policy,
+            policy: policy.clone(),
             leafs: local_ca,
             limits: limits.clone(),
             metrics: metrics.clone(),
@@ -189,6 +189,8 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
             let _ = stopped.wait_for(|stop| *stop).await;
         }
     };
+    let outlook = Outlook::new(settings.listeners.clone(), Some(proxy.clone()));
+    info.set_explainer(Explainer::new(policy, Arc::new(outlook)));
     let limits = Arc::new(settings.limits.clone());
     let served = Management::new(registry, control.clone(), metrics, limits, info.clone());
     let health_task = match sockets.health {
@@ -339,6 +341,38 @@ pub fn local_ca(settings: &Settings) -> anyhow::Result<(Option<PathBuf>, String)
         let issuer = core.local_ca.issuer().await?;
         Ok((core.local_ca.path().map(PathBuf::from), issuer.ca_pem().to_owned()))
     })
+}
+
+/// What happens with `wanted` in `project` (id or name), without a running egret: configuration and store are read, no
+/// key is opened, nothing is written. And what of the store is damaged, in words.
+///
+/// # Errors
+/// No such project; a store that cannot be read, for example because an egret runs on it (ask that one).
+pub fn explain(settings: &Settings, project: &str, wanted: &Wanted) -> anyhow::Result<(Explanation, Vec<String>)> {
+    let stored = match settings.store.backend {
+        StoreBackend::Embedded => SqliteBackend::read(&settings.data_dir)?,
+        StoreBackend::Memory => None,
+    };
+    let stored = match stored {
+        Some(loaded) => {
+            let key = kek::existing(&settings.store.key_encryption_key, &settings.data_dir)?;
+            Some((loaded, Arc::new(Sealer::new(key))))
+        }
+        None => None,
+    };
+    let Outline { snapshots, unread, damage } = outline(settings, stored)?;
+    // As the registry finds them: by id, then by name, and of namesakes the one without a team.
+    let named = || snapshots.iter().filter(|s| s.info().name == project);
+    let snapshot = snapshots
+        .iter()
+        .find(|s| s.info().id.as_str() == project)
+        .or_else(|| named().find(|s| s.info().team.is_none()))
+        .or_else(|| named().next().filter(|_| named().count() == 1))
+        .with_context(|| "project not found in configuration and store; `egret check` lists what is declared")?;
+    let policy = Arc::new(EgressPolicy::new(&settings.egress));
+    let outlook = Outlook::new(settings.listeners.clone(), None);
+    let explainer = Explainer::new(policy, Arc::new(outlook)).offline(unread);
+    Ok((explainer.explain(snapshot, wanted, crate::domain::time::now()), damage))
 }
 
 async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core> {

@@ -34,6 +34,17 @@ The token for the API is taken from the environment variable EGRET_TOKEN, else f
 data directory, which the first `egret serve` writes (if the API is on this machine).";
 
 const DEFAULT_URL: &str = "http://127.0.0.1:9090";
+const EXPLAIN_HELP: &str = "\
+Examples:
+  egret explain https://api.example.com/v1/orders
+  egret explain --project payments http://api.example.com          what becomes of plain http
+  egret explain --json api.example.com:8443
+
+Asks the running egret; where none answers on this machine, reads configuration and store, opening no private key and
+writing nothing. Nothing is sent to the URL, and no name is resolved. Exits with 0 whatever the answer is.
+
+The token for the API is taken from the environment variable EGRET_TOKEN, else from the file admin.token in the
+data directory, which the first `egret serve` writes (if the API is on this machine).";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -97,6 +108,9 @@ runs finish, a second one ends at once. EGRET_TOKEN, if set, is an administrator
         #[command(subcommand)]
         command: CaCommand,
     },
+    /// Why a certificate is sent to a URL, or is not: which binding, which certificate, by which rule
+    #[command(after_help = EXPLAIN_HELP)]
+    Explain(ExplainArgs),
     /// Validate the configuration: every complaint with file, line and remedy
     #[command(after_help = "\
 Examples:
@@ -255,6 +269,20 @@ Examples:
     },
 }
 
+/// `egret explain`
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The URL that a client requests: https:// or http:// (a bare host is https); path and query are ignored
+    #[arg(value_name = "URL")]
+    pub target: String,
+    /// Whose bindings.
+    #[command(flatten)]
+    pub project: ProjectArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `egret status`
 #[derive(Debug, Args)]
 pub struct StatusArgs {
@@ -285,7 +313,7 @@ mod tests {
             help.push_str(&command.render_long_help().to_string());
             commands.extend(command.get_subcommands().cloned());
         }
-        for later in ["explain", "probe", "etcd", "socks5", "transparent", "rollback", "disclosures"] {
+        for later in ["probe", "etcd", "socks5", "transparent", "rollback", "disclosures"] {
             assert!(!help.contains(later), "the help speaks of {later}");
         }
         for variable in ["EGRET_CONFIG", "EGRET_DATA_DIR", "EGRET_TOKEN", "EGRET_URL", "EGRET_PROJECT", "EGRET_LOG"] {

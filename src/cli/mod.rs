@@ -9,6 +9,7 @@ mod certs;
 mod check;
 mod client;
 mod environment;
+mod explain;
 mod logging;
 mod output;
 mod passphrase;
@@ -75,6 +76,7 @@ fn dispatch(command: Commands, inherited: &Inherited) -> anyhow::Result<ExitCode
         Commands::Certs { command } => block_on(certs::run(command))?,
         Commands::Tokens { command } => block_on(tokens::run(command))?,
         Commands::Ca { command } => ca::run(command, inherited)?,
+        Commands::Explain(args) => explain::run(&args)?,
         Commands::Check(args) => return check::run(&args),
         Commands::Status(args) => block_on(status::run(&args))?,
         Commands::Store { command } => store::run(&command)?,

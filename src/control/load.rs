@@ -25,7 +25,7 @@ use crate::registry::{Binding, Certificate, Project, Registry, Snapshot, Snapsho
 
 /// The opened records of one home, by kind.
 #[derive(Default)]
-struct Records {
+pub(super) struct Records {
     info: Option<ProjectInfo>,
     certificates: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
     bindings: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
@@ -122,15 +122,15 @@ impl Control {
 }
 
 /// All that the store held, opened.
-struct Opened {
-    homes: BTreeMap<String, Records>,
+pub(super) struct Opened {
+    pub(super) homes: BTreeMap<String, Records>,
     /// Stays sealed until it is asked for.
     local_ca: Option<SealedRecord>,
     tokens: Vec<([u8; 32], Token)>,
 }
 
 /// Opens every record and sorts them by home.
-fn open(store: &Store, records: Vec<SealedRecord>) -> anyhow::Result<Opened> {
+pub(super) fn open(store: &Store, records: Vec<SealedRecord>) -> anyhow::Result<Opened> {
     let mut homes: BTreeMap<String, Records> = BTreeMap::new();
     let (mut local_ca, mut tokens) = (None, Vec::new());
     let (all, mut foreign) = (records.len(), 0);
@@ -184,7 +184,7 @@ impl Records {
     }
 
     /// Remembers whose place is taken by something damaged, so that nothing else takes it.
-    fn set_aside(&mut self, key: &RecordKey, why: &str) {
+    pub(super) fn set_aside(&mut self, key: &RecordKey, why: &str) {
         match key.kind {
             RecordKind::Certificate => {
                 self.lost.extend(CertificateId::parse(&key.id).map(|id| (id, why.to_owned())));
@@ -199,7 +199,11 @@ impl Records {
 
 /// Every project with its records: the declared ones first. A declared project takes over the records of a stored one
 /// with its id or its name; a stored one that no file declares (any more) keeps its own.
-fn projects(settings: &Settings, store: &Store, mut homes: BTreeMap<String, Records>) -> Vec<(ProjectInfo, Records)> {
+pub(super) fn projects(
+    settings: &Settings,
+    store: &Store,
+    mut homes: BTreeMap<String, Records>,
+) -> Vec<(ProjectInfo, Records)> {
     let mut declared = settings.projects.clone();
     if !declared.iter().any(|p| p.name == DEFAULT && p.team.is_none()) {
         declared.push(ProjectInfo::named(DEFAULT));
@@ -278,7 +282,7 @@ async fn refresh(store: &Store, info: &ProjectInfo, records: &Records) {
     }
 }
 
-type Known = HashMap<CertificateId, Arc<Certificate>>;
+pub(super) type Known = HashMap<CertificateId, Arc<Certificate>>;
 
 /// Every certificate of the project that can be used: the declared and the stored. Damaged ones are added to `records.lost`.
 fn certificates(
@@ -335,7 +339,13 @@ fn stored_certificate(
     Ok(maker.certificate(info, valid, facts))
 }
 
-fn stored_bindings(store: &Store, info: &ProjectInfo, records: Records, known: &Known, edit: &mut SnapshotEdit) {
+pub(super) fn stored_bindings(
+    store: &Store,
+    info: &ProjectInfo,
+    records: Records,
+    known: &Known,
+    edit: &mut SnapshotEdit,
+) {
     let mut quarantined = records.quarantined;
     for (key, plain) in records.bindings {
         let parsed = BindingRecord::parse(&plain).map_err(|e| e.to_string());

@@ -10,6 +10,7 @@ mod apply;
 mod certificates;
 mod declared;
 mod load;
+mod outline;
 mod projects;
 mod records;
 pub mod rekey;
@@ -17,6 +18,8 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod tokens;
+
+pub use outline::{Outline, Unread, outline};
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

@@ -6,6 +6,7 @@
 
 mod certificate;
 mod checks;
+mod describe;
 mod key;
 mod path;
 mod server;
@@ -21,6 +22,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
+
+pub use self::describe::describe;
 
 use self::certificate::{Certificate, PublicKey};
 use self::checks::Checks;

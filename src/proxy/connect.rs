@@ -56,7 +56,8 @@ impl AskedBefore {
         Self { known: Cache::builder().max_capacity(most as u64).time_to_live(ttl).build(), running: DashMap::new() }
     }
 
-    fn get(&self, project: &ProjectId, origin: &Origin) -> Option<Option<Arc<Asked>>> {
+    /// What is known of this origin. `Some(None)` = it did not ask.
+    pub(super) fn get(&self, project: &ProjectId, origin: &Origin) -> Option<Option<Arc<Asked>>> {
         self.known.get(&(project.clone(), origin.clone()))
     }
 
@@ -99,7 +100,7 @@ impl Drop for Asking<'_> {
 
 /// What is to become of a CONNECT, as far as it is known before its first bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Plan {
+pub(super) enum Plan {
     /// TLS is intercepted if `tls`; plain HTTP is served if there is a destination for it; all else is tunnelled.
     Intercept { tls: bool, plain: Option<Destination> },
     /// Only the project default applies: before TLS is intercepted, the origin is asked whether it wants a certificate
@@ -181,7 +182,8 @@ fn authority(uri: &Uri) -> Result<Origin, Failure> {
     Origin::from_authority(authority.as_str(), HTTPS_PORT).map_err(|e| malformed(&e))
 }
 
-fn plan(
+/// The table of product.md section 3. `before` = what is known of the origin.
+pub(super) fn plan(
     intercept: Intercept,
     snapshot: &Snapshot,
     origin: &Origin,
@@ -227,7 +229,7 @@ fn is_chosen(selection: &Selection) -> bool {
 
 /// Whether the project default would be shown to an origin that asked so; then its tunnel is intercepted. An
 /// identity that cannot be loaded counts, so that the failure can be told.
-fn is_wanted(selection: &Selection, asked: Option<&Asked>) -> bool {
+pub(super) fn is_wanted(selection: &Selection, asked: Option<&Asked>) -> bool {
     let Some(asked) = asked else { return false };
     match selection.tls.identity() {
         // Of very many CA names only the first were kept; then the handshake itself decides.

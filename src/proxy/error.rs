@@ -356,7 +356,8 @@ fn sni(origin: &str) -> Option<String> {
 }
 
 /// A distinguished name as RFC 4514 writes it; what cannot be read is said to be so.
-fn rfc4514(der: &[u8]) -> String {
+/// A distinguished name (DER) as a person reads it.
+pub(super) fn rfc4514(der: &[u8]) -> String {
     RdnSequence::from_der(der).map_or_else(|_| "(unreadable name)".to_owned(), |name| name.to_string())
 }
 

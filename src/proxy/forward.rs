@@ -336,7 +336,7 @@ fn withheld(failure: Failure, to: &Destination) -> Failure {
 }
 
 /// Whether what was selected may be sent; never falls back to another certificate.
-fn check_usable(selection: &Selection, on_expiry: OnExpiry, origin: &Origin) -> Result<(), Failure> {
+pub(super) fn check_usable(selection: &Selection, on_expiry: OnExpiry, origin: &Origin) -> Result<(), Failure> {
     let fix = || {
         let flag = match selection.binding.as_ref().map(|b| &b.pattern) {
             None | Some(Pattern::Default) => String::new(),

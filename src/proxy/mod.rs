@@ -12,6 +12,7 @@ mod caller;
 mod connect;
 pub mod error;
 mod explicit;
+mod foresight;
 mod forward;
 pub mod headers;
 mod intercept;
@@ -32,6 +33,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 pub use caller::Pass;
+pub use foresight::Outlook;
 pub use forward::{Forwarder, Inbound, Way};
 pub use listener::Listener;
 

@@ -5,12 +5,14 @@
 //! - a project is in the map of ids exactly as long as its name is in the map of names;
 //! - who may be cached by a caller changes only together with [`Registry::token_generation`].
 
+mod foresight;
 mod project;
 mod snapshot;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tokens;
+mod trace;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,11 +23,13 @@ use time::OffsetDateTime;
 
 use crate::domain::{ProjectId, Team, time as clock};
 
+pub use foresight::{Foresight, Refused, Remembered, Treatment, WayIn};
 pub use project::{Project, Retired};
 pub use snapshot::{
     Binding, Certificate, RecordName, Selection, Snapshot, SnapshotEdit, Target, UNREADABLE_ID, Unavailable,
 };
 pub use tokens::{Token, TokenScope, TokenSource};
+pub use trace::{Outcome, Place, Step};
 
 /// The in-memory store: projects and tokens. Returns only owned `Arc`s, never map guards.
 #[derive(Default)]

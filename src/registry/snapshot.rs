@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::table::Table;
-use crate::domain::{CertificateId, CertificateInfo, Lift, Origin, Pattern, PortRule, ProjectInfo, Rule, Source};
+use crate::domain::{CertificateId, CertificateInfo, Host, Lift, Origin, Pattern, PortRule, ProjectInfo, Rule, Source};
 use crate::identity::{ClientIdentity, UpstreamTls};
 
 /// Stands for the certificate of a binding whose own record is damaged: nobody knows which one it named.
@@ -258,6 +258,16 @@ impl Snapshot {
         };
         let at = ports.binary_search_by_key(rule, |(rule, _)| *rule).ok()?;
         Some(ports[at].1.clone())
+    }
+
+    /// The bindings of this host, whatever their port.
+    pub(super) fn on_any_port(&self, host: &Host) -> Vec<Arc<Binding>> {
+        self.exact.get(host.as_str()).map(|ports| ports.iter().map(|(_, b)| b.clone()).collect()).unwrap_or_default()
+    }
+
+    /// The wildcards directly above the labels of this suffix, whatever their port.
+    pub(super) fn below(&self, suffix: &str) -> Vec<Arc<Binding>> {
+        self.wildcard.get(suffix).map(|ports| ports.iter().map(|(_, b)| b.clone()).collect()).unwrap_or_default()
     }
 
     /// All bindings, by pattern (default first).

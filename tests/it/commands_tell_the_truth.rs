@@ -194,10 +194,10 @@ fn wrong_usage_exits_with_2_and_help_lists_only_what_exists() {
     assert_eq!(run(program().arg("serv")).0, Some(2));
     assert_eq!(run(program().args(["serve", "--no-such-flag"])).0, Some(2));
     let help = stdout_of(program().arg("--help"));
-    for there in ["serve", "demo", "certs", "tokens", "ca", "check", "status"] {
+    for there in ["serve", "demo", "run", "env", "certs", "tokens", "ca", "check", "explain", "status", "store"] {
         assert!(help.contains(&format!("\n  {there} ")), "{there}: {help}");
     }
-    for later in ["explain", "probe", "audit", "rekey", "etcd"] {
+    for later in ["probe", "audit", "etcd"] {
         assert!(!help.contains(&format!("\n  {later} ")), "{later} does not exist yet: {help}");
     }
 }

@@ -111,13 +111,13 @@ fn with_token(expires_at: Option<OffsetDateTime>) -> (Registry, [u8; 32], Arc<Pr
 #[test]
 fn what_is_remembered_ends_with_the_token() {
     let (memo, throttle) = (Memo::default(), Throttle::default());
-    let peer = IpAddr::from([192, 0, 2, 1]);
+    let peer = Peer::Ip(IpAddr::from([192, 0, 2, 1]));
     let (registry, sha256, project) = with_token(None);
     let mut headers = HeaderMap::new();
     headers.append(PROXY_AUTHORIZATION, "Bearer secret".parse().unwrap());
     let ask = || by_token(&headers, &memo, &registry, &throttle, peer).map_err(|f| f.code);
-    let pass = ask().unwrap().pass;
-    assert!(Arc::ptr_eq(&ask().unwrap().pass, &pass), "remembered");
+    let pass = ask().unwrap().pass.expect("a token has one");
+    assert!(Arc::ptr_eq(&ask().unwrap().pass.unwrap(), &pass), "remembered");
     assert!(pass.holds(&registry, &project));
     // Another token comes: this one is judged again and found good.
     let other = Token::declared("other", Role::Read, TokenScope::All, &[1; 32], "egret.toml");
@@ -142,7 +142,8 @@ fn what_is_remembered_ends_at_the_hour_of_the_token() {
     let (registry, sha256, project) = with_token(Some(clock::now() + time::Duration::hours(1)));
     let mut headers = HeaderMap::new();
     headers.append(PROXY_AUTHORIZATION, "Bearer secret".parse().unwrap());
-    let ask = || by_token(&headers, &memo, &registry, &throttle, IpAddr::from([192, 0, 2, 1])).map_err(|f| f.code);
+    let ask =
+        || by_token(&headers, &memo, &registry, &throttle, Peer::Ip(IpAddr::from([192, 0, 2, 1]))).map_err(|f| f.code);
     assert!(ask().unwrap().pass.holds(&registry, &project));
     // What was remembered an hour ago, with the registry unchanged since.
     let generation = registry.token_generation();
@@ -150,5 +151,5 @@ fn what_is_remembered_ends_at_the_hour_of_the_token() {
     let pass = Arc::new(Pass { sha256, until: late, generation: AtomicU64::new(generation) });
     assert!(!pass.holds(&registry, &project));
     memo.0.lock().unwrap().as_mut().unwrap().admitted.pass = pass.clone();
-    assert!(!Arc::ptr_eq(&ask().unwrap().pass, &pass), "judged anew");
+    assert!(!Arc::ptr_eq(&ask().unwrap().pass.unwrap(), &pass), "judged anew");
 }

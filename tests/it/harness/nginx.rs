@@ -28,6 +28,11 @@ impl Site {
         Self { client_ca: Some(client_ca.to_owned()), verify: "on", ..Self::open(names, pair) }
     }
 
+    /// A site that asks for a certificate of `client_ca` and takes none, too.
+    pub(crate) fn asking(names: &[&str], pair: &Pair, client_ca: &str) -> Self {
+        Self { client_ca: Some(client_ca.to_owned()), verify: "optional", ..Self::open(names, pair) }
+    }
+
     /// A site that asks for nothing.
     pub(crate) fn open(names: &[&str], pair: &Pair) -> Self {
         Self {
