@@ -31,6 +31,12 @@ pub struct ListenerStatus {
     pub mode: String,
     /// The address it is bound to, `host:port`.
     pub address: String,
+    /// Id of the project that everyone who can connect is; left out where the caller's credential names it, and for
+    /// readers who do not reach that project.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// How callers prove who they are: `none`, or `token`.
+    pub auth: &'static str,
 }
 
 /// The interception CA's certificate. Never its key.

@@ -119,13 +119,18 @@ pub(super) async fn status(State(management): State<Arc<Management>>, caller: Ca
     let projects = caller.projects(&management.registry);
     let report = management.control.report();
     let all = caller.is_unlimited();
+    // A listener is no secret, whose it is may be one.
+    let reached = |l: ListenerStatus| {
+        let project = l.project.filter(|id| projects.iter().any(|p| p.id().as_str() == id));
+        ListenerStatus { project, ..l }
+    };
     let counters = || management.metrics.all().into_iter().map(|(name, n)| (name.to_owned(), n.into())).collect();
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         state: state(&management),
         started_at: rfc3339(management.info.started_at()),
         management: management.info.management().map(|at: SocketAddr| format!("http://{at}")),
-        listeners: management.info.listeners(),
+        listeners: management.info.listeners().into_iter().map(reached).collect(),
         projects: projects
             .iter()
             .map(|p| NamedProject { id: p.id().to_string(), name: p.load().info().name.clone() })

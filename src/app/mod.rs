@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::{self, CaCertificate, ListenerStatus, Management, Stage, StatusInfo};
 use crate::backend::{Backend, MemoryBackend, SqliteBackend};
-use crate::config::{ADMIN_TOKEN, ListenerSettings, Settings, StoreBackend};
+use crate::config::{ADMIN_TOKEN, CallerSettings, ListenerSettings, Settings, StoreBackend};
 use crate::control::Control;
 use crate::domain::Role;
 use crate::identity::TlsFactory;
@@ -96,12 +96,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         StoreBackend::Memory => "memory",
     }));
     info.set_management(management);
-    info.set_listeners(
-        listeners
-            .iter()
-            .map(|l| ListenerStatus { name: l.name.clone(), mode: l.mode.to_owned(), address: l.address.to_string() })
-            .collect(),
-    );
+    info.set_listeners(settings.listeners.iter().zip(&listeners).map(|(l, bound)| described(l, bound)).collect());
 
     let Core { registry, control, metrics, local_ca } = core(&settings, metrics).await?;
     let ca = local_ca.clone();
@@ -316,6 +311,15 @@ fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
         Ok(socket.into())
     };
     open().with_context(|| format!("{what} cannot listen on {address}; is it taken? port 0 finds a free one"))
+}
+
+fn described(settings: &ListenerSettings, bound: &BoundListener) -> ListenerStatus {
+    let (project, auth) = match &settings.caller {
+        CallerSettings::Project(id) => (Some(id.to_string()), "none"),
+        CallerSettings::Token => (None, "token"),
+    };
+    let (name, mode) = (bound.name.clone(), bound.mode.to_owned());
+    ListenerStatus { name, mode, address: bound.address.to_string(), project, auth }
 }
 
 type AnchorFile = (PathBuf, Vec<rustls::pki_types::CertificateDer<'static>>);

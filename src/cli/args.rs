@@ -8,6 +8,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::Overlay;
 use crate::config::file::ProfileName;
 
+mod run;
+
+pub(super) use run::{CredentialArgs, EnvArgs, RunArgs, Shell};
+
 const EXAMPLES: &str = "\
 Examples:
   egret demo                       see it work: one origin that wants a certificate, all on this machine
@@ -20,6 +24,8 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration.";
 const API_HELP: &str = "\
 The token for the API is taken from the environment variable EGRET_TOKEN, else from the file admin.token in the
 data directory, which the first `egret serve` writes (if the API is on this machine).";
+
+const DEFAULT_URL: &str = "http://127.0.0.1:9090";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -56,6 +62,12 @@ runs finish, a second one ends at once. EGRET_TOKEN, if set, is an administrator
                             origin saw. Needs no network, leaves nothing behind; fails if any step did not do what \
                             it should.")]
     Demo(DemoArgs),
+    /// Run a command that sends its requests through egret, and trusts it
+    #[command(long_about = run::RUN, after_help = run::RUN_EXAMPLES)]
+    Run(RunArgs),
+    /// Print the variables of `egret run` for this shell
+    #[command(long_about = run::ENV, after_help = run::ENV_EXAMPLES)]
+    Env(EnvArgs),
     /// List, upload, show and delete client certificates
     #[command(after_help = API_HELP)]
     Certs {
@@ -149,7 +161,7 @@ pub struct CheckArgs {
 #[derive(Debug, Clone, Args)]
 pub struct ApiArgs {
     /// Management API of the running egret
-    #[arg(long, value_name = "URL", env = "EGRET_URL", default_value = "http://127.0.0.1:9090")]
+    #[arg(long, value_name = "URL", env = "EGRET_URL", default_value = DEFAULT_URL)]
     pub url: String,
     /// Data directory in which admin.token is looked for [default: that of the configuration file, else
     /// ~/.local/share/egret]
@@ -161,6 +173,11 @@ pub struct ApiArgs {
 }
 
 impl ApiArgs {
+    /// Whether nobody said where the API is.
+    pub(super) fn is_default(&self) -> bool {
+        self.url == DEFAULT_URL
+    }
+
     pub(super) fn overlay(&self) -> Overlay {
         Overlay { config: self.config.clone(), data_dir: self.data_dir.clone(), ..Overlay::default() }
     }

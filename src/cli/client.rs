@@ -47,6 +47,8 @@ pub(super) enum ApiError {
 enum Token {
     Environment(Zeroizing<String>),
     File(Zeroizing<String>, PathBuf),
+    /// Made for an egret of this very process.
+    Own(Zeroizing<String>),
     Missing(PathBuf, std::io::Error),
     /// The administrator token of this machine is not shown to another one.
     Elsewhere,
@@ -86,13 +88,27 @@ impl Api {
         Ok(Self { authority, token, connection: None })
     }
 
-    fn url(&self) -> String {
+    /// The API of an egret that this process runs itself, at `host:port`.
+    pub(super) fn own(authority: String, token: Zeroizing<String>) -> Self {
+        Self { authority, token: Token::Own(token), connection: None }
+    }
+
+    /// Where it is, as a URL.
+    pub(super) fn url(&self) -> String {
         format!("http://{}", self.authority)
     }
 
     /// Whether the API is on this machine, so that paths it names are paths here.
     pub(super) fn is_local(&self) -> bool {
         is_loopback(&self.authority)
+    }
+
+    /// The API's host, an IPv6 address in brackets.
+    pub(super) fn host(&self) -> &str {
+        match self.authority.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+            _ => &self.authority,
+        }
     }
 
     /// `GET`
@@ -190,6 +206,11 @@ impl Api {
         }
     }
 
+    /// An answer that egret does not give.
+    pub(super) fn unlike_egret(&self, what: &str) -> ApiError {
+        self.foreign(what.to_owned())
+    }
+
     fn foreign(&self, what: String) -> ApiError {
         ApiError::Foreign { url: self.url(), what }
     }
@@ -202,7 +223,7 @@ impl Api {
 impl Token {
     fn text(&self) -> Option<&str> {
         match self {
-            Self::Environment(token) | Self::File(token, _) => Some(token),
+            Self::Environment(token) | Self::File(token, _) | Self::Own(token) => Some(token),
             Self::Missing(..) | Self::Elsewhere => None,
         }
     }
@@ -211,6 +232,7 @@ impl Token {
     fn blame(&self) -> String {
         match self {
             Self::Environment(_) => "it was taken from EGRET_TOKEN; set that to a token of this egret".to_owned(),
+            Self::Own(_) => "it was made for this command".to_owned(),
             Self::File(_, path) => format!(
                 "it was taken from {}; set EGRET_TOKEN to a token of this egret, or --data-dir to its data directory",
                 path.display()

@@ -10,6 +10,7 @@ mod check;
 mod client;
 mod logging;
 mod output;
+mod run;
 mod status;
 
 use std::future::Future;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 pub use args::{Cli, Commands};
+pub use run::Inherited;
 
 use crate::config::{Refused, load, process_environment};
 
@@ -26,11 +28,12 @@ use crate::config::{Refused, load, process_environment};
 #[error("{0}")]
 struct Usage(String);
 
-/// Parses the command line, does what it says, and reports a failure on standard error.
+/// Parses the command line, does what it says, and reports a failure on standard error. `inherited` is what a command
+/// of the user's is started with, whatever this process took on for itself.
 #[must_use]
-pub fn run() -> ExitCode {
+pub fn run(inherited: &Inherited) -> ExitCode {
     let cli = Cli::parse();
-    match dispatch(cli.command) {
+    match dispatch(cli.command, inherited) {
         Ok(code) => code,
         Err(error) => {
             if error.is::<Refused>() {
@@ -47,7 +50,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<Refused>() || error.is::<Usage>() { 2 } else { 1 }
 }
 
-fn dispatch(command: Commands) -> anyhow::Result<ExitCode> {
+fn dispatch(command: Commands, inherited: &Inherited) -> anyhow::Result<ExitCode> {
     match command {
         Commands::Serve(args) => {
             logging::init(&args.log.filter)?;
@@ -63,6 +66,8 @@ fn dispatch(command: Commands) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Commands::Run(args) => return run::run(args, inherited),
+        Commands::Env(args) => run::env(&args)?,
         Commands::Certs { command } => block_on(certs::run(command))?,
         Commands::Ca { command } => ca::run(command)?,
         Commands::Check(args) => return check::run(&args),

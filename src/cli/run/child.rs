@@ -1,0 +1,232 @@
+//! The command itself: started as if egret were not there, outlived, its end passed on.
+//!
+//! It stays in egret's process group. What a terminal sends (ctrl-c, ctrl-\, hang-up) reaches it by itself, so egret
+//! only outlives that; what someone sends to egret alone is handed on. A signal that was ignored when egret was started
+//! (`nohup`) stays ignored in both.
+
+use std::io::ErrorKind;
+use std::process::{Command, ExitStatus};
+
+/// What a process was started with and egret changes for itself: commands of the user's are started with the former.
+/// `None`: unknown, or the same.
+#[derive(Debug, Clone, Default)]
+pub struct Inherited {
+    /// The file mode creation mask.
+    umask: Option<u32>,
+    /// Soft limit of open files (`RLIMIT_NOFILE`); the inner `None` is none.
+    descriptors: Option<Option<u64>>,
+    /// Soft limit of core files (`RLIMIT_CORE`), in bytes.
+    core: Option<Option<u64>>,
+}
+
+/// How a command ended: as a shell says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended(pub(super) u8);
+
+impl Ended {
+    /// There is no such command.
+    const NOT_FOUND: Self = Self(127);
+    /// It is there and cannot be executed.
+    const NOT_EXECUTABLE: Self = Self(126);
+
+    fn of(status: ExitStatus) -> Self {
+        #[cfg(unix)]
+        if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+            return Self(u8::try_from(128 + signal).unwrap_or(u8::MAX));
+        }
+        // Other platforms have codes above 255; none of them is a success here.
+        Self(status.code().map_or(1, |code| u8::try_from(code).unwrap_or(u8::MAX)))
+    }
+}
+
+/// Runs `command` to its end.
+///
+/// # Errors
+/// When signals cannot be listened for, or the child not be waited for. That it cannot be started is an exit code.
+pub(super) async fn run(mut command: Command, inherited: &Inherited) -> anyhow::Result<Ended> {
+    // Before it is started: no signal of its end, or meant for it, may be missed.
+    let mut signals = system::Signals::new()?;
+    let mut child = match inherited.spawn(&mut command) {
+        Ok(child) => child,
+        Err(error) => {
+            let name = std::path::Path::new(command.get_program()).display().to_string();
+            eprintln!("egret: {} cannot be run: {error}", crate::cli::output::clean(&name));
+            let missing = error.kind() == ErrorKind::NotFound;
+            return Ok(if missing { Ended::NOT_FOUND } else { Ended::NOT_EXECUTABLE });
+        }
+    };
+    loop {
+        // One task waits and signals: the pid cannot belong to someone else in between.
+        if let Some(status) = child.try_wait()? {
+            return Ok(Ended::of(status));
+        }
+        signals.next(&child).await;
+    }
+}
+
+#[cfg(not(unix))]
+mod system {
+    use std::process::{Child, Command};
+    use std::time::Duration;
+
+    use super::Inherited;
+
+    impl Inherited {
+        /// What this process has now.
+        #[must_use]
+        pub fn of_this_process() -> Self {
+            Self::default()
+        }
+
+        pub(super) fn spawn(&self, command: &mut Command) -> std::io::Result<Child> {
+            command.spawn()
+        }
+    }
+
+    pub(super) struct Signals;
+
+    impl Signals {
+        pub(super) fn new() -> std::io::Result<Self> {
+            Ok(Self)
+        }
+
+        /// ctrl-c reaches the child by itself; its end is looked for.
+        pub(super) async fn next(&mut self, _child: &Child) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+mod system {
+    use std::fs::File;
+    use std::future::poll_fn;
+    use std::process::{Child, Command};
+    use std::task::Poll;
+
+    use rustix::fs::Mode;
+    use rustix::process::{Pid, Resource, Rlimit, Signal, getpgrp, getrlimit, kill_process, setrlimit, umask};
+    use rustix::termios::tcgetpgrp;
+    use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+
+    use super::Inherited;
+
+    /// What may be meant for the command, and whether a terminal sends it to the whole foreground by itself.
+    const FORWARDED: [(Signal, bool); 6] = [
+        (Signal::INT, true),
+        (Signal::QUIT, true),
+        (Signal::HUP, true),
+        (Signal::TERM, false),
+        (Signal::USR1, false),
+        (Signal::USR2, false),
+    ];
+
+    impl Inherited {
+        /// What this process has now.
+        #[must_use]
+        pub fn of_this_process() -> Self {
+            // Reading the mask means setting it.
+            let mask = umask(Mode::RWXG | Mode::RWXO);
+            umask(mask);
+            Self {
+                umask: Some(mask.bits()),
+                descriptors: Some(getrlimit(Resource::Nofile).current),
+                core: Some(getrlimit(Resource::Core).current),
+            }
+        }
+
+        /// Starts a command with them, and is as careful as before when it returns.
+        pub(super) fn spawn(&self, command: &mut Command) -> std::io::Result<Child> {
+            let soft = |resource, limit: Option<Option<u64>>| {
+                let before = getrlimit(resource);
+                if let Some(current) = limit {
+                    // A soft limit below the hard one is never refused.
+                    let _ = setrlimit(resource, Rlimit { current, maximum: before.maximum });
+                }
+                before
+            };
+            let mask = self.umask.map(|mask| umask(Mode::from_bits_truncate(mask)));
+            let (descriptors, core) = (soft(Resource::Nofile, self.descriptors), soft(Resource::Core, self.core));
+            let child = command.spawn();
+            let _ = setrlimit(Resource::Nofile, descriptors);
+            let _ = setrlimit(Resource::Core, core);
+            mask.map(umask);
+            child
+        }
+    }
+
+    pub(super) struct Signals {
+        /// Of any child; there is one.
+        ended: Stream,
+        forwarded: Vec<(Signal, bool, Stream)>,
+    }
+
+    impl Signals {
+        pub(super) fn new() -> std::io::Result<Self> {
+            let ignored = ignored();
+            let mut forwarded = Vec::new();
+            for (which, by_terminal) in FORWARDED {
+                let number = which.as_raw();
+                // Listening would end the ignoring, here and in the child.
+                if ignored & (1 << (number - 1)) == 0 {
+                    forwarded.push((which, by_terminal, signal(SignalKind::from_raw(number))?));
+                }
+            }
+            Ok(Self { ended: signal(SignalKind::child())?, forwarded })
+        }
+
+        /// Waits until a child may have ended; hands on to it what arrives meanwhile.
+        pub(super) async fn next(&mut self, child: &Child) {
+            let Self { ended, forwarded } = self;
+            poll_fn(|context| {
+                for (which, by_terminal, stream) in forwarded.iter_mut() {
+                    while let Poll::Ready(Some(())) = stream.poll_recv(context) {
+                        if !(*by_terminal && in_foreground())
+                            && let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+                        {
+                            let _ = kill_process(pid, *which);
+                        }
+                    }
+                }
+                ended.poll_recv(context).map(|_| ())
+            })
+            .await;
+        }
+    }
+
+    /// Whether a terminal's own signals reach this process group.
+    fn in_foreground() -> bool {
+        File::open("/dev/tty").is_ok_and(|terminal| tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp()))
+    }
+
+    /// The signals that this process ignores, bit N-1 for signal N; none where Linux does not tell.
+    fn ignored() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    fn ended(command: &[&str]) -> Ended {
+        let mut child = Command::new(command[0]);
+        child.args(&command[1..]);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(run(child, &Inherited::of_this_process())).unwrap()
+    }
+
+    #[test]
+    fn an_end_is_told_as_shells_tell_it() {
+        assert_eq!(ended(&["true"]), Ended(0));
+        assert_eq!(ended(&["sh", "-c", "exit 7"]), Ended(7));
+        assert_eq!(ended(&["sh", "-c", "kill -TERM $$"]), Ended(143));
+        assert_eq!(ended(&["/nowhere/to/be/found"]), Ended::NOT_FOUND);
+        assert_eq!(ended(&["/etc/passwd"]), Ended::NOT_EXECUTABLE);
+    }
+}
