@@ -1,39 +1,30 @@
 //! The client matrix: each client as its users run it, under `egret run --` and with nothing else set, against an
 //! nginx that demands a certificate. One test per client, so that a failure names it; each asserts the subject that
-//! nginx wrote down. What a client needs beyond `egret run` is what its test passes, and stands in the README's table.
+//! nginx wrote down, with an egret that runs (no credential) and with one that `egret run` starts (which asks for one).
+//! What a client needs beyond `egret run` is what its test passes, and stands in the README's table.
 
 use std::time::Duration;
 
-use crate::harness::laptop::{Laptop, client, python, said};
+use crate::harness::laptop::{Laptop, client, python, row, said};
 use crate::harness::run_within;
 
 // --- the command line ------------------------------------------------------------------------------------------------
 
 #[test]
 fn curl() {
-    let laptop = Laptop::start();
-    let body = laptop.serves(&["curl", "--http1.1", "-sSf", &laptop.https("/")]);
-    assert!(body.contains("CN=the-laptop"), "{body}");
+    row(|laptop| {
+        let body = laptop.serves(&["curl", "--http1.1", "-sSf", &laptop.https("/")]);
+        assert!(body.contains("CN=the-laptop"), "{body}");
+        laptop.serves(&["curl", "-sSf", &laptop.http("/")]);
+    });
 }
 
 #[test]
-fn curl_by_http() {
-    let laptop = Laptop::start();
-    laptop.serves(&["curl", "-sSf", &laptop.http("/")]);
-}
-
-/// Debian's wget is built with GnuTLS and reads no variable for its CA.
-#[test]
-fn wget_needs_its_ca_on_the_command_line() {
-    let laptop = Laptop::start();
-    let url = laptop.https("/");
-    laptop.serves(&["sh", "-c", &format!("wget -q -O - --ca-certificate=\"$SSL_CERT_FILE\" {url}")]);
-}
-
-#[test]
-fn wget_by_http() {
-    let laptop = Laptop::start();
-    laptop.serves(&["wget", "-q", "-O", "-", &laptop.http("/")]);
+fn wget() {
+    row(|laptop| {
+        laptop.serves(&["wget", "-q", "-O", "-", &laptop.https("/")]);
+        laptop.serves(&["wget", "-q", "-O", "-", &laptop.http("/")]);
+    });
 }
 
 /// What all others here would meet: nginx refuses who comes without a certificate.
@@ -52,9 +43,10 @@ fn without_egret_run_the_same_curl_is_refused() {
 // --- Python ----------------------------------------------------------------------------------------------------------
 
 fn by_python(kind: &str) {
-    let laptop = Laptop::start();
-    laptop.serves(&[&python(), &client("fetch.py"), kind, &laptop.https("/")]);
-    laptop.serves(&[&python(), &client("fetch.py"), kind, &laptop.http("/")]);
+    row(|laptop| {
+        laptop.serves(&[&python(), &client("fetch.py"), kind, &laptop.https("/")]);
+        laptop.serves(&[&python(), &client("fetch.py"), kind, &laptop.http("/")]);
+    });
 }
 
 #[test]
@@ -82,15 +74,17 @@ fn python_httpx_async() {
 fn python_aiohttp_needs_trust_env() {
     by_python("aiohttp");
     let laptop = Laptop::start();
-    laptop.never_arrives(&[&python(), &client("fetch.py"), "aiohttp-plain", &laptop.https("/")]);
+    let mut plain = laptop.run(&[&python(), &client("fetch.py"), "aiohttp-plain", &laptop.https("/")]);
+    assert_eq!(laptop.never_arrives(&mut plain), Some(1));
 }
 
 // --- Node ------------------------------------------------------------------------------------------------------------
 
 fn by_node(kind: &str) {
-    let laptop = Laptop::start();
-    laptop.serves(&["node", &client("fetch.mjs"), kind, &laptop.https("/")]);
-    laptop.serves(&["node", &client("fetch.mjs"), kind, &laptop.http("/")]);
+    row(|laptop| {
+        laptop.serves(&["node", &client("fetch.mjs"), kind, &laptop.https("/")]);
+        laptop.serves(&["node", &client("fetch.mjs"), kind, &laptop.http("/")]);
+    });
 }
 
 /// Node reads proxy variables since 22.21 and 24.5; before, it asks the system's resolver for the name and fails.
@@ -101,8 +95,8 @@ fn by_node_itself(kind: &str) {
     if reads {
         by_node(kind);
     } else {
-        let code = laptop.never_arrives(&["node", &client("fetch.mjs"), kind, &laptop.https("/")]);
-        assert_eq!(code, 3, "failed, and not for want of a proxy");
+        let mut node = laptop.run(&["node", &client("fetch.mjs"), kind, &laptop.https("/")]);
+        assert_eq!(laptop.never_arrives(&mut node), Some(3), "failed, and not for want of a proxy");
     }
 }
 
@@ -135,33 +129,49 @@ fn node_axios() {
 
 #[test]
 fn heavy_go() {
-    let laptop = Laptop::start();
-    let binary = laptop.go();
-    laptop.serves(&[&binary, &laptop.https("/")]);
-    laptop.serves(&[&binary, &laptop.http("/")]);
+    row(|laptop| {
+        let binary = laptop.go();
+        laptop.serves(&[&binary, &laptop.https("/")]);
+        laptop.serves(&[&binary, &laptop.http("/")]);
+    });
 }
 
+/// Java's HttpClient takes proxy and trust store from properties, and a credential only from code.
 #[test]
-fn heavy_java_http_client() {
+fn heavy_java_http_client_needs_a_listener_without_credential() {
     let laptop = Laptop::start();
-    laptop.serves(&["java", &client("Fetch.java"), &laptop.https("/")]);
+    let fetch = client("Fetch.java");
+    laptop.serves(&["java", &fetch, &laptop.https("/")]);
+    laptop.serves(&["java", &fetch, &laptop.http("/")]);
+    let laptop = laptop.stop();
+    let url = laptop.https("/");
+    assert_eq!(laptop.never_arrives(&mut laptop.run(&["java", &fetch, &url])), Some(1));
+    laptop.serves_command(&mut laptop.run_with(&["--without-credential"], &["java", &fetch, &url]));
 }
 
 // --- a browser -------------------------------------------------------------------------------------------------------
 
-/// Chromium reads the proxy from the environment and its roots from the NSS database of the home.
+/// Chromium reads the proxy from the environment, a credential from nowhere, and its roots from the NSS database of
+/// the home.
 #[test]
-fn heavy_chromium_needs_its_ca_in_nss() {
+fn heavy_chromium_needs_its_ca_in_nss_and_a_listener_without_credential() {
     let laptop = Laptop::start();
-    let chromium = |url: &str| {
-        // An ordinary user's browser has a sandbox; root's has none.
-        let sandbox = if rustix::process::geteuid().is_root() { "--no-sandbox" } else { "--disable-gpu" };
-        laptop.run(&["chromium", "--headless", "--disable-gpu", sandbox, "--dump-dom", url])
+    // An ordinary user's browser has a sandbox; root's has none.
+    let sandbox = if rustix::process::geteuid().is_root() { "--no-sandbox" } else { "--disable-gpu" };
+    let chromium = |laptop: &Laptop, options: &[&str], url: &str| {
+        laptop.run_with(options, &["chromium", "--headless", "--disable-gpu", sandbox, "--dump-dom", url])
     };
-    let by_http = laptop.serves_command(&mut chromium(&laptop.http("/")));
+    let by_http = laptop.serves_command(&mut chromium(&laptop, &[], &laptop.http("/")));
     assert!(by_http.contains("CN=the-laptop"), "{by_http}");
-    let install = run_within(Duration::from_secs(30), &mut laptop.egret_at_home(&["ca", "install", "--nss"]));
+    laptop.never_arrives(&mut chromium(&laptop, &[], &laptop.https("/")));
+
+    let install = run_within(Duration::from_secs(30), &mut laptop.egret_command(&["ca", "install", "--nss"]));
     assert!(install.status.success(), "{}", said(&install));
-    let by_https = laptop.serves_command(&mut chromium(&laptop.https("/")));
+    let by_https = laptop.serves_command(&mut chromium(&laptop, &[], &laptop.https("/")));
+    assert!(by_https.contains("CN=the-laptop"), "{by_https}");
+
+    let laptop = laptop.stop();
+    laptop.never_arrives(&mut chromium(&laptop, &[], &laptop.https("/")));
+    let by_https = laptop.serves_command(&mut chromium(&laptop, &["--without-credential"], &laptop.https("/")));
     assert!(by_https.contains("CN=the-laptop"), "{by_https}");
 }

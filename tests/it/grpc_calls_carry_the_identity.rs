@@ -42,7 +42,7 @@ impl Scene {
                 &format!("project = \"default\"\norigin = \"{url}\""),
             )
         });
-        laptop.egret.upload("default", Some(&url), &laptop.client);
+        laptop.egret().upload("default", Some(&url), &laptop.client);
         Self { laptop, origin, record }
     }
 
@@ -51,7 +51,7 @@ impl Scene {
     fn call(&self, way: Way, call: &str) -> Value {
         let (kind, target) = match way {
             Way::Intercepted => ("secure", format!("{NAME}:{}", self.origin.port)),
-            Way::Sidecar => ("insecure", self.laptop.egret.listener("partner").to_string()),
+            Way::Sidecar => ("insecure", self.laptop.egret().listener("partner").to_string()),
         };
         answer_of(&self.laptop, kind, &target, call)
     }

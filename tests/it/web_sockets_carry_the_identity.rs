@@ -55,8 +55,8 @@ fn to_a_server_that_demands_the_certificate() {
             )
         },
     );
-    laptop.egret.upload("default", Some(&url), &laptop.client);
+    laptop.egret().upload("default", Some(&url), &laptop.client);
     talk(&laptop, &format!("wss://{NAME}:{}/", server.port));
     talk(&laptop, &format!("ws://{NAME}:{}/", server.port));
-    talk(&laptop, &format!("ws://{}/", laptop.egret.listener("partner")));
+    talk(&laptop, &format!("ws://{}/", laptop.egret().listener("partner")));
 }

@@ -22,10 +22,28 @@ const LIMIT: Duration = Duration::from_secs(100);
 pub(crate) struct Laptop {
     pub(crate) world: World,
     pub(crate) nginx: Nginx,
-    pub(crate) egret: Egret,
     pub(crate) client: Pair,
+    egret: Running,
     /// The user's home: empty, like all that is configured in one.
     home: PathBuf,
+}
+
+/// What `egret run` finds.
+enum Running {
+    /// `egret serve` in the background, with a listener that asks for no credential.
+    Egret(Egret),
+    /// Nothing but configuration and store: it starts an egret of its own, which asks for a credential.
+    Nothing(Setup),
+}
+
+/// A row of the matrix: what a client does, with an egret that runs and with one that `egret run` starts.
+pub(crate) fn row(client: impl Fn(&Laptop)) {
+    let laptop = Laptop::start();
+    client(&laptop);
+    // What package managers keep in caches would not be asked for again.
+    std::fs::remove_dir_all(&laptop.home).expect("our own folder");
+    std::fs::create_dir(&laptop.home).expect("our own folder");
+    client(&laptop.stop());
 }
 
 impl Laptop {
@@ -42,7 +60,24 @@ impl Laptop {
         egret.upload("default", Some(&nginx.origin(NAME)), &client);
         let home = world.path("home");
         std::fs::create_dir(&home).expect("writable");
-        Self { world, nginx, egret, client, home }
+        Self { world, nginx, client, egret: Running::Egret(egret), home }
+    }
+
+    /// Without the egret in the background.
+    pub(crate) fn stop(mut self) -> Self {
+        if let Running::Egret(egret) = self.egret {
+            self.egret = Running::Nothing(egret.stop());
+        }
+        self
+    }
+
+    /// The egret in the background.
+    #[track_caller]
+    pub(crate) fn egret(&self) -> &Egret {
+        match &self.egret {
+            Running::Egret(egret) => egret,
+            Running::Nothing(_) => panic!("this laptop's egret was stopped"),
+        }
     }
 
     /// `https://api.partner.test:PORT` and this path.
@@ -61,38 +96,24 @@ impl Laptop {
 
     /// A command under `egret run --`, in the newcomer's environment.
     pub(crate) fn run(&self, argv: &[&str]) -> Command {
-        let mut run = command(argv[0]);
-        run.args(&argv[1..]);
-        self.at_home(&mut run);
-        self.stand_in(&mut run);
+        self.run_with(&[], argv)
+    }
+
+    /// The same with options of `egret run`.
+    pub(crate) fn run_with(&self, options: &[&str], argv: &[&str]) -> Command {
+        let mut run = self.egret_command(&["run"]);
+        run.args(options).arg("--").args(argv);
         run
     }
 
-    fn stand_in(&self, run: &mut Command) {
-        let proxy = format!("http://{}", self.egret.proxy());
-        let ca = self.egret.ca();
-        let bundle = self.world.path("bundle.pem");
-        let system = std::fs::read_to_string("/etc/ssl/certs/ca-certificates.crt").unwrap();
-        std::fs::write(&bundle, system + &self.egret.ca_pem()).unwrap();
-        for name in ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
-            run.env(name, &proxy);
-        }
-        for name in ["no_proxy", "NO_PROXY"] {
-            run.env(name, "localhost,127.0.0.1,::1");
-        }
-        for name in [
-            "SSL_CERT_FILE",
-            "REQUESTS_CA_BUNDLE",
-            "CURL_CA_BUNDLE",
-            "GIT_SSL_CAINFO",
-            "PIP_CERT",
-            "CARGO_HTTP_CAINFO",
-            "npm_config_cafile",
-            "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-        ] {
-            run.env(name, &bundle);
-        }
-        run.env("NODE_EXTRA_CA_CERTS", ca).env("NODE_USE_ENV_PROXY", "1");
+    /// A command of egret's own, in the newcomer's environment.
+    pub(crate) fn egret_command(&self, arguments: &[&str]) -> Command {
+        let mut egret = match &self.egret {
+            Running::Egret(egret) => egret.cli(arguments),
+            Running::Nothing(setup) => setup.cli(arguments),
+        };
+        self.at_home(&mut egret);
+        egret
     }
 
     /// The same command without egret.
@@ -101,13 +122,6 @@ impl Laptop {
         bare.args(&argv[1..]);
         self.at_home(&mut bare);
         bare
-    }
-
-    /// A command of egret's own, in the newcomer's environment.
-    pub(crate) fn egret_at_home(&self, arguments: &[&str]) -> Command {
-        let mut egret = self.egret.cli(arguments);
-        self.at_home(&mut egret);
-        egret
     }
 
     /// `tests/clients/fetch.go`, built.
@@ -132,7 +146,8 @@ impl Laptop {
             command.env("RUSTUP_HOME", Path::new(&home).join(".rustup"));
         }
         // Files that a machine's administrator may have put there would be one thing more that is set.
-        command.env("HOME", &self.home).env("GIT_CONFIG_NOSYSTEM", "1").current_dir(&self.home);
+        command.env("GIT_CONFIG_NOSYSTEM", "1").env("npm_config_globalconfig", self.home.join("no-npmrc"));
+        command.env("HOME", &self.home).current_dir(&self.home);
     }
 
     /// Runs a command under `egret run --`; it has to succeed with an answer of nginx, which saw the partner's
@@ -154,21 +169,19 @@ impl Laptop {
         eventually("nginx logs an answer of 200", || {
             self.nginx.seen()[before..].iter().any(|request| request.status == "200").then_some(())
         });
-        for request in self.nginx.seen() {
+        for request in &self.nginx.seen()[before..] {
             assert_eq!(request.subject, self.client.subject(), "{request:?}; {said}");
         }
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// The exit code of a command under `egret run --` after which nginx was asked nothing.
+    /// Runs a command of which nothing arrives at nginx; its exit code.
     #[track_caller]
-    pub(crate) fn never_arrives(&self, argv: &[&str]) -> i32 {
-        let output = run_within(LIMIT, &mut self.run(argv));
-        let said = said(&output);
-        assert!(self.nginx.seen().is_empty(), "{:?}; {said}", self.nginx.seen());
-        let code = output.status.code().unwrap_or_else(|| panic!("ended by a signal: {said}"));
-        assert_ne!(code, 0, "{said}");
-        code
+    pub(crate) fn never_arrives(&self, command: &mut Command) -> Option<i32> {
+        let before = self.nginx.seen().len();
+        let output = run_within(LIMIT, command);
+        assert_eq!(self.nginx.seen().len(), before, "{:?}; {}", self.nginx.seen(), said(&output));
+        output.status.code()
     }
 }
 

@@ -36,7 +36,8 @@ pub(crate) struct Seen {
     pub(crate) subject: String,
     /// `HTTP/1.1`, `HTTP/2.0`.
     pub(crate) http: String,
-    pub(crate) uri: String,
+    #[expect(dead_code, reason = "for the messages of failures")]
+    uri: String,
     pub(crate) status: String,
 }
 
