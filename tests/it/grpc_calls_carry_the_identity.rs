@@ -110,6 +110,16 @@ fn unary_with_metadata_and_trailers() {
     });
 }
 
+/// `egret run` starts an egret of its own, which asks for a credential: gRPC sends that of the proxy's URL.
+#[test]
+fn unary_with_the_credential_of_egret_run() {
+    let scene = Scene::new();
+    let scene = Scene { laptop: scene.laptop.stop(), ..scene };
+    let answer = scene.call(Way::Intercepted, "unary");
+    assert_eq!((&answer["status"], &answer["messages"]), (&json!("OK"), &json!([scene.name()])), "{answer}");
+    scene.received(1);
+}
+
 #[test]
 fn error_status_with_details_and_trailers() {
     let scene = Scene::new();

@@ -27,8 +27,14 @@ fn to_nginx_in_front_of_the_server() {
     let server = Served::start("websocket_echo.py", &[Path::new("plain")]);
     let address = ([127, 0, 0, 1], server.port).into();
     let laptop = Laptop::among(World::new(), |site| site.http2().web_socket(address), |setup| setup);
-    talk(&laptop, &laptop.https("/socket").replacen("https", "wss", 1));
-    talk(&laptop, &laptop.http("/socket").replacen("http", "ws", 1));
+    let (wss, ws) =
+        (laptop.https("/socket").replacen("https", "wss", 1), laptop.http("/socket").replacen("http", "ws", 1));
+    talk(&laptop, &wss);
+    talk(&laptop, &ws);
+    // With the credential that an egret of `egret run`'s own asks for.
+    let laptop = laptop.stop();
+    talk(&laptop, &wss);
+    talk(&laptop, &ws);
     for request in laptop.nginx.seen() {
         assert_eq!(
             (request.subject, request.http.as_str(), request.status.as_str()),
