@@ -9,8 +9,10 @@ use crate::config::Overlay;
 use crate::config::file::ProfileName;
 
 mod run;
+mod trust;
 
 pub(super) use run::{CredentialArgs, EnvArgs, RunArgs, Shell};
+pub(super) use trust::TrustArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -178,6 +180,11 @@ impl ApiArgs {
         self.url == DEFAULT_URL
     }
 
+    /// Whether nobody said anything of which egret is meant.
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_default() && self.data_dir.is_none() && self.config.is_none()
+    }
+
     pub(super) fn overlay(&self) -> Overlay {
         Overlay { config: self.config.clone(), data_dir: self.data_dir.clone(), ..Overlay::default() }
     }
@@ -278,6 +285,11 @@ Examples:
         #[command(flatten)]
         api: ApiArgs,
     },
+    /// Make this machine's programs trust the CA: the system's store, and this user's browsers
+    #[command(long_about = trust::INSTALL, after_help = trust::INSTALL_EXAMPLES)]
+    Install(TrustArgs),
+    /// Take back what `egret ca install` did: this very certificate, nothing else
+    Uninstall(TrustArgs),
     /// Print the CA's certificate: who it is, until when, its fingerprint, and the PEM
     Show {
         /// Where the API is.

@@ -12,6 +12,7 @@ mod logging;
 mod output;
 mod run;
 mod status;
+mod trust;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -69,7 +70,7 @@ fn dispatch(command: Commands, inherited: &Inherited) -> anyhow::Result<ExitCode
         Commands::Run(args) => return run::run(args, inherited),
         Commands::Env(args) => run::env(&args)?,
         Commands::Certs { command } => block_on(certs::run(command))?,
-        Commands::Ca { command } => ca::run(command)?,
+        Commands::Ca { command } => ca::run(command, inherited)?,
         Commands::Check(args) => return check::run(&args),
         Commands::Status(args) => block_on(status::run(&args))?,
     }

@@ -109,6 +109,12 @@ impl Access {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn of(proxy: Zeroizing<String>, open: Option<(String, u16)>, bound: Vec<Pattern>, ca: String) -> Self {
+        let endpoint = ("127.0.0.1".to_owned(), 8081);
+        Self { proxy, open, endpoint, ca, bound, issued: None }
+    }
+
     /// Whether a credential was made for this command.
     pub(super) fn has_credential(&self) -> bool {
         self.issued.is_some()

@@ -78,7 +78,7 @@ mod system {
             Self::default()
         }
 
-        pub(super) fn spawn(&self, command: &mut Command) -> std::io::Result<Child> {
+        pub(in crate::cli) fn spawn(&self, command: &mut Command) -> std::io::Result<Child> {
             command.spawn()
         }
     }
@@ -139,7 +139,7 @@ mod system {
         }
 
         /// Starts a command with them, and is as careful as before when it returns.
-        pub(super) fn spawn(&self, command: &mut Command) -> std::io::Result<Child> {
+        pub(in crate::cli) fn spawn(&self, command: &mut Command) -> std::io::Result<Child> {
             let soft = |resource, limit: Option<Option<u64>>| {
                 let before = getrlimit(resource);
                 if let Some(current) = limit {

@@ -48,6 +48,12 @@ async fn wrapped(args: RunArgs, inherited: &Inherited) -> anyhow::Result<ExitCod
         }
         Err(error) if starts_private(&error, &running, &args.project) => {
             let mut private = Private::start(&args.project, args.credential.without_credential).await?;
+            if let Some(name) = variables::users_proxy(&|name| std::env::var_os(name)) {
+                eprintln!(
+                    "egret: warning: {name} names a proxy, which egret takes the place of for this command; an egret that has to \
+                     go through it is told so in its configuration"
+                );
+            }
             let asked = ask_private(&mut private, &args.project.project).await;
             (asked?, Some(private))
         }
@@ -70,6 +76,12 @@ async fn with_access(args: &RunArgs, access: &Access, inherited: &Inherited) -> 
     warn(access, &roots.warnings, &variables::users_no_proxy(&environment));
 
     let (program, arguments) = args.command.split_first().context("a command is needed")?;
+    if access.open.is_none() && variables::is_java(program) {
+        eprintln!(
+            "egret: warning: Java's HttpClient sends a credential only if the program brings an Authenticator; if it answers \
+             with 407, use --without-credential"
+        );
+    }
     let mut command = Command::new(program);
     command.args(arguments).envs(variables).env_remove(variables::WITHHELD);
     let ended = child::run(command, inherited).await?;

@@ -1,6 +1,6 @@
 //! The variables, in one table: how every common tool set is told of a proxy and of a CA.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use super::access::Access;
@@ -82,6 +82,11 @@ const TABLE: &[Variable] = &[
     always("AWS_CA_BUNDLE", Holds::Replaces(&["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]), "aws, boto3, the other AWS SDKs"),
     always("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", Holds::Replaces(&[]), "gRPC: C++, Python, Ruby, PHP"),
     if_set("npm_config_cafile", Holds::Replaces(&[]), "npm: in place of NODE_EXTRA_CA_CERTS"),
+    if_set("NIX_SSL_CERT_FILE", Holds::Replaces(&[]), "programs of Nix: before SSL_CERT_FILE"),
+    if_set("PERL_LWP_SSL_CA_FILE", Holds::Replaces(&[]), "Perl LWP: before SSL_CERT_FILE"),
+    if_set("HTTPLIB2_CA_CERTS", Holds::Replaces(&[]), "Python httplib2"),
+    if_set("CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", Holds::Replaces(&[]), "gcloud"),
+    if_set("BUNDLE_SSL_CA_CERT", Holds::Replaces(&[]), "Ruby bundler"),
     always("WGETRC", Holds::Wgetrc, "wget"),
     // --- both
     always("JAVA_TOOL_OPTIONS", Holds::Java, "Java: every virtual machine of 9 or newer"),
@@ -128,6 +133,22 @@ pub(super) fn variables(
 pub(super) fn users_no_proxy(environment: Environment<'_>) -> Vec<String> {
     let read = |name| environment(name).map(|value| value.to_string_lossy().into_owned());
     ["no_proxy", "NO_PROXY"].into_iter().filter_map(read).collect()
+}
+
+/// The first variable by which the user names a proxy that is none of ours.
+pub(super) fn users_proxy(environment: Environment<'_>) -> Option<&'static str> {
+    let set = |name: &&str| environment(name).is_some_and(|value| !value.is_empty());
+    let nested = set(&"EGRET_PROXY_URL");
+    ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"].into_iter().find(|name| !nested && set(name))
+}
+
+/// Whether a command is Java, or one of the tools that are known to be.
+pub(super) fn is_java(program: &OsStr) -> bool {
+    let name = Path::new(program).file_stem().and_then(OsStr::to_str);
+    matches!(
+        name,
+        Some("java" | "mvn" | "mvnw" | "gradle" | "gradlew" | "sbt" | "kotlin" | "scala" | "clojure" | "clj")
+    )
 }
 
 /// The user's options, and ours. Properties cannot carry a credential for `java.net.http`, so a listener that takes none
