@@ -9,6 +9,7 @@ mod callers_prove_who_they_are;
 mod clients_need_only_egret_run;
 mod clients_of_registries_need_only_egret_run;
 mod clients_speak_http_2_under_egret_run;
+mod commands_run_through_egret;
 mod commands_tell_the_truth;
 mod deleted_certificate_is_never_presented_again;
 mod every_origin_gets_its_own_certificate;

@@ -50,8 +50,8 @@ async fn wrapped(args: RunArgs, inherited: &Inherited) -> anyhow::Result<ExitCod
             let mut private = Private::start(&args.project, args.credential.without_credential).await?;
             if let Some(name) = variables::users_proxy(&|name| std::env::var_os(name)) {
                 eprintln!(
-                    "egret: warning: {name} names a proxy, which egret takes the place of for this command; an egret that has to \
-                     go through it is told so in its configuration"
+                    "egret: warning: {name} names a proxy, and the egret started for this command goes through it only if \
+                     its configuration says so"
                 );
             }
             let asked = ask_private(&mut private, &args.project.project).await;
