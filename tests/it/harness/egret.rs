@@ -19,9 +19,6 @@ use super::{PATIENCE, Process, command, eventually, stdout_of};
 /// The administrator token of every egret that is not told otherwise.
 pub(crate) const TOKEN: &str = "administrator-token-of-the-tests-7f3a9c51d2e84b60";
 
-/// Where nobody listens: a port that no system gives out by itself.
-const NOBODY: &str = "127.0.0.1:1";
-
 /// The program.
 pub(crate) fn program() -> Command {
     command(env!("CARGO_BIN_EXE_egret"))
@@ -127,19 +124,6 @@ impl Setup {
         path
     }
 
-    /// A command of the program with this configuration, and no egret running.
-    pub(crate) fn cli(&self, arguments: &[&str]) -> Command {
-        let mut cli = program();
-        cli.args(arguments)
-            .env("EGRET_URL", format!("http://{NOBODY}"))
-            .env("EGRET_CONFIG", self.folder.path().join("egret.toml"))
-            .env("EGRET_DATA_DIR", &self.data_dir);
-        if self.token {
-            cli.env("EGRET_TOKEN", TOKEN);
-        }
-        cli
-    }
-
     /// Starts `egret serve` with it and waits until all sockets are bound.
     pub(crate) fn start(self) -> Egret {
         let config = self.write();
@@ -222,8 +206,14 @@ impl Egret {
 
     /// A command of the program that talks to this instance.
     pub(crate) fn cli(&self, arguments: &[&str]) -> Command {
-        let mut cli = self.setup().cli(arguments);
-        cli.env("EGRET_URL", format!("http://{}", self.management));
+        let mut cli = program();
+        cli.args(arguments)
+            .env("EGRET_URL", format!("http://{}", self.management))
+            .env("EGRET_CONFIG", self.setup().folder.path().join("egret.toml"))
+            .env("EGRET_DATA_DIR", &self.setup().data_dir);
+        if self.setup().token {
+            cli.env("EGRET_TOKEN", TOKEN);
+        }
         cli
     }
 

@@ -7,13 +7,16 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use super::certificates::Pair;
-use super::egret::{Egret, Setup};
+use super::egret::{Egret, Setup, TOKEN, program};
 use super::nginx::{Nginx, Site};
 use super::world::World;
 use super::{Process, command, eventually, repository, run_within};
 
 /// The partner's name. Resolved by egret alone, so nobody gets there without it.
 pub(crate) const NAME: &str = "api.partner.test";
+
+/// Where no egret answers: no system gives out this port by itself.
+const NOWHERE: &str = "http://127.0.0.1:1";
 
 /// For browsers and package managers on a busy machine; less than nextest gives a test, so that it is this that speaks.
 const LIMIT: Duration = Duration::from_secs(50);
@@ -112,7 +115,12 @@ impl Laptop {
     pub(crate) fn egret_command(&self, arguments: &[&str]) -> Command {
         let mut egret = match &self.egret {
             Running::Egret(egret) => egret.cli(arguments),
-            Running::Nothing(setup) => setup.cli(arguments),
+            Running::Nothing(setup) => {
+                let mut egret = program();
+                egret.args(arguments).env("EGRET_URL", NOWHERE).env("EGRET_CONFIG", setup.write());
+                egret.env("EGRET_DATA_DIR", setup.data_dir()).env("EGRET_TOKEN", TOKEN);
+                egret
+            }
         };
         self.at_home(&mut egret);
         egret
