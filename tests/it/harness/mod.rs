@@ -5,6 +5,7 @@
 pub(crate) mod certificates;
 pub(crate) mod clients;
 pub(crate) mod egret;
+pub(crate) mod laptop;
 pub(crate) mod nginx;
 pub(crate) mod openssl;
 pub(crate) mod origin;
