@@ -144,12 +144,12 @@ fn what_is_remembered_ends_at_the_hour_of_the_token() {
     headers.append(PROXY_AUTHORIZATION, "Bearer secret".parse().unwrap());
     let ask =
         || by_token(&headers, &memo, &registry, &throttle, Peer::Ip(IpAddr::from([192, 0, 2, 1]))).map_err(|f| f.code);
-    assert!(ask().unwrap().pass.holds(&registry, &project));
+    assert!(ask().unwrap().pass.unwrap().holds(&registry, &project));
     // What was remembered an hour ago, with the registry unchanged since.
     let generation = registry.token_generation();
     let late = Some(clock::now() - time::Duration::seconds(1));
     let pass = Arc::new(Pass { sha256, until: late, generation: AtomicU64::new(generation) });
     assert!(!pass.holds(&registry, &project));
-    memo.0.lock().unwrap().as_mut().unwrap().admitted.pass = pass.clone();
+    memo.0.lock().unwrap().as_mut().unwrap().admitted.pass = Some(pass.clone());
     assert!(!Arc::ptr_eq(&ask().unwrap().pass.unwrap(), &pass), "judged anew");
 }

@@ -17,7 +17,8 @@ fn snapshot(bindings: &[(&str, Target)]) -> Snapshot {
 }
 
 fn listener(name: &str, mode: ListenerMode, caller: CallerSettings, intercept: Intercept) -> ListenerSettings {
-    ListenerSettings { name: name.to_owned(), listen: "127.0.0.1:0".parse().unwrap(), mode, caller, intercept }
+    let listen = "127.0.0.1:0".parse().unwrap();
+    ListenerSettings { name: name.to_owned(), listen, socket_mode: 0o600, tls: None, mode, caller, intercept }
 }
 
 fn forward(intercept: Intercept) -> Outlook {
