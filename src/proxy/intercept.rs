@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use tokio::time::timeout;
@@ -14,7 +14,7 @@ use super::headers::only_host;
 use super::listener::{Client, Refused};
 use super::serve::{self, Answering, Protocol};
 use super::tunnel::Held;
-use super::{Inbound, Way};
+use super::{Inbound, Way, target};
 use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, Origin};
 use crate::net::{Io, Stream};
 use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
@@ -72,9 +72,9 @@ fn authority(origin: &Origin, secure: bool) -> String {
 
 fn check<B>(request: &Request<B>, origin: &Origin, secure: bool, usual: &str) -> Result<(), Failure> {
     let uri = request.uri();
-    if request.method() == Method::CONNECT {
-        return Err(Failure::new(Code::RequestMalformed, "there is no CONNECT inside a tunnel"));
-    }
+    target::opens_websocket(request, || {
+        Failure::new(Code::RequestMalformed, "there is no CONNECT inside a tunnel")
+    })?;
     let asterisk = uri.path() == "*" && request.method() == Method::OPTIONS;
     if !uri.path().starts_with('/') && !asterisk {
         return Err(Failure::new(Code::RequestMalformed, "the request's target is not a path"));
@@ -84,8 +84,13 @@ fn check<B>(request: &Request<B>, origin: &Origin, secure: bool, usual: &str) ->
     {
         return Err(misdirected());
     }
-    let host = only_host(request.headers())?.ok_or_else(missing_host)?;
-    for authority in [Some(host), uri.authority().map(|a| a.as_str())].into_iter().flatten() {
+    let target = uri.authority().map(|a| a.as_str());
+    let host = only_host(request.headers())?;
+    // RFC 9113 section 8.3.1: in HTTP/2 one of the two is enough.
+    if host.is_none() && (target.is_none() || request.version() != Version::HTTP_2) {
+        return Err(missing_host());
+    }
+    for authority in [host, target].into_iter().flatten() {
         // The usual spelling costs a comparison; any other is read and compared in canonical form.
         if authority.eq_ignore_ascii_case(usual) {
             continue;
@@ -108,7 +113,7 @@ fn misdirected() -> Failure {
 /// Serves the client of an intercepted tunnel until it ends.
 pub(super) async fn serve(client: Arc<Client>, inside: Inside, io: Held<Io<Stream>>) {
     let serving = client.proxy.serving.clone();
-    let meter = client.meter.clone();
+    let meter = io.meter().clone();
     if !inside.secure {
         return serve::serve(io, Protocol::Http1, meter, serving, handle(client, inside)).await;
     }

@@ -12,14 +12,16 @@ use tokio::net::TcpListener;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::caller::{self, Memo};
-use super::serve::{self, Answering, Protocol, serve};
-use super::{Inbound, Proxy, Way, error, explicit, sidecar};
+use super::serve::{self, Answering, Protocol, serve, serve_by_preface};
+use super::{Inbound, Proxy, Way, error, explicit, sidecar, target};
 use crate::config::{CallerSettings, Intercept, ListenerMode, ListenerSettings};
 use crate::domain::Code;
 use crate::net::{Io, Meter, Stream};
 use crate::observe::{Exchange, Metrics};
 use crate::upstream::{Failure, ReplyBody, RequestBody};
 
+/// What is wrong with a target that is too long (414, where too many fields are 431).
+const LONG_TARGET: &str = "the request line is longer than limits.max_request_line";
 /// First and longest pause after accepting failed for want of descriptors or memory.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
@@ -125,11 +127,15 @@ impl Listener {
         // Answers are written whole; waiting for more to send with them only costs time.
         stream.set_nodelay();
         let meter = Meter::new();
-        let client = Arc::new(Client::new(&self.proxy, &self.entry, peer.ip().to_canonical(), meter.clone(), seat));
+        let client = Arc::new(Client::new(&self.proxy, &self.entry, peer.ip().to_canonical(), seat));
         let io = Io::new(stream, meter.clone());
         let serving = self.proxy.serving.clone();
         let handle = move |request| Client::answer(client.clone(), request);
-        self.proxy.tasks.spawn(serve(io, Protocol::Http1, meter, serving, handle));
+        let tasks = &self.proxy.tasks;
+        match self.entry.mode {
+            ListenerMode::Forward => tasks.spawn(serve(io, Protocol::Http1, meter, serving, handle)),
+            ListenerMode::Sidecar(_) => tasks.spawn(serve_by_preface(io, meter, serving, handle)),
+        };
     }
 }
 
@@ -162,7 +168,6 @@ pub(super) struct Client {
     pub(super) entry: Arc<Entry>,
     /// IPv4-mapped addresses as IPv4.
     pub(super) peer: IpAddr,
-    pub(super) meter: Arc<Meter>,
     /// Of a listener with a fixed project: what every request's [`Inbound`] is; `None` if the project is gone.
     fixed: Option<Inbound>,
     memo: Memo,
@@ -174,7 +179,6 @@ impl Client {
         proxy: &Arc<Proxy>,
         entry: &Arc<Entry>,
         peer: IpAddr,
-        meter: Arc<Meter>,
         permit: OwnedSemaphorePermit,
     ) -> Self {
         let metrics = proxy.serving.metrics.clone();
@@ -193,7 +197,6 @@ impl Client {
             proxy: proxy.clone(),
             entry: entry.clone(),
             peer,
-            meter,
             fixed,
             memo: Memo::default(),
             _seat: Seat { _permit: permit, metrics },
@@ -238,16 +241,16 @@ impl Client {
         }))
     }
 
-    /// The check of `limits.max_request_line`, before anything looks at the target.
+    /// The check of `limits.max_request_line`, and of what HTTP/2 leaves to us, before anything looks at the target.
     pub(super) fn check_target(&self, request: &Request<RequestBody>) -> Result<(), Failure> {
         let uri = request.uri();
         let length = uri.path_and_query().map_or(0, |p| p.as_str().len())
             + uri.authority().map_or(0, |a| a.as_str().len())
             + request.method().as_str().len();
         if length > self.proxy.serving.limits.max_request_line {
-            return Err(Failure::new(Code::LimitHead, "the request line is longer than limits.max_request_line"));
+            return Err(Failure::new(Code::LimitHead, LONG_TARGET));
         }
-        Ok(())
+        target::check(request, &self.proxy.serving.limits)
     }
 
     /// The answer to a request that does not reach the waist, with its line in the log.
@@ -257,8 +260,7 @@ impl Client {
         let sidecar = matches!(self.entry.mode, ListenerMode::Sidecar(_));
         let mut line = Exchange::new(&self.entry.name, way, self.peer, method);
         let id = line.request_id.to_string();
-        // Before a target was looked at, too large a head can only be too long a target.
-        let response = if failure.code == Code::LimitHead {
+        let response = if failure.detail == LONG_TARGET {
             error::answer_with(StatusCode::URI_TOO_LONG, failure, trusted, &id)
         } else {
             error::answer(failure, trusted, sidecar, &id)

@@ -18,6 +18,7 @@ mod intercept;
 mod listener;
 mod serve;
 mod sidecar;
+mod target;
 mod tunnel;
 
 use std::future::Future;
@@ -48,7 +49,7 @@ pub type LeafFuture<'a> = Pin<Box<dyn Future<Output = Result<Arc<ServerConfig>, 
 
 /// Gives the TLS configurations that intercepted clients are met with.
 pub trait Leafs: Send + Sync {
-    /// A server configuration with a leaf for exactly `host`, issued by the local CA; ALPN `http/1.1`.
+    /// A server configuration with a leaf for exactly `host`, issued by the local CA; ALPN `h2` and `http/1.1`.
     ///
     /// # Errors
     /// Why there is none, in words.
@@ -88,7 +89,7 @@ pub struct Proxy {
     asked: AskedBefore,
     /// Who failed to authenticate lately.
     throttle: Throttle,
-    /// Every accept loop, connection and tunnel.
+    /// Every accept loop, connection, stream of HTTP/2 and tunnel.
     tasks: TaskTracker,
 }
 
@@ -97,6 +98,7 @@ impl Proxy {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { registry, forwarder, upstreams, policy, leafs, limits, metrics } = parts;
+        let tasks = TaskTracker::new();
         Arc::new(Self {
             registry,
             forwarder,
@@ -106,8 +108,8 @@ impl Proxy {
             seats: Arc::new(Semaphore::new(limits.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
             asked: AskedBefore::new(limits.max_asked, limits.asked_ttl),
             throttle: Throttle::default(),
-            serving: Serving::new(limits, metrics),
-            tasks: TaskTracker::new(),
+            serving: Serving::new(limits, metrics, tasks.clone()),
+            tasks,
         })
     }
 

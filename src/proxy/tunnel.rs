@@ -39,6 +39,13 @@ impl<S> Held<S> {
     }
 }
 
+impl<S> Held<Io<S>> {
+    /// The connection's; of a tunnel inside HTTP/2 it is the tunnel's own.
+    pub(super) fn meter(&self) -> &Arc<Meter> {
+        self.io.meter()
+    }
+}
+
 impl<S: HangUp> HangUp for Held<S> {
     fn hang_up(&self) {
         self.io.hang_up();
@@ -110,13 +117,14 @@ pub(super) async fn run(client: &Arc<Client>, io: Held<Io<Stream>>, upstream: St
     let serving = &client.proxy.serving;
     let _open = Open::new(&serving.metrics);
     upstream.set_nodelay();
-    let (read, written) = (client.meter.read() - io.held.len() as u64, client.meter.written());
-    let end = copy(io, upstream, &client.meter, serving.limits.tunnel_idle_timeout, serving.abort.cancelled()).await;
+    let meter = io.meter().clone();
+    let (read, written) = (meter.read() - io.held.len() as u64, meter.written());
+    let end = copy(io, upstream, &meter, serving.limits.tunnel_idle_timeout, serving.abort.cancelled()).await;
     let origin = format!("{}:{}", facts.origin.host(), facts.origin.port());
     let mut line = line(client, facts, &origin);
     line.complete = end == End::Closed;
-    line.bytes_up = client.meter.read() - read;
-    line.bytes_down = client.meter.written() - written;
+    line.bytes_up = meter.read() - read;
+    line.bytes_down = meter.written() - written;
     client.proxy.forwarder.access().write(&line);
     tracing::debug!(?end, origin = %facts.origin, "tunnel ended");
 }

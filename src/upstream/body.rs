@@ -155,8 +155,11 @@ impl RequestBody {
         self.upload.as_ref()
     }
 
+    /// Holds the body back behind `gate`, unless its client sends without being asked.
     pub(super) fn wait_for(&mut self, gate: Arc<Gate>) {
-        self.gate = Some(Box::pin(gate.passed()));
+        if !self.flows {
+            self.gate = Some(Box::pin(gate.passed()));
+        }
     }
 }
 
