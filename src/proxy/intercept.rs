@@ -72,9 +72,7 @@ fn authority(origin: &Origin, secure: bool) -> String {
 
 fn check<B>(request: &Request<B>, origin: &Origin, secure: bool, usual: &str) -> Result<(), Failure> {
     let uri = request.uri();
-    target::opens_websocket(request, || {
-        Failure::new(Code::RequestMalformed, "there is no CONNECT inside a tunnel")
-    })?;
+    target::opens_websocket(request, || Failure::new(Code::RequestMalformed, "there is no CONNECT inside a tunnel"))?;
     let asterisk = uri.path() == "*" && request.method() == Method::OPTIONS;
     if !uri.path().starts_with('/') && !asterisk {
         return Err(Failure::new(Code::RequestMalformed, "the request's target is not a path"));

@@ -175,12 +175,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn new(
-        proxy: &Arc<Proxy>,
-        entry: &Arc<Entry>,
-        peer: IpAddr,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
+    fn new(proxy: &Arc<Proxy>, entry: &Arc<Entry>, peer: IpAddr, permit: OwnedSemaphorePermit) -> Self {
         let metrics = proxy.serving.metrics.clone();
         metrics.client_connections.add();
         let fixed = match &entry.caller {
@@ -287,3 +282,6 @@ pub(super) struct Refused<'a> {
     /// Once the caller is known.
     pub(super) inbound: Option<&'a Inbound>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,7 +66,9 @@ pub(super) fn opens_websocket<B>(request: &Request<B>, otherwise: impl FnOnce() 
     }
     match protocol(request) {
         Some("websocket") => Ok(true),
-        Some(_) => Err(malformed("the :protocol of an extended CONNECT is not implemented; only websocket is (RFC 8441)")),
+        Some(_) => {
+            Err(malformed("the :protocol of an extended CONNECT is not implemented; only websocket is (RFC 8441)"))
+        }
         None => Err(otherwise()),
     }
 }

@@ -79,23 +79,86 @@ async fn told(io: &mut (impl AsyncRead + Unpin), first: &mut BytesMut) -> io::Re
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncWriteExt as _, duplex};
+    use std::time::Duration;
+
+    use http::Response;
+    use http_body_util::Full;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio_util::task::TaskTracker;
 
     use super::*;
+    use crate::config::Limits;
+    use crate::net::Io;
 
     async fn of(pieces: &[&[u8]]) -> (Option<Protocol>, Vec<u8>) {
         let (mut client, mut near) = duplex(4096);
         let (mut first, mut pieces) = (BytesMut::new(), pieces.iter());
-        let reading = told(&mut near, &mut first);
-        let mut reading = std::pin::pin!(reading);
-        let told = loop {
-            if let std::task::Poll::Ready(told) = futures_util::poll!(reading.as_mut()) {
-                break Some(told.expect("the client has not gone"));
+        let told = {
+            let mut reading = std::pin::pin!(told(&mut near, &mut first));
+            loop {
+                if let std::task::Poll::Ready(told) = futures_util::poll!(reading.as_mut()) {
+                    break Some(told.expect("the client has not gone"));
+                }
+                let Some(piece) = pieces.next() else { break None };
+                client.write_all(piece).await.unwrap();
             }
-            let Some(piece) = pieces.next() else { break None };
-            client.write_all(piece).await.unwrap();
         };
         (told, first.to_vec())
+    }
+
+    /// Answers with the version that it was asked in.
+    fn served(limits: Limits) -> (DuplexStream, Arc<Serving>, tokio::task::JoinHandle<()>) {
+        let (client, near) = duplex(4096);
+        let (meter, serving) = (Meter::new(), Serving::new(limits, Arc::default(), TaskTracker::new()));
+        let handle = |request: Request<Incoming>| -> Answering<Full<Bytes>> {
+            let version = format!("{:?}", request.version());
+            Box::pin(async move { Response::new(Full::new(version.into())) })
+        };
+        let io = Io::new(near, meter.clone());
+        (client, serving.clone(), tokio::spawn(serve_by_preface(io, meter, serving, handle)))
+    }
+
+    #[tokio::test]
+    async fn serves_both_on_one_port() {
+        let (mut client, _serving, _task) = served(Limits::default());
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("HTTP/1.1"), "{answer}");
+
+        let (client, _serving, _task) = served(Limits::default());
+        let (sender, connection) = ::h2::client::handshake(client).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get("http://a/").version(http::Version::HTTP_2).body(()).unwrap();
+        let (response, _) = sender.ready().await.unwrap().send_request(request, true).unwrap();
+        assert_eq!(response.await.unwrap().into_body().data().await.unwrap().unwrap(), "HTTP/2.0");
+    }
+
+    #[tokio::test]
+    async fn tells_a_client_whose_head_does_not_end() {
+        for beginning in [&b"PR"[..], b"GET / HTTP/1.1\r\nho"] {
+            let (mut client, serving, task) =
+                served(Limits { head_timeout: Duration::from_millis(50), ..Limits::default() });
+            client.write_all(beginning).await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+            task.await.unwrap();
+            assert_eq!(serving.metrics.client_timeouts.get(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn closes_a_silent_connection_in_time_and_at_once_when_draining() {
+        let (mut client, serving, task) =
+            served(Limits { head_timeout: Duration::from_millis(50), ..Limits::default() });
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        task.await.unwrap();
+        assert_eq!(serving.metrics.client_timeouts.get(), 1);
+        let (mut client, serving, task) = served(Limits::default());
+        serving.drain.cancel();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        task.await.unwrap();
     }
 
     #[tokio::test]
