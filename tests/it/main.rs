@@ -6,6 +6,7 @@ mod harness;
 
 mod acknowledged_certificates_survive_sigkill;
 mod callers_prove_who_they_are;
+mod clients_may_speak_http2;
 mod commands_tell_the_truth;
 mod deleted_certificate_is_never_presented_again;
 mod every_origin_gets_its_own_certificate;
