@@ -189,6 +189,35 @@ mod tests {
     }
 
     #[test]
+    fn takes_the_authority_of_http_2_and_its_websockets() {
+        let origin = Origin::parse("https://api.test").unwrap();
+        let judged = |method: &str, uri: &str, host: Option<&str>, protocol: Option<&'static str>| {
+            let mut request = Request::builder().method(method).uri(uri).version(Version::HTTP_2);
+            if let Some(host) = host {
+                request = request.header("host", host);
+            }
+            let mut request = request.body(()).unwrap();
+            if let Some(protocol) = protocol {
+                request.extensions_mut().insert(hyper::ext::Protocol::from_static(protocol));
+            }
+            check(&request, &origin, true, &authority(&origin, true)).map_err(|f| f.code)
+        };
+        assert_eq!(judged("GET", "https://api.test/x", None, None), Ok(()));
+        assert_eq!(judged("GET", "/x", Some("api.test"), None), Ok(()));
+        assert_eq!(judged("GET", "https://api.test/x", Some("api.test:443"), None), Ok(()));
+        assert_eq!(judged("CONNECT", "https://api.test/chat", None, Some("websocket")), Ok(()));
+        let misdirected = Err(Code::RequestMisdirected);
+        assert_eq!(judged("GET", "https://other.test/x", None, None), misdirected);
+        assert_eq!(judged("GET", "https://api.test/x", Some("other.test"), None), misdirected);
+        assert_eq!(judged("GET", "http://api.test/x", None, None), misdirected);
+        assert_eq!(judged("CONNECT", "https://other.test/chat", None, Some("websocket")), misdirected);
+        let malformed = Err(Code::RequestMalformed);
+        assert_eq!(judged("GET", "/x", None, None), malformed);
+        assert_eq!(judged("CONNECT", "api.test:443", None, None), malformed);
+        assert_eq!(judged("CONNECT", "https://api.test/", None, Some("connect-udp")), malformed);
+    }
+
+    #[test]
     fn refuses_what_is_ambiguous() {
         let malformed = Err(Code::RequestMalformed);
         assert_eq!(judged("https://api.test", true, "GET", "/", &[]), malformed);

@@ -105,6 +105,30 @@ mod tests {
     }
 
     #[test]
+    fn takes_the_authority_of_http_2() {
+        let fixed = Origin::parse("https://api.partner.example").unwrap();
+        let h2 = |uri: &str, hosts: &[&str]| {
+            let mut request = request("GET", uri, hosts);
+            *request.version_mut() = Version::HTTP_2;
+            request
+        };
+        assert_eq!(goes_to(&h2("http://b.test/x", &[]), None).as_deref(), Ok("https://b.test"));
+        assert_eq!(goes_to(&h2("/x", &["b.test:8443"]), None).as_deref(), Ok("https://b.test:8443"));
+        for at in [Some(&fixed), None] {
+            assert!(goes_to(&h2("http://b.test/x", &["b.test"]), at).is_ok());
+            for bad in [h2("http://b.test/x", &["c.test"]), h2("/x", &[]), h2("http://b.test/", &["b.test", "b.test"])]
+            {
+                assert_eq!(goes_to(&bad, at), Err(Code::RequestMalformed), "{bad:?}");
+            }
+        }
+        let mut websocket = h2("http://localhost:15001/chat", &[]);
+        *websocket.method_mut() = Method::CONNECT;
+        assert_eq!(goes_to(&websocket, Some(&fixed)), Err(Code::RequestMalformed));
+        websocket.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
+        assert_eq!(goes_to(&websocket, Some(&fixed)).as_deref(), Ok("https://api.partner.example"));
+    }
+
+    #[test]
     fn refuses_what_is_ambiguous() {
         let fixed = Origin::parse("https://api.partner.example").unwrap();
         for bad in [
