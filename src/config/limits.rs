@@ -47,6 +47,7 @@ macro_rules! limits {
 
 limits! {
     max_connections: Count[1, 1_000_000],
+    max_streams_per_client: Count[1, 100_000],
     max_head_bytes: Size[8 * KIB, MIB],
     max_headers: Count[1, 1000],
     max_request_line: Size[KIB, MIB],

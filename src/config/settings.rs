@@ -283,7 +283,9 @@ pub struct TelemetrySettings {
 pub struct Limits {
     /// Client connections open at once, over all listeners; accepting pauses at the cap.
     pub max_connections: usize,
-    /// Head of a request, bytes (at least 8 KiB).
+    /// Requests and tunnels at once on one HTTP/2 connection of a client (SETTINGS_MAX_CONCURRENT_STREAMS).
+    pub max_streams_per_client: usize,
+    /// Head of a request, bytes (at least 8 KiB). HTTP/2 adds 32 for each field (RFC 9113 section 6.5.2).
     pub max_head_bytes: usize,
     /// Header fields of a request.
     pub max_headers: usize,
@@ -361,6 +363,7 @@ impl Default for Limits {
         const MINUTE: Duration = Duration::from_secs(60);
         Self {
             max_connections: 16_384,
+            max_streams_per_client: 256,
             max_head_bytes: 64 * 1024,
             max_headers: 100,
             max_request_line: 16 * 1024,

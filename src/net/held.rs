@@ -2,12 +2,13 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::HangUp;
+use super::{HangUp, Io, Meter};
 
 /// A connection with bytes that were read ahead; they come first.
 #[derive(Debug)]
@@ -25,6 +26,13 @@ impl<S> Held<S> {
     /// Held bytes that nobody has read yet.
     pub fn waiting(&self) -> usize {
         self.held.len()
+    }
+}
+
+impl<S> Held<Io<S>> {
+    /// The connection's; of a tunnel inside HTTP/2 it is the tunnel's own.
+    pub fn meter(&self) -> &Arc<Meter> {
+        self.io.meter()
     }
 }
 

@@ -197,12 +197,15 @@ table! {
     client_connections: gauge;
     /// Times that accepting paused at `limits.max_connections`.
     client_connections_full;
-    /// Requests that the framing gate (400) or the HTTP parser (400, 414 or 431 without a body) refused.
+    /// Requests that the framing gate (400) or the HTTP parser (400, 414 or 431 without a body) refused, and HTTP/2
+    /// connections that ended because their client broke its rules.
     client_malformed;
-    /// Client connections that ended at a deadline (first byte, head, idle, stalled).
+    /// Client connections that ended at a deadline (first byte, head, idle, stalled), and streams of HTTP/2 that stalled.
     client_timeouts;
     /// TLS handshakes of clients with a listener that failed, or did not end in time.
     client_handshakes_failed;
+    /// HTTP/2 connections closed because their client gave up one request after the other as soon as it had begun.
+    client_rapid_resets;
     /// Failed attempts to authenticate at a listener.
     client_unauthenticated;
     /// Tunnels open.

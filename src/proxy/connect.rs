@@ -1,8 +1,9 @@
-//! Front end: CONNECT (RFC 9110 section 9.3.6), the table of product.md section 3.
+//! Front end: CONNECT (RFC 9110 section 9.3.6, RFC 9113 section 8.5), the table of product.md section 3.
 //!
 //! Judged before the 200: the caller, the form of the target, the policy on its name, and, for what will be a
 //! blind tunnel in any case, whether it can be reached. After the 200 the first bytes decide. Bytes that came
-//! behind the request's head are held until then, and dropped with the connection after a refusal.
+//! behind the request's head are held until then, and dropped with the connection after a refusal. On HTTP/2 that is
+//! the stream: the connection, and what else runs on it, goes on.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use dashmap::DashMap;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri, Version};
 use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
 use moka::sync::Cache;
@@ -24,12 +25,13 @@ use super::explicit::malformed;
 use super::headers::only_host;
 use super::intercept::{self, Inside};
 use super::listener::{Client, Refused};
+use super::serve::{self, Busy};
 use super::tunnel;
-use super::{Inbound, tunnel_opened};
+use super::{Inbound, target, tunnel_opened};
 use crate::config::Intercept;
 use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, HttpTarget, Origin, ProjectId, Rule};
 use crate::identity::Asked;
-use crate::net::{Guarded, Held, Io, Stream};
+use crate::net::{Guarded, Held, Io, Meter, Stream};
 use crate::registry::{Selection, Snapshot, Target};
 use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
 
@@ -113,12 +115,15 @@ pub(super) enum Plan {
 /// Answers a CONNECT.
 pub(super) async fn answer(client: Arc<Client>, mut request: Request<RequestBody>) -> Response<ReplyBody> {
     let started = Instant::now();
+    let version = request.version();
     let refuse = |failure: &Failure, origin: Option<&Origin>, inbound: Option<&Inbound>| {
         let origin = origin.map(|o| format!("{}:{}", o.host(), o.port()));
         let refused = Refused { way: "connect", method: "CONNECT", origin: origin.as_deref(), inbound };
         let mut response = client.refuse(failure, refused);
-        // What follows may be meant for the tunnel that there is not.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        if version != Version::HTTP_2 {
+            // What follows may be meant for the tunnel that there is not.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     };
     if let Err(failure) = client.check_target(&request) {
@@ -154,7 +159,8 @@ pub(super) async fn answer(client: Arc<Client>, mut request: Request<RequestBody
         }
         Plan::Intercept { .. } | Plan::Ask { .. } => None,
     };
-    let opened = Opened { upgrade: hyper::upgrade::on(&mut request), inbound, origin, plan, dialled, started };
+    let busy = request.extensions_mut().remove::<Busy>();
+    let opened = Opened { upgrade: hyper::upgrade::on(&mut request), busy, inbound, origin, plan, dialled, started };
     let tasks = client.proxy.tasks.clone();
     tasks.spawn(opened.run(client));
     tunnel_opened()
@@ -169,8 +175,18 @@ fn target<B>(request: &Request<B>) -> Result<Origin, Failure> {
             "CONNECT has no body; remove Content-Length and Transfer-Encoding",
         ));
     }
-    // The authority is in the target, so a missing Host says nothing else; several contradict.
-    only_host(headers)?;
+    if target::protocol(request).is_some() {
+        return Err(Failure::new(
+            Code::RequestMalformed,
+            "extended CONNECT (RFC 8441) is for the origin: send it inside a tunnel to it, or to a sidecar",
+        ));
+    }
+    if request.version() == Version::HTTP_2 {
+        target::authority(request)?;
+    } else {
+        // The authority is in the target, so a missing Host says nothing else; several contradict.
+        only_host(headers)?;
+    }
     authority(request.uri())
 }
 
@@ -261,6 +277,8 @@ fn plain(origin: &Origin) -> Option<HttpTarget> {
 /// A CONNECT that was answered with 200.
 struct Opened {
     upgrade: OnUpgrade,
+    /// On HTTP/2: its stream.
+    busy: Option<Busy>,
     inbound: Inbound,
     origin: Origin,
     plan: Plan,
@@ -305,13 +323,13 @@ impl Opened {
     }
 
     async fn decide(self, client: &Arc<Client>) -> Next {
-        let Self { upgrade, inbound, origin, plan, dialled, started } = self;
+        let Self { upgrade, busy, inbound, origin, plan, dialled, started } = self;
         let Ok(upgraded) = upgrade.await else { return Next::End };
-        let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<Guarded<Io<Stream>>>>() else {
-            tracing::error!("an upgraded connection is not of the type that was served");
-            return Next::End;
+        let (mut io, mut held) = match upgraded.downcast::<TokioIo<Guarded<Io<Stream>>>>() {
+            Ok(Parts { io, read_buf, .. }) => (io.into_inner().into_inner(), BytesMut::from(read_buf)),
+            // Not a connection, but a stream of one that others share: it has bytes and idle times of its own.
+            Err(upgraded) => (Io::new(serve::carried(upgraded, busy), Meter::new()), BytesMut::new()),
         };
-        let (mut io, mut held) = (io.into_inner().into_inner(), BytesMut::from(read_buf));
         if let (Some((upstream, connect)), Plan::Tunnel(why)) = (dialled, &plan) {
             return Next::Tunnel { io: Held::new(held.freeze(), io), upstream, connect, why };
         }

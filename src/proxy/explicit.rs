@@ -1,4 +1,5 @@
-//! Front end: the explicit proxy. Absolute form (RFC 9112 section 3.2.2); CONNECT goes on to [`super::connect`].
+//! Front end: the explicit proxy. Absolute form (RFC 9112 section 3.2.2), which in HTTP/2 is `:scheme` and `:authority`;
+//! CONNECT goes on to [`super::connect`].
 //!
 //! Host, SNI and identity come from the target alone. A `Host` that says otherwise is replaced, as RFC 9112
 //! section 3.2.2 demands; a missing, doubled or broken one is refused.
@@ -9,7 +10,7 @@ use http::{Method, Request, Response, Uri, Version};
 
 use super::headers::only_host;
 use super::listener::{Client, Refused};
-use super::{Inbound, Way, connect};
+use super::{Inbound, Way, connect, target};
 use crate::domain::{Code, HTTPS_PORT, HttpTarget, Origin, OriginError};
 use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
 
@@ -60,7 +61,8 @@ fn named(uri: &Uri) -> Result<Named, Failure> {
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
         return Err(Failure::new(
             Code::RequestMalformed,
-            "this is a forward proxy: it expects CONNECT host:port, or a target in absolute form",
+            "this is a forward proxy: it expects CONNECT host:port, or a target in absolute form (in \
+             HTTP/2 with :scheme and :authority)",
         )
         .fix("use it as a proxy, as in: curl -x http://HOST:PORT https://api.example.com/"));
     };
@@ -78,8 +80,12 @@ pub(super) fn malformed(error: &OriginError) -> Failure {
     Failure::new(Code::RequestMalformed, format!("the request's target is not usable: {error}"))
 }
 
-/// RFC 9112 section 3.2: a request of HTTP/1.1 has exactly one valid Host, whatever its target says.
+/// RFC 9112 section 3.2: a request of HTTP/1.1 has exactly one valid Host, whatever its target says. In HTTP/2 it may be
+/// missing, and says nothing else.
 fn check_host(request: &Request<RequestBody>) -> Result<(), Failure> {
+    if request.version() == Version::HTTP_2 {
+        return target::authority(request).map(drop);
+    }
     let target = request.uri().authority().map_or("", |a| a.as_str());
     host_is_valid(only_host(request.headers())?, target, request.version())
 }

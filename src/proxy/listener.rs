@@ -14,9 +14,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::caller::{self, Memo};
-use super::serve::{self, Answering, Protocol, serve};
+use super::serve::{self, Answering, Protocol, serve, serve_by_preface};
 use super::websocket;
-use super::{Inbound, Proxy, Way, error, explicit, sidecar};
+use super::{Inbound, Proxy, Way, error, explicit, sidecar, target};
 use crate::config::{CallerSettings, Intercept, ListenerMode, ListenerSettings};
 use crate::domain::time::now;
 use crate::domain::{Code, Peer};
@@ -27,6 +27,8 @@ use crate::pki::caller::CallerNames;
 use crate::pki::server::ServerTls;
 use crate::upstream::{Failure, ReplyBody, RequestBody};
 
+/// What is wrong with a target that is too long (414, where too many fields are 431).
+const LONG_TARGET: &str = "the request line is longer than limits.max_request_line";
 /// First and longest pause after accepting failed for want of descriptors or memory.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
@@ -126,7 +128,7 @@ impl Listener {
         let seat = Seat::new(permit, &self.proxy.serving.metrics);
         let arrived = Arrived { proxy: self.proxy.clone(), entry: self.entry.clone(), peer, seat };
         match &self.tls {
-            None => self.proxy.tasks.spawn(arrived.serve(stream, Protocol::Http1, None)),
+            None => self.proxy.tasks.spawn(arrived.serve(stream, None, None)),
             Some(tls) => self.proxy.tasks.spawn(arrived.secure(stream, tls.config().clone())),
         };
     }
@@ -141,18 +143,18 @@ struct Arrived {
 }
 
 impl Arrived {
-    /// Serves the connection until it ends.
-    fn serve(
-        self,
-        stream: Stream,
-        protocol: Protocol,
-        certificate: Option<Verified>,
-    ) -> impl Future<Output = ()> + Send + 'static {
+    /// Serves the connection until it ends. `agreed`: what TLS agreed on; in the clear a sidecar is told by the first bytes.
+    async fn serve(self, stream: Stream, agreed: Option<Protocol>, certificate: Option<Verified>) {
         let meter = Meter::new();
         let serving = self.proxy.serving.clone();
         let io = Io::new(stream, meter.clone());
-        let client = Arc::new(Client::new(self, certificate, meter.clone()));
-        serve(io, protocol, meter, serving, move |request| Client::answer(client.clone(), request))
+        let sidecar = matches!(self.entry.mode, ListenerMode::Sidecar(_));
+        let client = Arc::new(Client::new(self, certificate));
+        let handle = move |request| Client::answer(client.clone(), request);
+        match agreed {
+            None if sidecar => serve_by_preface(io, meter, serving, handle).await,
+            agreed => serve(io, agreed.unwrap_or(Protocol::Http1), meter, serving, handle).await,
+        }
     }
 
     /// The same once TLS stands; a client that does not get so far is dropped.
@@ -179,7 +181,7 @@ impl Arrived {
         let protocol = Protocol::agreed(session.alpn_protocol());
         let leaf = session.peer_certificates().and_then(<[_]>::first);
         let certificate = leaf.map(|leaf| Verified(CallerNames::of(leaf, now())));
-        Box::pin(self.serve(Stream::boxed(stream), protocol, certificate)).await;
+        Box::pin(self.serve(Stream::boxed(stream), Some(protocol), certificate)).await;
     }
 }
 
@@ -210,7 +212,6 @@ pub(super) struct Client {
     pub(super) proxy: Arc<Proxy>,
     pub(super) entry: Arc<Entry>,
     pub(super) peer: Peer,
-    pub(super) meter: Arc<Meter>,
     /// Of a listener with a fixed project: what every request's [`Inbound`] is; `None` if the project is gone.
     fixed: Option<Inbound>,
     certificate: Option<Verified>,
@@ -219,7 +220,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn new(arrived: Arrived, certificate: Option<Verified>, meter: Arc<Meter>) -> Self {
+    fn new(arrived: Arrived, certificate: Option<Verified>) -> Self {
         let Arrived { proxy, entry, peer, seat } = arrived;
         let fixed = match &entry.caller {
             CallerSettings::Project(id) => proxy.registry.project(id).map(|project| Inbound {
@@ -232,7 +233,7 @@ impl Client {
             }),
             CallerSettings::Token | CallerSettings::Certificate => None,
         };
-        Self { proxy, entry, peer, meter, fixed, certificate, memo: Memo::default(), _seat: seat }
+        Self { proxy, entry, peer, fixed, certificate, memo: Memo::default(), _seat: seat }
     }
 
     /// Every request of the connection starts here.
@@ -292,16 +293,16 @@ impl Client {
         }
     }
 
-    /// The check of `limits.max_request_line`, before anything looks at the target.
+    /// The check of `limits.max_request_line`, and of what HTTP/2 leaves to us, before anything looks at the target.
     pub(super) fn check_target(&self, request: &Request<RequestBody>) -> Result<(), Failure> {
         let uri = request.uri();
         let length = uri.path_and_query().map_or(0, |p| p.as_str().len())
             + uri.authority().map_or(0, |a| a.as_str().len())
             + request.method().as_str().len();
         if length > self.proxy.serving.limits.max_request_line {
-            return Err(Failure::new(Code::LimitHead, "the request line is longer than limits.max_request_line"));
+            return Err(Failure::new(Code::LimitHead, LONG_TARGET));
         }
-        Ok(())
+        target::check(request, &self.proxy.serving.limits)
     }
 
     /// The answer to a request that does not reach the waist, with its line in the log.
@@ -311,8 +312,7 @@ impl Client {
         let sidecar = matches!(self.entry.mode, ListenerMode::Sidecar(_));
         let mut line = Exchange::new(&self.entry.name, way, self.peer, method);
         let id = line.request_id.to_string();
-        // Before a target was looked at, too large a head can only be too long a target.
-        let response = if failure.code == Code::LimitHead {
+        let response = if failure.detail == LONG_TARGET {
             error::answer_with(StatusCode::URI_TOO_LONG, failure, trusted, &id)
         } else {
             error::answer(failure, trusted, sidecar, &id)
@@ -339,3 +339,6 @@ pub(super) struct Refused<'a> {
     /// Once the caller is known.
     pub(super) inbound: Option<&'a Inbound>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,7 @@ mod intercept;
 mod listener;
 mod serve;
 mod sidecar;
+mod target;
 mod tunnel;
 mod websocket;
 
@@ -53,7 +54,7 @@ pub type LeafFuture<'a> = Pin<Box<dyn Future<Output = Result<Arc<ServerConfig>, 
 
 /// Gives the TLS configurations that intercepted clients are met with.
 pub trait Leafs: Send + Sync {
-    /// A server configuration with a leaf for exactly `host`, issued by the local CA; ALPN `http/1.1`.
+    /// A server configuration with a leaf for exactly `host`, issued by the local CA; ALPN `h2` and `http/1.1`.
     ///
     /// # Errors
     /// Why there is none, in words.
@@ -93,7 +94,7 @@ pub struct Proxy {
     asked: AskedBefore,
     /// Who failed to authenticate lately.
     throttle: Throttle,
-    /// Every accept loop, connection and tunnel.
+    /// Every accept loop, connection, stream of HTTP/2 and tunnel.
     tasks: TaskTracker,
 }
 
@@ -102,8 +103,8 @@ impl Proxy {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { registry, forwarder, upstreams, policy, leafs, limits, metrics } = parts;
-        let serving = Serving::new(limits.clone(), metrics.clone());
         let tasks = TaskTracker::new();
+        let serving = Serving::new(limits.clone(), metrics.clone(), tasks.clone());
         forwarder.own_bridges(Bridges {
             tasks: tasks.clone(),
             abort: serving.abort.clone(),

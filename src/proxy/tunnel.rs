@@ -51,15 +51,16 @@ pub(super) async fn run(client: &Arc<Client>, io: Held<Io<Stream>>, upstream: St
     let serving = &client.proxy.serving;
     let _open = Open::new(&serving.metrics);
     upstream.set_nodelay();
-    let (read, written) = (client.meter.read() - io.waiting() as u64, client.meter.written());
-    let end = copy(io, upstream, &client.meter, serving.limits.tunnel_idle_timeout, serving.abort.cancelled()).await;
+    let meter = io.meter().clone();
+    let (read, written) = (meter.read() - io.waiting() as u64, meter.written());
+    let end = copy(io, upstream, &meter, serving.limits.tunnel_idle_timeout, serving.abort.cancelled()).await;
     let origin = format!("{}:{}", facts.origin.host(), facts.origin.port());
     let parent = parent(client, facts);
     let mut line = line(client, facts, &origin);
     line.parent = parent.as_deref();
     line.complete = end == End::Closed;
-    line.bytes_up = client.meter.read() - read;
-    line.bytes_down = client.meter.written() - written;
+    line.bytes_up = meter.read() - read;
+    line.bytes_down = meter.written() - written;
     client.proxy.forwarder.access().write(&line);
     tracing::debug!(?end, origin = %facts.origin, "tunnel ended");
 }

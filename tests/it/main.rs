@@ -7,6 +7,7 @@ mod harness;
 mod acknowledged_certificates_survive_sigkill;
 mod callers_prove_who_they_are;
 mod certificates_name_the_project;
+mod clients_may_speak_http2;
 mod clients_need_only_egret_run;
 mod clients_of_registries_need_only_egret_run;
 mod clients_speak_http_2_under_egret_run;
