@@ -5,6 +5,8 @@
 //! behind the request's head are held until then, and dropped with the connection after a refusal. On HTTP/2 that is
 //! the stream: the connection, and what else runs on it, goes on.
 
+mod first;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +18,11 @@ use http::{HeaderValue, Request, Response, Uri, Version};
 use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
 use moka::sync::Cache;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
+use self::first::{First, Speaker, peek, who_speaks};
 use super::explicit::malformed;
 use super::headers::only_host;
 use super::intercept::{self, Inside};
@@ -34,13 +36,6 @@ use crate::identity::Asked;
 use crate::net::{Guarded, Held, Io, Meter, Stream};
 use crate::registry::{Selection, Snapshot, Target};
 use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
-
-/// A client that has said nothing for so long waits for the server to speak first.
-const SILENCE: Duration = Duration::from_millis(300);
-/// The longest method that is taken for HTTP.
-const LONGEST_METHOD: usize = 24;
-/// A ClientHello with a hybrid key share fits.
-const FIRST_READ: usize = 4096;
 
 /// What was found out of an origin: its CertificateRequest, or that none came. `None` = it could not be found out.
 type Learned = Option<Option<Arc<Asked>>>;
@@ -333,7 +328,25 @@ impl Opened {
         if let (Some((upstream, connect)), Plan::Tunnel(why)) = (dialled, &plan) {
             return Next::Tunnel { io: Held::new(held.freeze(), io), upstream, connect, why };
         }
-        let first = peek(&mut io, &mut held).await;
+        let mut first = peek(&mut io, &mut held).await;
+        let mut reached = None;
+        if first == First::Silent && held.is_empty() {
+            // Perhaps the server speaks first, perhaps the client only is slow: whoever speaks first decides.
+            let began = Instant::now();
+            let mut dialled = reach(client, &inbound, &origin).await;
+            let mut ahead = BytesMut::new();
+            let limit = client.proxy.serving.limits.tunnel_idle_timeout;
+            match timeout(limit, who_speaks(&mut io, &mut held, dialled.as_mut().ok(), &mut ahead)).await {
+                Ok(Speaker::Client) => first = peek(&mut io, &mut held).await,
+                Ok(Speaker::Server) => {}
+                Err(_) => return Next::End,
+            }
+            let upstream = dialled.map(|upstream| match ahead.is_empty() {
+                true => upstream,
+                false => Stream::boxed(Held::new(ahead.freeze(), upstream)),
+            });
+            reached = Some((upstream, began.elapsed()));
+        }
         if first == First::Closed {
             return Next::End;
         }
@@ -362,17 +375,26 @@ impl Opened {
             // Removed since the CONNECT was judged.
             return Next::End;
         }
-        let began = Instant::now();
-        match client.proxy.upstreams.dial(inbound.project.id(), origin.host(), origin.port()).await {
-            Ok(upstream) => Next::Tunnel { io, upstream, connect: began.elapsed(), why },
+        let (upstream, connect) = match reached {
+            Some(reached) => reached,
+            None => {
+                let began = Instant::now();
+                (reach(client, &inbound, &origin).await, began.elapsed())
+            }
+        };
+        match upstream {
+            Ok(upstream) => Next::Tunnel { io, upstream, connect, why },
             Err(failure) => {
-                let facts =
-                    tunnel::Facts { inbound: &inbound, origin: &origin, started, connect: began.elapsed(), why };
+                let facts = tunnel::Facts { inbound: &inbound, origin: &origin, started, connect, why };
                 tunnel::failed(client, &failure, facts);
                 Next::End
             }
         }
     }
+}
+
+async fn reach(client: &Client, inbound: &Inbound, origin: &Origin) -> Result<Stream, Failure> {
+    client.proxy.upstreams.dial(inbound.project.id(), origin.host(), origin.port()).await
 }
 
 /// *Ask first*: whether the origin wants a certificate that we would show. An error says why not.
@@ -397,59 +419,6 @@ async fn ask(client: &Client, inbound: &Inbound, origin: &Origin) -> Result<(), 
         return Ok(());
     }
     Err(why_not(asked.as_deref()))
-}
-
-/// What a client speaks, by its first bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum First {
-    Tls,
-    Http,
-    Other,
-    /// Nothing came, or too little to tell.
-    Silent,
-    /// The client closed without a word.
-    Closed,
-}
-
-/// Reads into `held` until it is clear what the client speaks.
-async fn peek(io: &mut (impl AsyncRead + Unpin), held: &mut BytesMut) -> First {
-    loop {
-        if let Some(first) = classify(held) {
-            return first;
-        }
-        held.reserve(FIRST_READ);
-        match timeout(SILENCE, io.read_buf(held)).await {
-            Ok(Ok(0)) => return if held.is_empty() { First::Closed } else { First::Other },
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => return First::Closed,
-            Err(_) => return First::Silent,
-        }
-    }
-}
-
-/// `None`: more bytes are needed.
-fn classify(bytes: &[u8]) -> Option<First> {
-    match bytes {
-        [] | [0x16] => None,
-        // A TLS record of type handshake, major version 3 (RFC 8446 section 5.1).
-        [0x16, 0x03, ..] => Some(First::Tls),
-        [b'A'..=b'Z', ..] => classify_method(bytes),
-        _ => Some(First::Other),
-    }
-}
-
-/// An upper-case method, a space, and the beginning of a target. HTTP/2's preface is not HTTP/1.1.
-fn classify_method(bytes: &[u8]) -> Option<First> {
-    let end = bytes.iter().take(LONGEST_METHOD).position(|b| !matches!(b, b'A'..=b'Z' | b'-' | b'_'));
-    let Some(end) = end else { return (bytes.len() >= LONGEST_METHOD).then_some(First::Other) };
-    if bytes[end] != b' ' || &bytes[..end] == b"PRI" {
-        return Some(First::Other);
-    }
-    match bytes.get(end + 1) {
-        None => None,
-        Some(b'/' | b'*' | b'h' | b'H') => Some(First::Http),
-        Some(_) => Some(First::Other),
-    }
 }
 
 #[cfg(test)]

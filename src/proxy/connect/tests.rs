@@ -1,5 +1,6 @@
 use tokio::io::{AsyncWriteExt as _, duplex};
 
+use super::first::{SILENCE, classify};
 use super::*;
 
 #[test]
