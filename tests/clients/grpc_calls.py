@@ -6,6 +6,7 @@ usage: grpc_calls.py secure|insecure HOST:PORT CALL
   deadline       a call that is never answered in the time that the client gives it
   cancel         a call that the client cancels after the first message
   many           200 calls at once on one channel
+  steady         eight callers, one call after the other for six seconds, every fourth one a stream of messages
 
 Prints one JSON object: {messages, before, after, status, details}: metadata before and after the answer, the name of
 the status code.
@@ -14,6 +15,7 @@ the status code.
 import json
 import sys
 import threading
+import time
 
 import grpc
 
@@ -108,6 +110,33 @@ def many():
     running = [method.future(b"%d" % number, timeout=60) for number in range(200)]
     messages = [call.result() for call in running]
     return report(running[-1], messages)
+
+
+def steady():
+    unary = channel.unary_unary("/partner.Orders/Unary")
+    stream = channel.unary_stream("/partner.Orders/ServerStream")
+    until = time.monotonic() + 6
+    answered, failed = [], []
+
+    def calls():
+        number = 0
+        while time.monotonic() < until:
+            number += 1
+            try:
+                if number % 4:
+                    unary(b"steady", timeout=30)
+                else:
+                    assert len(list(stream(b"50", timeout=30))) == 50
+                answered.append(number)
+            except grpc.RpcError as error:
+                failed.append(f"{error.code()} {error.details()}")
+
+    callers = [threading.Thread(target=calls) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    return {"answered": len(answered), "failed": failed}
 
 
 with channel:

@@ -1,8 +1,9 @@
 """A gRPC origin that demands a client certificate and writes down what it received.
 
-usage: grpc_origin.py CERT KEY CLIENT_CA RECORD
+usage: grpc_origin.py CERT KEY CLIENT_CA RECORD [AGE]
 
-Prints its port. RECORD gets one JSON object per line: {call, subject, metadata, messages, deadline, ended}.
+Prints its port. RECORD gets one JSON object per line: {call, peer, subject, metadata, messages, deadline, ended}.
+After AGE milliseconds (and up to a tenth more or less) a connection gets a GOAWAY, and what runs on it may finish.
 `ended` is "answered", or "gone" if the client was gone before; `deadline` are the seconds that the client gave, or null.
 Ends when standard input does.
 """
@@ -15,7 +16,7 @@ from concurrent import futures
 
 import grpc
 
-cert, key, client_ca, record = sys.argv[1:]
+cert, key, client_ca, record, *age = sys.argv[1:]
 writing = threading.Lock()
 
 
@@ -27,6 +28,7 @@ class Call:
         self.gone = threading.Event()
         self.seen = {
             "call": name,
+            "peer": context.peer(),
             "subject": [value.decode() for value in context.auth_context().get("x509_common_name", [])],
             "metadata": [[key, value if isinstance(value, str) else value.hex()] for key, value in context.invocation_metadata()],
             "messages": [],
@@ -119,7 +121,8 @@ def read(path):
         return file.read()
 
 
-server = grpc.server(futures.ThreadPoolExecutor(16))
+options = [("grpc.max_connection_age_ms", int(value)) for value in age]
+server = grpc.server(futures.ThreadPoolExecutor(16), options=options)
 server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("partner.Orders", HANDLERS),))
 credentials = grpc.ssl_server_credentials([(read(key), read(cert))], read(client_ca), require_client_auth=True)
 port = server.add_secure_port("127.0.0.1:0", credentials)

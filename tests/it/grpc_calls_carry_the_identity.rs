@@ -2,7 +2,8 @@
 //! interception under `egret run --` and through a sidecar that speaks h2c; metadata, trailers, statuses, deadlines and
 //! cancellations cross.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -29,11 +30,20 @@ const WAYS: [Way; 2] = [Way::Intercepted, Way::Sidecar];
 
 impl Scene {
     fn new() -> Self {
+        Self::aging(None)
+    }
+
+    /// `age`: after so many milliseconds the origin sends a GOAWAY.
+    fn aging(age: Option<&str>) -> Self {
         let world = World::new();
         let [cert, key, _] = world.server(&[NAME]).write(world.path("").as_path());
         let clients = world.write("clients.pem", &world.partner.pem());
         let record = world.path("record");
-        let origin = Served::start("grpc_origin.py", &[&cert, &key, &clients, &record]);
+        let origin = {
+            let mut arguments: Vec<&Path> = vec![&cert, &key, &clients, &record];
+            arguments.extend(age.map(Path::new));
+            Served::start("grpc_origin.py", &arguments)
+        };
         let url = format!("https://{NAME}:{}", origin.port);
         let laptop = Laptop::among(world, Site::http2, |setup| {
             setup.listener("dev", "forward", "project = \"default\"").listener(
@@ -199,6 +209,20 @@ fn heavy_200_calls_at_once() {
             .collect();
         messages.sort_unstable();
         assert_eq!(messages, (0..200).collect::<Vec<_>>(), "{way:?}: each of them once");
+    }
+}
+
+#[test]
+fn heavy_no_call_fails_while_the_origin_goes_away_every_second() {
+    for way in WAYS {
+        let scene = Scene::aging(Some("1000"));
+        let answer = scene.call(way, "steady");
+        assert_eq!(answer["failed"], json!([]), "{way:?}");
+        let answered = answer["answered"].as_u64().expect("a number");
+        let received = scene.received(usize::try_from(answered).expect("not that many"));
+        assert!(received.iter().all(|call| call["ended"] == "answered"), "each of them once, and whole");
+        let connections: HashSet<&str> = received.iter().filter_map(|call| call["peer"].as_str()).collect();
+        assert!(connections.len() >= 4, "{way:?}: {} connections in six seconds", connections.len());
     }
 }
 

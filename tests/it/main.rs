@@ -21,6 +21,7 @@ mod failures_explain_themselves;
 mod graceful_end_finishes_what_runs;
 mod grpc_calls_carry_the_identity;
 mod headers_of_one_hop_stay_there;
+mod http2_origins_get_no_more_streams_than_they_take;
 mod ipv6_works_everywhere;
 mod large_bodies_stream_in_little_memory;
 mod listeners_speak_tls;

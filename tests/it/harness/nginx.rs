@@ -25,6 +25,8 @@ pub(crate) struct Site {
     verify: &'static str,
     protocols: &'static str,
     http2: bool,
+    /// Streams of one connection at once; nginx's own default if `None`.
+    streams: Option<u32>,
     logged: bool,
     web_socket: Option<SocketAddr>,
 }
@@ -61,6 +63,7 @@ impl Site {
             verify: "off",
             protocols: "TLSv1.2 TLSv1.3",
             http2: false,
+            streams: None,
             logged: false,
             web_socket: None,
         }
@@ -70,6 +73,12 @@ impl Site {
     pub(crate) fn http2(mut self) -> Self {
         self.http2 = true;
         self
+    }
+
+    /// Takes so many HTTP/2 streams of one connection at once.
+    pub(crate) fn streams(mut self, most: u32) -> Self {
+        self.streams = Some(most);
+        self.http2()
     }
 
     /// Writes every request down, for [`Nginx::seen`].
@@ -188,6 +197,7 @@ fn config(sites: &[Site], folder: &TempDir, address: SocketAddr) -> String {
         // The size of the accept queue may be given once per address only.
         let backlog = if index == 0 { "backlog=2048" } else { "" };
         let http2 = if site.http2 { "http2" } else { "" };
+        let streams = site.streams.map_or(String::new(), |most| format!("http2_max_concurrent_streams {most};"));
         let log = if site.logged { "access_log seen.log seen;" } else { "" };
         let web_socket = site.web_socket.map_or(String::new(), |server| {
             format!(
@@ -198,7 +208,7 @@ fn config(sites: &[Site], folder: &TempDir, address: SocketAddr) -> String {
         let _ = writeln!(
             text,
             "server {{ listen {address} ssl {http2} {backlog}; server_name {}; ssl_certificate {crt}; ssl_certificate_key {key};\n\
-             ssl_protocols {}; {client} {log} root www; {web_socket}\n\
+             ssl_protocols {}; {client} {streams} {log} root www; {web_socket}\n\
              location / {{ return 200 {SEEN}; }}\n\
              location = /empty {{ return 204; }}\n\
              location /files/ {{ alias www/; etag on; }}\n\
