@@ -23,6 +23,7 @@ fn snapshot(bindings: usize) -> Snapshot {
             target: Target::None,
             source: Source::Api,
             since: time::OffsetDateTime::UNIX_EPOCH,
+            lift: true,
         });
     }
     edit.finish()
@@ -58,6 +59,7 @@ fn change(c: &mut Criterion) {
                     target: Target::None,
                     source: Source::Api,
                     since: time::OffsetDateTime::UNIX_EPOCH,
+                    lift: true,
                 });
                 edit.finish()
             });

@@ -40,7 +40,7 @@
 //! let loaded = config::load_text(file, &path, &Overlay::default(), &|_| None)?;
 //! tokio::runtime::Runtime::new()?.block_on(async {
 //!     let egret = egret::app::build(loaded.settings).await?;
-//!     assert_ne!(egret.listeners()[0].address.port(), 0);
+//!     assert_ne!(egret.listeners()[0].address.tcp().map_or(0, |a| a.port()), 0);
 //!     egret.shut_down().await;
 //!     Ok(())
 //! })

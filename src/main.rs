@@ -4,14 +4,17 @@
 
 use std::process::ExitCode;
 
+use egret::cli::Inherited;
+
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let inherited = Inherited::of_this_process();
     protect_secrets();
     raise_descriptor_limit();
-    egret::cli::run()
+    egret::cli::run(&inherited)
 }
 
 /// Keys live in this process: no core file and no debugger of the same user gets at its memory, and
@@ -21,9 +24,11 @@ fn protect_secrets() {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     #[cfg(target_os = "linux")]
     {
-        use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-        // Lowering one's own limits is never refused; where a sandbox does it all the same, egret works as well.
-        let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+        use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+        // Lowering one's own limits is never refused; where a sandbox does it all the same, egret works as well. The
+        // hard limit stays: a command under `egret run` may want its core files.
+        let maximum = getrlimit(Resource::Core).maximum;
+        let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum });
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
 }

@@ -72,6 +72,7 @@ suite! {
     begins_empty
     gives_back_what_was_put
     keeps_kinds_and_projects_apart
+    keeps_tokens_as_tokens
     replaces_and_deletes
     refuses_what_is_not_as_expected
     refuses_a_version_that_does_not_grow
@@ -98,7 +99,8 @@ async fn gives_back_what_was_put(backend: Arc<dyn Backend>) {
 
 async fn keeps_kinds_and_projects_apart(backend: Arc<dyn Backend>) {
     let mut all = Vec::new();
-    for kind in [RecordKind::Project, RecordKind::Certificate, RecordKind::Binding, RecordKind::LocalCa] {
+    assert!(RecordKind::ALL.iter().all(|kind| RecordKind::parse(kind.as_str()) == Some(*kind)));
+    for kind in RecordKind::ALL {
         for project in ["", "prj_1", "prj_2"] {
             let key = RecordKey { kind, project: project.into(), id: "same".into() };
             all.push(SealedRecord { sealed: key.to_string().into_bytes(), key, version: 1 });
@@ -109,6 +111,27 @@ async fn keeps_kinds_and_projects_apart(backend: Arc<dyn Backend>) {
     assert_eq!(records(&*backend).await, all);
     backend.commit(vec![Op::Delete(all.remove(4).key, Expect::Version(1))]).await.unwrap();
     assert_eq!(records(&*backend).await, all);
+}
+
+/// A backend that gave a record back as another kind, or lost its kind, would turn one thing into another.
+async fn keeps_tokens_as_tokens(backend: Arc<dyn Backend>) {
+    let token = |id: &str, version| SealedRecord {
+        key: RecordKey { kind: RecordKind::Token, project: String::new(), id: id.into() },
+        version,
+        sealed: format!("{id} at {version}").into_bytes(),
+    };
+    let ops = ["tok_1", "tok_2", "tok_3"].map(|id| Op::Put(token(id, 1), Expect::Absent));
+    backend.commit(ops.into()).await.unwrap();
+    // One revoked and one rewritten at once, as the end of a project does it.
+    let ops = vec![
+        Op::Delete(token("tok_1", 1).key, Expect::Version(1)),
+        Op::Put(token("tok_2", 2), Expect::Version(1)),
+        put("a", 1, Expect::Absent),
+    ];
+    backend.commit(ops).await.unwrap();
+    assert_eq!(records(&*backend).await, [record("a", 1), token("tok_2", 2), token("tok_3", 1)]);
+    let again = backend.commit(vec![Op::Delete(token("tok_1", 1).key, Expect::Version(1))]).await;
+    assert!(matches!(again, Err(BackendError::Conflict(key)) if key == token("tok_1", 1).key));
 }
 
 async fn replaces_and_deletes(backend: Arc<dyn Backend>) {

@@ -3,7 +3,6 @@
 //! The order is fixed: who are you (401, 429), what does your role allow (403), which projects do you reach
 //! (403, existing or not), and only then what exists (404).
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -17,7 +16,7 @@ use super::host::Ends;
 use super::problem::Problem;
 use super::request::Query;
 use super::throttle::Throttle;
-use crate::domain::{ProjectId, Role};
+use crate::domain::{Peer, ProjectId, Role};
 use crate::registry::{Project, Registry, Token, TokenScope};
 
 /// No token is longer.
@@ -45,7 +44,7 @@ pub(super) enum Need {
     Read,
     /// To change certificates and bindings.
     Write,
-    /// To change projects.
+    /// To change projects and tokens.
     Administer,
 }
 
@@ -53,7 +52,7 @@ impl FromRequestParts<Arc<Management>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, management: &Arc<Management>) -> Result<Self, Problem> {
-        let source = parts.extensions.get::<Ends>().map_or(Ipv4Addr::UNSPECIFIED.into(), |ends| ends.peer.ip());
+        let source = parts.extensions.get::<Ends>().cloned().unwrap_or_default().peer;
         let lookup = |token: &[u8]| management.registry.token(token);
         let checked = authenticate(&parts.headers, source, &management.throttle, Instant::now(), lookup);
         let token = checked.inspect_err(|_| management.metrics.api_unauthorized.add())?;
@@ -73,13 +72,14 @@ impl FromRequestParts<Arc<Management>> for Caller {
 /// 401 for none or an unknown one, 429 for a source that failed too often.
 fn authenticate(
     headers: &HeaderMap,
-    source: IpAddr,
+    source: Peer,
     throttle: &Throttle,
     at: Instant,
     lookup: impl FnOnce(&[u8]) -> Option<Arc<Token>>,
 ) -> Result<Arc<Token>, Problem> {
     let found = match bearer(headers) {
-        Ok(token) => lookup(token).ok_or("the token is unknown; send a valid one as Authorization: Bearer TOKEN"),
+        Ok(token) => lookup(token)
+            .ok_or("the token is unknown, or it has expired; send a valid one as Authorization: Bearer TOKEN"),
         Err(why) => Err(why),
     };
     // A valid token always passes: whoever shares a source with someone who guesses is not locked out by him, and
@@ -128,6 +128,11 @@ impl Caller {
         }
         let message = format!("the token's role is {}; this takes {}", word(role), word(wanted));
         Err(Problem::forbidden(message))
+    }
+
+    /// The caller's token.
+    pub(super) fn token(&self) -> &Arc<Token> {
+        &self.0
     }
 
     /// Whether no project is out of reach, those that do not exist included.
@@ -193,7 +198,7 @@ mod tests {
     use super::*;
 
     fn token(role: Role) -> Arc<Token> {
-        Arc::new(Token { name: "t".to_owned(), email: None, role, scope: TokenScope::All })
+        Arc::new(Token::declared("t", role, TokenScope::All, &[0; 32], "egret.toml"))
     }
 
     fn headers(values: &[&str]) -> HeaderMap {
@@ -221,7 +226,7 @@ mod tests {
 
     #[test]
     fn limits_who_guesses_and_nobody_else() {
-        let (throttle, source) = (Throttle::default(), IpAddr::from([192, 0, 2, 1]));
+        let (throttle, source) = (Throttle::default(), Peer::from(std::net::IpAddr::from([192, 0, 2, 1])));
         let first = Instant::now();
         let ask_at = |text: &str, at| {
             let lookup = |t: &[u8]| (t == b"right").then(|| token(Role::Read));

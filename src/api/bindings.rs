@@ -6,47 +6,89 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Request, State};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Management;
 use super::auth::{Caller, Need};
 use super::body;
 use super::fields::Fields;
-use super::problem::{Answer, Problem};
+use super::openapi::{OriginQuery, ProjectPath, TeamQuery};
+use super::problem::{Answer, ErrorBody, Problem};
 use super::request::{Query, Segments};
 use crate::domain::time::rfc3339;
 use crate::domain::{CertificateId, Pattern, Source};
 use crate::registry::Binding;
 
 /// What a list answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Bindings)]
 pub(super) struct Listed {
+    /// By pattern, the project-wide one first.
     bindings: Vec<ListedBinding>,
 }
 
-#[derive(Debug, Serialize)]
+/// What is presented where.
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Binding)]
 struct ListedBinding {
+    /// The pattern; `*`: project-wide.
+    #[schema(pattern = r"^(\*|https://.+)$", example = "https://api.example.com")]
     origin: String,
-    /// `null`: *none*.
+    /// The certificate; `null`: *none*, nothing is presented here.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "cert_0123456789abcdef0123456789abcdef")]
+    #[schema(required)]
     cert_id: Option<String>,
+    /// Who wrote it: `api` or `file`.
+    #[schema(pattern = "^(api|file)$")]
     source: &'static str,
+    /// Whether plain http is lifted to TLS by it.
+    lift: bool,
+    /// Since when.
+    #[schema(format = DateTime)]
     since: String,
+    /// The configuration file that declares it: then the API does not change it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     file: Option<String>,
 }
 
-/// What a change answers.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Bound {
-    updated: bool,
+/// What is to be presented where. Only documented here: [`read_binding`] reads it.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = BindingWanted)]
+#[expect(dead_code, reason = "the schema of a body that is read by hand")]
+struct BindingBody {
+    /// The pattern: `https://host[:port]`, `https://host:*`, `https://*.example.com`, or `*` for the whole project.
+    #[schema(min_length = 1, max_length = 2048, example = "https://api.example.com")]
     origin: String,
+    /// A certificate of the project; `null`: *none*, present nothing here.
+    #[schema(required, example = "cert_0123456789abcdef0123456789abcdef")]
+    cert_id: Option<String>,
+}
+
+/// What a change answers.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = BindingWritten)]
+pub(super) struct Bound {
+    /// Whether there was a binding of this pattern before.
+    updated: bool,
+    /// The pattern.
+    #[schema(pattern = r"^(\*|https://.+)$", example = "https://api.example.com")]
+    origin: String,
+    /// The certificate, or `null` for *none*.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "cert_0123456789abcdef0123456789abcdef")]
+    #[schema(required)]
     cert_id: Option<String>,
 }
 
 /// What a removal answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BindingRemoved)]
 pub(super) struct Unbound {
+    /// The pattern.
+    #[schema(pattern = r"^(\*|https://.+)$", example = "https://api.example.com")]
     origin: String,
 }
 
@@ -56,6 +98,7 @@ impl ListedBinding {
             origin: binding.pattern.to_string(),
             cert_id: binding.target.certificate_id().map(CertificateId::to_string),
             source: binding.source.as_str(),
+            lift: binding.lift,
             since: rfc3339(binding.since),
             file: file_of(&binding.source),
         }
@@ -70,7 +113,15 @@ pub(super) fn file_of(source: &Source) -> Option<String> {
     }
 }
 
-/// `GET /v1/projects/{p}/bindings`
+/// List what is presented where
+#[utoipa::path(
+    get, path = "/v1/projects/{idOrName}/bindings", operation_id = "listBindings", tag = "egret",
+    params(ProjectPath, TeamQuery),
+    responses(
+        (status = 200, description = "All bindings, *none* included.", body = Listed),
+        (status = 404, description = "No such project.", body = ErrorBody),
+    )
+)]
 pub(super) async fn list(
     State(management): State<Arc<Management>>,
     caller: Caller,
@@ -82,7 +133,18 @@ pub(super) async fn list(
     Ok(Json(Listed { bindings: bindings.iter().map(|b| ListedBinding::of(b)).collect() }))
 }
 
-/// `PUT /v1/projects/{p}/bindings`
+/// Bind a certificate, or none, to a pattern
+#[utoipa::path(
+    put, path = "/v1/projects/{idOrName}/bindings", operation_id = "putBinding", tag = "egret",
+    params(ProjectPath, TeamQuery), request_body = BindingBody,
+    responses(
+        (status = 200, description = "Bound, and in force from now on.", body = Bound),
+        (status = 403, description = "The token does not allow it, or a configuration file declares this place.", body = ErrorBody),
+        (status = 404, description = "No such project or certificate.", body = ErrorBody),
+        (status = 409, description = "The project is being transferred.", body = ErrorBody),
+        (status = 500, description = "It could not be stored; nothing was changed.", body = ErrorBody),
+    )
+)]
 pub(super) async fn put(
     State(management): State<Arc<Management>>,
     caller: Caller,
@@ -92,17 +154,30 @@ pub(super) async fn put(
 ) -> Answer<Bound> {
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Write)?;
     let body = body::read(request, &management.limits).await?;
-    let (pattern, certificate) = read_binding(&body)?;
+    let Written { pattern, certificate, lift } = read_binding(&body)?;
     let answer = Bound {
         updated: false,
         origin: pattern.to_string(),
         cert_id: certificate.as_ref().map(CertificateId::to_string),
     };
-    let updated = management.control.bind(&project, pattern, certificate.as_ref()).await?;
+    let updated = management.control.bind(&project, pattern, certificate.as_ref(), lift).await?;
     Ok(Json(Bound { updated, ..answer }))
 }
 
-/// `DELETE /v1/projects/{p}/bindings?origin=`
+/// Remove a binding
+///
+/// The certificate stays.
+#[utoipa::path(
+    delete, path = "/v1/projects/{idOrName}/bindings", operation_id = "deleteBinding", tag = "egret",
+    params(ProjectPath, OriginQuery, TeamQuery),
+    responses(
+        (status = 200, description = "Removed.", body = Unbound),
+        (status = 403, description = "The token does not allow it, or a configuration file declares this place.", body = ErrorBody),
+        (status = 404, description = "No such project or binding.", body = ErrorBody),
+        (status = 409, description = "The project is being transferred.", body = ErrorBody),
+        (status = 500, description = "It could not be stored; nothing was changed.", body = ErrorBody),
+    )
+)]
 pub(super) async fn remove(
     State(management): State<Arc<Management>>,
     caller: Caller,
@@ -116,15 +191,26 @@ pub(super) async fn remove(
     Ok(Json(Unbound { origin }))
 }
 
-/// `{origin, certId | null}`, both required: *none* is a decision and not an omission.
-fn read_binding(body: &[u8]) -> Result<(Pattern, Option<CertificateId>), Problem> {
+/// What a binding is to be.
+#[derive(Debug)]
+struct Written {
+    pattern: Pattern,
+    /// `None`: *none*.
+    certificate: Option<CertificateId>,
+    /// `None`: as it is; true for a new one.
+    lift: Option<bool>,
+}
+
+/// `{origin, certId | null, lift?}`, the first two required: *none* is a decision and not an omission.
+fn read_binding(body: &[u8]) -> Result<Written, Problem> {
     let mut fields = Fields::parse(body)?;
     let origin = fields.text("origin");
     let certificate = fields.text_or_null("certId");
+    let lift = fields.optional_flag("lift");
     fields.finish()?;
     let pattern = Pattern::parse(&origin).map_err(|why| Problem::bad_request(format!("origin: {why}")))?;
     let id = certificate.map(|text| CertificateId::parse(&text).ok_or_else(|| Problem::not_found("certificate")));
-    Ok((pattern, id.transpose()?))
+    Ok(Written { pattern, certificate: id.transpose()?, lift })
 }
 
 #[cfg(test)]
@@ -133,9 +219,11 @@ mod tests {
 
     #[test]
     fn reads_a_binding_and_none() {
-        let (pattern, id) = read_binding(br#"{"origin":"*.Example.com:*","certId":"cert_1"}"#).unwrap();
-        assert_eq!((pattern.to_string().as_str(), id.unwrap().as_str()), ("https://*.example.com:*", "cert_1"));
-        assert!(read_binding(br#"{"origin":"a.test","certId":null}"#).unwrap().1.is_none());
+        let written = read_binding(br#"{"origin":"*.Example.com:*","certId":"cert_1"}"#).unwrap();
+        assert_eq!(written.pattern.to_string(), "https://*.example.com:*");
+        assert_eq!((written.certificate.unwrap().as_str(), written.lift), ("cert_1", None));
+        let none = read_binding(br#"{"origin":"a.test","certId":null,"lift":false}"#).unwrap();
+        assert_eq!((none.certificate, none.lift), (None, Some(false)));
     }
 
     #[test]
@@ -146,6 +234,10 @@ mod tests {
         assert!(
             format!("{:?}", refused(br#"{"origin":"a.test","certId":1}"#))
                 .contains("certId must be a string or null, not a number")
+        );
+        assert!(
+            format!("{:?}", refused(br#"{"origin":"a.test","certId":null,"lift":"no"}"#))
+                .contains("lift must be true or false, not a string")
         );
         assert!(format!("{:?}", refused(br#"{"origin":"","certId":null}"#)).contains("origin: the origin is empty"));
         assert_eq!(refused(br#"{"origin":"a.test","certId":"../x"}"#).status(), 404);

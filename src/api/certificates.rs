@@ -6,11 +6,13 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::Management;
 use super::auth::{Caller, Need};
 use super::bindings::file_of;
-use super::problem::{Answer, Problem};
+use super::openapi::{CertificatePath, ProjectPath, TeamQuery};
+use super::problem::{Answer, ErrorBody, Problem};
 use super::request::{Query, Segments};
 use crate::domain::time::{now, rfc3339};
 use crate::domain::{CertificateId, CertificateInfo};
@@ -18,61 +20,107 @@ use crate::identity::UpstreamTls;
 use crate::registry::{Binding, Project, Retired, Target};
 
 /// What is told of a certificate. An unavailable one has only the first four fields.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = CertificateDetails)]
 pub(super) struct Details {
+    /// Its id.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "cert_0123456789abcdef0123456789abcdef")]
     id: String,
     status: Status,
     /// The patterns that lead to it.
     bindings: Vec<String>,
     /// Why it is unavailable.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     reason: Option<String>,
     #[serde(flatten)]
     facts: Option<Facts>,
+    /// The certificate that took its place.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^[A-Za-z0-9_-]{1,64}$")]
     superseded_by: Option<String>,
     /// When what still runs under it is cut.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
     deadline: Option<String>,
     /// Open upstream connections.
+    #[schema(minimum = 0)]
     connections: usize,
     /// What it took the place of and has not ended yet.
     retired: Vec<Draining>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// What becomes of a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = CertificateStatus)]
 enum Status {
+    /// It is loaded.
     Active,
+    /// It was replaced or deleted, and connections of it are finishing.
     Draining,
+    /// It is bound but cannot be loaded.
     Unavailable,
 }
 
-#[derive(Debug, Serialize)]
+/// What is known of a certificate that was loaded.
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = CertificateFacts)]
 struct Facts {
+    /// RFC 4514.
     subject: String,
+    /// RFC 4514.
     issuer: String,
+    /// Upper-case hex, as openssl prints it.
+    #[schema(pattern = "^-?[0-9A-F]+$")]
     serial_number: String,
+    /// Start of validity.
+    #[schema(format = DateTime)]
     not_before: String,
+    /// End of validity.
+    #[schema(format = DateTime)]
     not_after: String,
+    /// Whole days until then; negative once it has passed.
     days_left: i64,
+    /// SHA-256 of the certificate.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     fingerprint: String,
+    /// SHA-256 of its public key.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     spki_fingerprint: String,
+    /// `P-256`, `RSA-2048`, …
     key_type: String,
+    /// How many certificates are sent.
+    #[schema(minimum = 1)]
     chain_length: usize,
+    /// When it was uploaded, or read from its file.
+    #[schema(format = DateTime)]
     uploaded_at: String,
+    /// What validation let pass.
     warnings: Vec<String>,
+    /// Who wrote it: `api` or `file`.
+    #[schema(pattern = "^(api|file)$")]
     source: &'static str,
+    /// The configuration file that declares it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     file: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// A certificate on its way out.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CertificateDraining)]
 struct Draining {
+    /// Its id.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
     id: String,
+    /// Open upstream connections.
+    #[schema(minimum = 0)]
     connections: usize,
+    /// When they are cut.
+    #[schema(format = DateTime)]
     deadline: String,
 }
 
@@ -103,7 +151,17 @@ impl Draining {
     }
 }
 
-/// `GET /v1/projects/{p}/certificates/{id}`
+/// Show one certificate
+///
+/// Everything that may be told of it; never its key.
+#[utoipa::path(
+    get, path = "/v1/projects/{idOrName}/certificates/{certId}", operation_id = "getCertificate", tag = "egret",
+    params(ProjectPath, CertificatePath, TeamQuery),
+    responses(
+        (status = 200, description = "What is known of it.", body = Details),
+        (status = 404, description = "No such project or certificate.", body = ErrorBody),
+    )
+)]
 pub(super) async fn details(
     State(management): State<Arc<Management>>,
     caller: Caller,

@@ -86,14 +86,51 @@ impl<'a> Fields<'a> {
 
     /// `true` or `false`; `false` if left out.
     pub(super) fn flag(&mut self, name: &str) -> bool {
-        match self.take(name) {
-            None | Some("false") => false,
-            Some("true") => true,
-            Some(raw) => {
+        self.optional_flag(name).unwrap_or(false)
+    }
+
+    /// `true` or `false`, if it is there.
+    pub(super) fn optional_flag(&mut self, name: &str) -> Option<bool> {
+        match self.take(name)? {
+            "false" => Some(false),
+            "true" => Some(true),
+            raw => {
                 self.wrong(name, raw, "true or false");
-                false
+                None
             }
         }
+    }
+
+    /// A list of at most `most` strings that may be left out.
+    pub(super) fn optional_texts(&mut self, name: &str, most: usize) -> Option<Vec<String>> {
+        let raw = self.take(name)?;
+        match serde_json::from_str::<Vec<&RawValue>>(raw) {
+            Ok(list) if list.len() > most => self.fault(name, format_args!("has more than {most} entries")),
+            Ok(list) if list.iter().all(|text| is_text(text.get())) => {
+                let texts: Option<Vec<_>> = list.iter().map(|text| unescape(text.get())).collect();
+                match texts {
+                    Some(texts) => return Some(texts.iter().map(|text| text.to_string()).collect()),
+                    None => self.fault(name, "has a string that is not valid Unicode"),
+                }
+            }
+            Ok(_) => self.faults.push(format!("{}{name} must be an array of strings and nothing else", self.prefix)),
+            Err(_) => self.wrong(name, raw, "an array of strings"),
+        }
+        None
+    }
+
+    /// A whole number of `unit` from `least` to `most` that may be left out.
+    pub(super) fn optional_number(&mut self, name: &str, least: u64, most: u64, unit: &str) -> Option<u64> {
+        let raw = self.take(name)?;
+        if !raw.starts_with(|c: char| c.is_ascii_digit() || c == '-') {
+            self.wrong(name, raw, "a number");
+            return None;
+        }
+        let number = raw.parse().ok().filter(|n| (least..=most).contains(n));
+        if number.is_none() {
+            self.fault(name, format_args!("must be {least} to {most} {unit}"));
+        }
+        number
     }
 
     /// An object that may be left out. Its faults come back through [`Fields::absorb`].

@@ -3,13 +3,15 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
 
+use super::explain::Explainer;
 use crate::domain::time::now;
+use crate::upstream::PoolState;
 
 /// How far egret has come. Only ever moves forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,28 +25,40 @@ pub enum Stage {
 }
 
 /// A listener as `/v1/status` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = Listener)]
 pub struct ListenerStatus {
     /// Its name in the configuration.
     pub name: String,
     /// `forward` or `sidecar`.
     pub mode: String,
-    /// The address it is bound to, `host:port`.
+    /// The address it is bound to, `host:port`, or `unix:PATH`.
     pub address: String,
+    /// Id of the project that everyone who can connect is; left out where the caller's credential names it, and for
+    /// readers who do not reach that project.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// How callers prove who they are: `none`, `token`, or `mtls`.
+    pub auth: &'static str,
+    /// It speaks TLS.
+    pub tls: bool,
 }
 
 /// The interception CA's certificate. Never its key.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = InterceptionCa)]
 pub struct CaCertificate {
     /// The certificate, PEM.
     pub pem: String,
     /// The file that holds it for client programs; `None` where nothing may be written.
+    #[schema(required)]
     pub path: Option<String>,
 }
 
 /// Why there is no interception CA to show: a sentence for the log.
 pub type CaError = String;
 type CaFuture = Pin<Box<dyn Future<Output = Result<CaCertificate, CaError>> + Send>>;
+type PoolSource = Box<dyn Fn() -> PoolState + Send + Sync>;
 type CaSource = Box<dyn Fn() -> CaFuture + Send + Sync>;
 
 /// What the wiring knows. Filled in while egret starts, read by the API from its first request on.
@@ -52,9 +66,12 @@ pub struct StatusInfo {
     stage: AtomicU8,
     started_at: OffsetDateTime,
     store: &'static str,
-    management: OnceLock<SocketAddr>,
+    management: OnceLock<String>,
     listeners: ArcSwap<Vec<ListenerStatus>>,
     ca: OnceLock<CaSource>,
+    health: OnceLock<SocketAddr>,
+    pool: OnceLock<PoolSource>,
+    explainer: OnceLock<Arc<Explainer>>,
 }
 
 impl StatusInfo {
@@ -68,6 +85,9 @@ impl StatusInfo {
             management: OnceLock::new(),
             listeners: ArcSwap::default(),
             ca: OnceLock::new(),
+            health: OnceLock::new(),
+            pool: OnceLock::new(),
+            explainer: OnceLock::new(),
         }
     }
 
@@ -87,15 +107,37 @@ impl StatusInfo {
         }
     }
 
-    /// Says where the management API listens; the first word counts.
-    pub fn set_management(&self, address: SocketAddr) {
-        let _ = self.management.set(address);
+    /// Says where the management API listens, as `EGRET_URL` takes it; the first word counts.
+    pub fn set_management(&self, url: String) {
+        let _ = self.management.set(url);
     }
 
-    /// Where the management API listens.
+    /// Where the management API listens: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
     #[must_use]
-    pub fn management(&self) -> Option<SocketAddr> {
-        self.management.get().copied()
+    pub fn management(&self) -> Option<&str> {
+        self.management.get().map(String::as_str)
+    }
+
+    /// Says where the health listener is; the first word counts.
+    pub fn set_health(&self, address: SocketAddr) {
+        let _ = self.health.set(address);
+    }
+
+    /// Where the health listener is; `None` where there is none.
+    #[must_use]
+    pub fn health(&self) -> Option<SocketAddr> {
+        self.health.get().copied()
+    }
+
+    /// Says whom to ask how the pool stands; the first word counts.
+    pub fn set_pool(&self, source: impl Fn() -> PoolState + Send + Sync + 'static) {
+        let _ = self.pool.set(Box::new(source));
+    }
+
+    /// How the pool stands right now.
+    #[must_use]
+    pub fn pool(&self) -> PoolState {
+        self.pool.get().map(|source| source()).unwrap_or_default()
     }
 
     /// Says which listeners there are, in file order.
@@ -126,6 +168,17 @@ impl StatusInfo {
             Some(source) => Some(source().await),
             None => None,
         }
+    }
+
+    /// Says who explains; the first word counts.
+    pub fn set_explainer(&self, explainer: Explainer) {
+        let _ = self.explainer.set(Arc::new(explainer));
+    }
+
+    /// Who explains; `None` before everything is wired.
+    #[must_use]
+    pub fn explainer(&self) -> Option<Arc<Explainer>> {
+        self.explainer.get().cloned()
     }
 
     /// When egret was started.

@@ -4,18 +4,24 @@
 //! Reading looks at snapshots; every change goes through the control floor and is finished even if the client has
 //! gone away. What must stay true:
 //!
-//! - nothing is looked at before the caller is known (`/healthz` and `/readyz` excepted, which tell nothing);
+//! - nothing is looked at before the caller is known (`/healthz`, `/readyz` and `/openapi.json` excepted, which tell
+//!   nothing);
 //! - a private key never leaves, and every copy made of what arrives is wiped (hyper's read buffer is not ours to wipe);
-//! - an answer is JSON, a success is 200, an error has the one shape of `problem` and holds no input;
+//! - an answer is JSON (`/metrics` excepted), a success is 200, an error has the one shape of `problem` and holds no input;
 //! - no redirects: SDKs follow them with the token in hand.
 
 mod auth;
 mod bindings;
 mod body;
 mod certificates;
+mod explain;
 mod fields;
+mod health;
 mod host;
 mod info;
+mod metrics;
+mod openapi;
+mod paths;
 mod problem;
 mod projects;
 mod request;
@@ -23,20 +29,23 @@ mod server;
 mod shell;
 mod status;
 mod throttle;
+mod tokens;
 mod vercel;
 
 use std::future::Future;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{delete, get};
-use tokio::net::TcpListener;
 
 use crate::config::Limits;
 use crate::control::Control;
+use crate::net::listen::Accepting;
 use crate::observe::Metrics;
+use crate::pki::server::ServerTls;
 use crate::registry::Registry;
 
+pub use explain::{Explainer, Explanation, Wanted};
+pub use health::serve as serve_health;
 pub use info::{CaCertificate, CaError, ListenerStatus, Stage, StatusInfo};
 
 /// What the management server works on.
@@ -64,30 +73,22 @@ impl Management {
     }
 }
 
-/// Serves the API on `listener` until `shutdown` resolves; then finishes what runs, for at most
-/// `limits.drain_timeout`. Owns every task it starts: dropping the future ends them all.
-pub async fn serve(listener: TcpListener, management: Arc<Management>, shutdown: impl Future<Output = ()>) {
-    if let Ok(address) = listener.local_addr() {
-        management.info.set_management(address);
-    }
-    let limits = management.limits.clone();
-    server::run(listener, router(management), limits, shutdown).await;
+/// Serves the API on `listener`, in TLS if `tls` says how, until `shutdown` resolves; then finishes what runs, for at
+/// most `limits.drain_timeout`. Owns every task it starts: dropping the future ends them all.
+pub async fn serve(
+    listener: Accepting,
+    tls: Option<Arc<ServerTls>>,
+    management: Arc<Management>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let (limits, metrics) = (management.limits.clone(), management.metrics.clone());
+    server::run(listener, tls, router(management), limits, metrics, shutdown).await;
 }
 
 fn router(management: Arc<Management>) -> Router {
     let metrics = management.metrics.clone();
-    let routes = Router::new()
-        .route("/v1/projects/{project}/client-cert", get(vercel::list).post(vercel::upload))
-        .route("/v1/projects/{project}/client-cert/{certificate}", delete(vercel::remove))
-        .route("/v1/projects", get(projects::list).post(projects::create))
-        .route("/v1/projects/{project}", delete(projects::remove))
-        .route("/v1/projects/{project}/bindings", get(bindings::list).put(bindings::put).delete(bindings::remove))
-        .route("/v1/projects/{project}/certificates/{certificate}", get(certificates::details))
-        .route("/v1/status", get(status::status))
-        .route("/v1/ca", get(status::ca))
-        .route(shell::HEALTHZ, get(status::healthz))
-        .route(shell::READYZ, get(status::readyz))
-        .with_state(management);
+    let (routes, _) = paths::all().split_for_parts();
+    let routes = routes.with_state(management);
     shell::dress(routes, metrics)
 }
 

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::control::ControlError;
 
@@ -23,13 +24,39 @@ pub(super) struct Problem {
     limit: Option<Limit>,
 }
 
+/// The body of every refusal.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(super) struct ErrorBody {
+    error: ErrorDetail,
+}
+
+/// What went wrong.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ErrorDetail)]
+struct ErrorDetail {
+    /// A stable word for programs.
+    #[schema(pattern = "^[a-z_]+$", example = "bad_request")]
+    code: &'static str,
+    /// For people: the field, the fault and the remedy. Never a piece of the request.
+    #[schema(min_length = 1)]
+    message: String,
+    /// Only with `rate_limited`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    limit: Option<Limit>,
+}
+
 /// `error.limit` of a 429.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = RateLimit)]
 pub(super) struct Limit {
     /// Tries per second.
+    #[schema(minimum = 1)]
     pub(super) total: u32,
     /// Tries left.
+    #[schema(minimum = 0)]
     pub(super) remaining: u32,
     /// When tries are taken again: Unix time, seconds, rounded up.
     pub(super) reset: i64,
@@ -113,18 +140,7 @@ impl From<ControlError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            error: Error<'a>,
-        }
-        #[derive(Serialize)]
-        struct Error<'a> {
-            code: &'a str,
-            message: &'a str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            limit: Option<Limit>,
-        }
-        let body = Body { error: Error { code: self.code, message: &self.message, limit: self.limit } };
+        let body = ErrorBody { error: ErrorDetail { code: self.code, message: self.message, limit: self.limit } };
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
         match self.status {

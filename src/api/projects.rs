@@ -5,45 +5,91 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Request, State};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Management;
 use super::auth::{Caller, Need, out_of_reach};
 use super::body;
 use super::fields::Fields;
-use super::problem::{Answer, Problem};
+use super::openapi::{ProjectPath, TeamQuery};
+use super::problem::{Answer, ErrorBody, Problem};
 use super::request::{Query, Segments, check_hex_id, check_name, check_team};
 use crate::domain::{ProjectId, ProjectInfo, ProjectState, Team};
 use crate::registry::Project;
 
 /// A project as the API shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Project)]
 pub(super) struct ShownProject {
+    /// Its id.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "prj_0123456789abcdef01234567")]
     id: String,
+    /// Its name, unique within its team.
+    #[schema(min_length = 1, max_length = 100, example = "payments")]
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     team: Option<Team>,
+    /// A Cloudflare account.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^[0-9a-f]{32}$")]
     account_id: Option<String>,
+    /// A Cloudflare zone.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^[0-9a-f]{32}$")]
     zone_id: Option<String>,
     state: ProjectState,
     /// Whether the configuration file declares it.
     declared: bool,
     /// How many bindings it has.
+    #[schema(minimum = 0)]
     bindings: usize,
 }
 
+/// What a new project is. Only documented here: [`read_project`] reads it.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = ProjectWanted)]
+#[expect(dead_code, reason = "the schema of a body that is read by hand")]
+struct ProjectBody {
+    /// Its name, unique within its team; no control characters, no slashes, no space at either end.
+    #[schema(
+        max_length = 100,
+        pattern = r"^(?!\.{1,2}$)[^\s/\\\x00-\x1f\x7f-\x9f]+( +[^\s/\\\x00-\x1f\x7f-\x9f]+)*$",
+        example = "payments"
+    )]
+    name: String,
+    /// Its id; derived from name and team if left out.
+    #[schema(nullable = false, pattern = "^prj_[A-Za-z0-9_-]{0,60}$")]
+    id: Option<String>,
+    #[schema(nullable = false)]
+    team: Option<Team>,
+    /// A Cloudflare account.
+    #[schema(nullable = false, pattern = "^[0-9a-f]{32}$")]
+    account_id: Option<String>,
+    /// A Cloudflare zone.
+    #[schema(nullable = false, pattern = "^[0-9a-f]{32}$")]
+    zone_id: Option<String>,
+    #[schema(nullable = false)]
+    state: Option<ProjectState>,
+}
+
 /// What a list answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Projects)]
 pub(super) struct Listed {
+    /// By name; those that the token reaches.
     projects: Vec<ShownProject>,
 }
 
 /// What a delete answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ProjectDeleted)]
 pub(super) struct Deleted {
+    /// Its id.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
     id: String,
+    /// Its name.
     name: String,
 }
 
@@ -64,13 +110,25 @@ impl ShownProject {
     }
 }
 
-/// `GET /v1/projects`
+/// List projects
+#[utoipa::path(
+    get, path = "/v1/projects", operation_id = "listProjects", tag = "egret",
+    responses((status = 200, description = "Those that the token reaches.", body = Listed))
+)]
 pub(super) async fn list(State(management): State<Arc<Management>>, caller: Caller) -> Answer<Listed> {
     let projects = caller.projects(&management.registry);
     Ok(Json(Listed { projects: projects.iter().map(|p| ShownProject::of(p)).collect() }))
 }
 
-/// `POST /v1/projects`
+/// Make a project
+#[utoipa::path(
+    post, path = "/v1/projects", operation_id = "createProject", tag = "egret", request_body = ProjectBody,
+    responses(
+        (status = 200, description = "Made.", body = ShownProject),
+        (status = 409, description = "A project of this id, name, account or zone exists.", body = ErrorBody),
+        (status = 500, description = "It could not be stored; nothing was changed.", body = ErrorBody),
+    )
+)]
 pub(super) async fn create(
     State(management): State<Arc<Management>>,
     caller: Caller,
@@ -86,7 +144,20 @@ pub(super) async fn create(
     Ok(Json(ShownProject::of(&project)))
 }
 
-/// `DELETE /v1/projects/{p}`
+/// Delete a project
+///
+/// With everything in it. `default`, and what a configuration file declares, stays.
+#[utoipa::path(
+    delete, path = "/v1/projects/{idOrName}", operation_id = "deleteProject", tag = "egret",
+    params(ProjectPath, TeamQuery),
+    responses(
+        (status = 200, description = "Deleted.", body = Deleted),
+        (status = 403, description = "The token does not allow it, or a configuration file declares the project.", body = ErrorBody),
+        (status = 404, description = "No such project.", body = ErrorBody),
+        (status = 409, description = "The project is being transferred.", body = ErrorBody),
+        (status = 500, description = "It could not be stored; nothing was changed.", body = ErrorBody),
+    )
+)]
 pub(super) async fn remove(
     State(management): State<Arc<Management>>,
     caller: Caller,

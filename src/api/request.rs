@@ -35,6 +35,10 @@ pub(super) struct Query {
     drain: Option<String>,
     /// The pattern of a binding.
     origin: Option<String>,
+    /// The project, where the path does not name it.
+    pub(super) project: Option<String>,
+    /// What is to be explained.
+    pub(super) url: Option<String>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Query {
@@ -44,7 +48,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
         let axum::extract::Query(query) = axum::extract::Query::<Self>::try_from_uri(&parts.uri)
             .map_err(|_| Problem::bad_request("the query is malformed, or names a parameter twice"))?;
         let given = |value: Option<String>| value.filter(|v| !v.is_empty());
-        Ok(Self { team_id: given(query.team_id), slug: given(query.slug), ..query })
+        Ok(Self { team_id: given(query.team_id), slug: given(query.slug), project: given(query.project), ..query })
     }
 }
 

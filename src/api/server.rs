@@ -1,4 +1,4 @@
-//! The management server: accepts, bounds, and ends gracefully.
+//! The management server: accepts (TCP or a Unix socket, in the clear or in TLS), bounds, and ends gracefully.
 //!
 //! What must stay true: at most `limits.max_api_connections` connections at once; none lives without moving
 //! a byte for longer than `limits.keep_alive_timeout`; an answer that was sent before the request was read
@@ -6,7 +6,6 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +18,17 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::host::Ends;
 use crate::config::Limits;
-use crate::net::{Io, Meter};
+use crate::net::listen::{Accepted, Accepting, is_of_the_connection};
+use crate::net::{Io, Meter, Stream};
+use crate::observe::Metrics;
+use crate::pki::server::ServerTls;
 
 /// hyper refuses smaller buffers.
 const MIN_BUFFER: usize = 8192;
@@ -39,9 +41,11 @@ const LINGER_BYTES: usize = 8 << 20;
 /// Serves `router` until `shutdown` resolves and what runs has ended, or `limits.drain_timeout` has passed.
 /// Dropping the future cuts every connection.
 pub(super) async fn run(
-    listener: TcpListener,
+    listener: Accepting,
+    tls: Option<Arc<ServerTls>>,
     router: Router,
     limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()>,
 ) {
     let permits = Arc::new(Semaphore::new(limits.max_api_connections));
@@ -54,10 +58,19 @@ pub(super) async fn run(
             accepted = accept(&listener, &permits) => accepted,
         };
         match accepted {
-            Ok((stream, ends, permit)) => {
+            Ok((accepted, permit)) => {
                 let (router, limits, ending) = (router.clone(), limits.clone(), ending.clone());
+                let (tls, metrics) = (tls.clone(), metrics.clone());
                 connections.spawn(async move {
-                    serve(stream, ends, router, &limits, &ending).await;
+                    let ends = Ends { peer: accepted.peer, socket: accepted.ends, tls: tls.clone() };
+                    match tls {
+                        None => serve(accepted.stream, ends, router, &limits, &ending).await,
+                        Some(tls) => {
+                            if let Some(stream) = secure(accepted, &tls, &limits, &metrics, &ending).await {
+                                serve(stream, ends, router, &limits, &ending).await;
+                            }
+                        }
+                    }
                     drop(permit);
                 });
             }
@@ -81,33 +94,52 @@ pub(super) async fn run(
     }
 }
 
-type Accepted = (TcpStream, Ends, tokio::sync::OwnedSemaphorePermit);
-
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<Accepted> {
+async fn accept(listener: &Accepting, permits: &Arc<Semaphore>) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
     // The permit first: what cannot be served stays in the kernel's queue.
     let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
     loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            // The client gave up while it was queued.
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {
-                continue;
+        match listener.accept().await {
+            Ok(accepted) => {
+                accepted.stream.set_nodelay(); // a hint; answers arrive all the same
+                return Ok((accepted, permit));
             }
+            // The client gave up while it was queued.
+            Err(error) if is_of_the_connection(&error) => {}
             Err(error) => return Err(error),
-        };
-        let local: SocketAddr = stream.local_addr()?;
-        let _ = stream.set_nodelay(true); // a hint; answers arrive all the same
-        return Ok((stream, Ends { peer, local }, permit));
+        }
     }
 }
 
+/// The connection inside TLS; `None` if the handshake failed, took too long, or egret ends.
+async fn secure(
+    accepted: Accepted,
+    tls: &ServerTls,
+    limits: &Limits,
+    metrics: &Metrics,
+    ending: &CancellationToken,
+) -> Option<Stream> {
+    let handshake = TlsAcceptor::from(tls.config().clone()).accept(accepted.stream);
+    let finished = tokio::select! {
+        finished = tokio::time::timeout(limits.handshake_timeout, handshake) => finished,
+        () = ending.cancelled() => return None,
+    };
+    let why = match finished {
+        Ok(Ok(stream)) => return Some(Stream::boxed(stream)),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "limits.handshake_timeout passed".to_owned(),
+    };
+    metrics.api_handshakes_failed.add();
+    tracing::debug!(peer = %accepted.peer, why, "a TLS handshake with the management API failed");
+    None
+}
+
 /// One connection, to its end.
-async fn serve(stream: TcpStream, ends: Ends, router: Router, limits: &Limits, ending: &CancellationToken) {
+async fn serve(stream: Stream, ends: Ends, router: Router, limits: &Limits, ending: &CancellationToken) {
     let meter = Meter::new();
     let io = TokioIo::new(Io::new(stream, meter.clone()));
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(ends);
+        request.extensions_mut().insert(ends.clone());
         router.call(request)
     });
     let mut connection = http1::Builder::new()
@@ -142,7 +174,7 @@ async fn serve(stream: TcpStream, ends: Ends, router: Router, limits: &Limits, e
 
 /// Closes our side, then reads what the client still sends. Closing with unread bytes makes the kernel reset
 /// the connection, and the reset overtakes the answer: a refused upload would look like a broken network.
-async fn linger(stream: &mut Io<TcpStream>) -> io::Result<()> {
+async fn linger(stream: &mut Io<Stream>) -> io::Result<()> {
     stream.shutdown().await?;
     let mut sink = vec![0; MIN_BUFFER];
     let mut left = LINGER_BYTES;

@@ -1,6 +1,5 @@
 //! What stands around every route: the Host check, a request id, one log line, and JSON for what no route takes.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -42,12 +41,11 @@ async fn around(State(metrics): State<Arc<Metrics>>, mut request: Request, next:
     // The template: a path holds names of projects, a query holds origins.
     let route = request.extensions().get::<MatchedPath>().map_or("none".into(), |m| m.as_str().to_owned());
     let probe = route == HEALTHZ || route == READYZ;
-    let ends = request.extensions().get::<Ends>().copied();
-    let local = ends.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |e| e.local.ip());
+    let ends = request.extensions().get::<Ends>().cloned().unwrap_or_default();
     // A kubelet probes by the address of the pod, through whatever name it has for it.
     let checked = match probe {
         true => Ok(()),
-        false => host::check(request.version(), request.uri(), request.headers(), local),
+        false => host::check(request.version(), request.uri(), request.headers(), &ends),
     };
     let mut response = match checked {
         Ok(()) => next.run(request).await,
@@ -67,7 +65,7 @@ async fn around(State(metrics): State<Arc<Metrics>>, mut request: Request, next:
                 route,
                 status = response.status().as_u16(),
                 token = signature.name(),
-                peer = ends.map(|e| tracing::field::display(e.peer)),
+                peer = %ends,
                 duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
                 "management request"
             )

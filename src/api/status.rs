@@ -1,30 +1,30 @@
 //! egret's own: how it is. Health for orchestrators, status for people and scripts, the interception CA.
 
-use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::Management;
 use super::auth::Caller;
 use super::info::{CaCertificate, ListenerStatus, Stage};
-use super::problem::{Answer, Problem};
+use super::problem::{Answer, ErrorBody, Problem};
 use crate::domain::time::{now, rfc3339};
 use crate::registry::{Certificate, Project, Target};
 
 /// What `/healthz` and `/readyz` answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Health {
     state: Word,
 }
 
 /// The one word for all of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = State)]
 enum Word {
     /// Not everything is bound and loaded yet.
     Starting,
@@ -37,53 +37,97 @@ enum Word {
 }
 
 /// What `/v1/status` answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Status {
+    /// egret's version.
     version: &'static str,
     state: Word,
+    /// When it was started.
+    #[schema(format = DateTime)]
     started_at: String,
+    /// Where the management API listens.
+    #[schema(required)]
     management: Option<String>,
+    /// The listener for probes and metrics; `null` where there is none.
+    #[schema(required)]
+    health: Option<String>,
+    /// In file order.
     listeners: Vec<ListenerStatus>,
+    /// Those that the token reaches, by name.
     projects: Vec<NamedProject>,
+    /// One entry per binding.
     certificates: Vec<DatedCertificate>,
     reload: Reload,
     store: Store,
     /// Declared certificates that are not loaded. Names files of every project: not for limited tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     unloaded: Option<Vec<String>>,
+    /// By name, since the start. Not for limited tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
-    counters: Option<Map<String, Value>>,
+    #[schema(nullable = false)]
+    counters: Option<BTreeMap<&'static str, u64>>,
 }
 
-#[derive(Debug, Serialize)]
+/// A project by name.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = StatusProject)]
 struct NamedProject {
+    /// Its id.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
     id: String,
+    /// Its name.
     name: String,
 }
 
 /// One per binding; a certificate that is bound nowhere has no origin.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = StatusCertificate)]
 struct DatedCertificate {
+    /// Its id.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
     id: String,
+    /// The id of its project.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
     project: String,
+    /// Where it is presented; `*`: project-wide.
+    #[schema(required, pattern = r"^(\*|https://.+)$")]
     origin: Option<String>,
+    /// End of validity.
+    #[schema(format = DateTime)]
     not_after: String,
+    /// Whole days until then; negative once it has passed.
     days_left: i64,
 }
 
-#[derive(Debug, Serialize)]
+/// How the last reading of the configuration went.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = StatusReload)]
 struct Reload {
+    /// `ok` or `failed`.
     state: &'static str,
+    /// Why it failed.
+    #[schema(required)]
     error: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// Where records rest.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = StatusStore)]
 struct Store {
+    /// `embedded` or `memory`.
     backend: &'static str,
+    /// Records that could not be opened. Not for limited tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     quarantined: Option<Vec<String>>,
+}
+
+/// Whether `/readyz` answers 200.
+pub(super) fn is_ready(management: &Management) -> bool {
+    state(management) == Word::Ready
 }
 
 fn state(management: &Management) -> Word {
@@ -96,13 +140,27 @@ fn state(management: &Management) -> Word {
     }
 }
 
-/// `GET /healthz`: it runs, and answers.
+/// Whether it runs
+///
+/// 200 as long as it answers at all.
+#[utoipa::path(
+    get, path = "/healthz", operation_id = "healthz", tag = "health", security(()),
+    responses((status = 200, description = "It runs.", body = Health))
+)]
 pub(super) async fn healthz(State(management): State<Arc<Management>>) -> Json<Health> {
     Json(Health { state: state(&management) })
 }
 
-/// `GET /readyz`: every listener is bound, the store and every declared certificate are loaded. Says no more
-/// than that: it takes no token.
+/// Whether it can be sent requests
+///
+/// Every listener is bound, the store and every declared certificate are loaded. Says no more than that: it takes no token.
+#[utoipa::path(
+    get, path = "/readyz", operation_id = "readyz", tag = "health", security(()),
+    responses(
+        (status = 200, description = "It is ready.", body = Health),
+        (status = 503, description = "It starts, ends, or lacks a declared certificate.", body = ErrorBody),
+    )
+)]
 pub(super) async fn readyz(State(management): State<Arc<Management>>) -> Answer<Health> {
     match state(&management) {
         Word::Ready => Ok(Json(Health { state: Word::Ready })),
@@ -114,18 +172,30 @@ pub(super) async fn readyz(State(management): State<Arc<Management>>) -> Answer<
     }
 }
 
-/// `GET /v1/status`
+/// How it is
+///
+/// Health, listeners, and certificates with the days they have left, as far as the token reaches.
+#[utoipa::path(
+    get, path = "/v1/status", operation_id = "getStatus", tag = "egret",
+    responses((status = 200, description = "How it is.", body = Status))
+)]
 pub(super) async fn status(State(management): State<Arc<Management>>, caller: Caller) -> Answer<Status> {
     let projects = caller.projects(&management.registry);
     let report = management.control.report();
     let all = caller.is_unlimited();
-    let counters = || management.metrics.all().into_iter().map(|(name, n)| (name.to_owned(), n.into())).collect();
+    // A listener is no secret, whose it is may be one.
+    let reached = |l: ListenerStatus| {
+        let project = l.project.filter(|id| projects.iter().any(|p| p.id().as_str() == id));
+        ListenerStatus { project, ..l }
+    };
+    let counters = || management.metrics.all().into_iter().collect();
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         state: state(&management),
         started_at: rfc3339(management.info.started_at()),
-        management: management.info.management().map(|at: SocketAddr| format!("http://{at}")),
-        listeners: management.info.listeners(),
+        management: management.info.management().map(str::to_owned),
+        health: management.info.health().map(|at| format!("http://{at}")),
+        listeners: management.info.listeners().into_iter().map(reached).collect(),
         projects: projects
             .iter()
             .map(|p| NamedProject { id: p.id().to_string(), name: p.load().info().name.clone() })
@@ -160,7 +230,17 @@ fn certificates(project: &Project) -> Vec<DatedCertificate> {
     all
 }
 
-/// `GET /v1/ca`: what client programs must trust to be intercepted. No secret, so any reader may have it.
+/// The interception CA
+///
+/// What client programs must trust to be intercepted. No secret, so any reader may have it. Made on first need.
+#[utoipa::path(
+    get, path = "/v1/ca", operation_id = "getCa", tag = "egret",
+    responses(
+        (status = 200, description = "Its certificate; never its key.", body = CaCertificate),
+        (status = 404, description = "Nothing intercepts.", body = ErrorBody),
+        (status = 500, description = "It could not be made.", body = ErrorBody),
+    )
+)]
 pub(super) async fn ca(State(management): State<Arc<Management>>, _: Caller) -> Answer<CaCertificate> {
     match management.info.ca().await {
         Some(Ok(ca)) => Ok(Json(ca)),

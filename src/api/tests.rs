@@ -1,6 +1,9 @@
 //! The whole API over a real registry and control, with the memory backend: what a client sees.
 
+mod explain;
+mod metrics;
 mod own;
+mod tokens;
 mod vercel;
 
 use std::collections::HashMap;
@@ -17,8 +20,8 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::backend::{Backend, MemoryBackend};
 use crate::config::{
-    EgressSettings, KeySource, PostQuantum, Profile, Settings, StoreBackend, StoreSettings, TelemetrySettings,
-    TrustSettings,
+    EgressSettings, KeySource, ManagementSettings, PostQuantum, Profile, Settings, StoreBackend, StoreSettings,
+    TelemetrySettings, TrustSettings,
 };
 use crate::domain::{ProjectInfo, Role, ServerTrust};
 use crate::identity::TlsFactory;
@@ -27,7 +30,7 @@ use crate::pki::seal::Sealer;
 use crate::registry::{Token, TokenScope};
 
 /// What an unlimited administrator sends.
-const ADMIN: &str = "admin-token";
+pub(super) const ADMIN: &str = "admin-token";
 /// Role `write`, project `payments` only.
 const PAYMENTS: &str = "payments-token";
 /// Role `read`, unlimited.
@@ -38,29 +41,29 @@ const PROXY: &str = "proxy-token";
 const LANDLORD: &str = "landlord-token";
 
 /// An egret with projects `default` and `payments`, as far as its API goes.
-struct World {
+pub(super) struct World {
     management: Arc<Management>,
     router: Router,
     issuer: Issuer<'static, KeyPair>,
     ca: String,
 }
 
-struct Reply {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Value,
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Value,
 }
 
 impl Reply {
     fn code(&self) -> &str {
         self.body["error"]["code"].as_str().unwrap_or_default()
     }
-    fn message(&self) -> &str {
+    pub(super) fn message(&self) -> &str {
         self.body["error"]["message"].as_str().unwrap_or_default()
     }
 }
 
-async fn world() -> World {
+pub(super) async fn world() -> World {
     world_over(Arc::new(MemoryBackend::default())).await
 }
 
@@ -73,7 +76,8 @@ async fn world_over(backend: Arc<dyn Backend>) -> World {
         data_dir: "unused".into(),
         workers: 1,
         config_file: None,
-        management: "127.0.0.1:0".parse().unwrap(),
+        management: ManagementSettings { listen: "127.0.0.1:0".parse().unwrap(), socket_mode: 0o600, tls: None },
+        health: None,
         listeners: Vec::new(),
         projects: vec![default, payments],
         certificates: Vec::new(),
@@ -81,6 +85,8 @@ async fn world_over(backend: Arc<dyn Backend>) -> World {
         egress: EgressSettings::default(),
         store: StoreSettings { backend: StoreBackend::Memory, key_encryption_key: KeySource::Generated },
         dns_hosts: HashMap::new(),
+        dns_servers: Vec::new(),
+        dns_mixed: crate::config::DnsMixed::Drop,
         limits: Limits::default(),
         trust: TrustSettings { anchors: Vec::new(), servers: ServerTrust::SystemAndCa, post_quantum: PostQuantum::Off },
         telemetry: TelemetrySettings { access_log: false },
@@ -101,7 +107,7 @@ async fn world_over(backend: Arc<dyn Backend>) -> World {
         (LANDLORD, Role::Admin, only()),
     ] {
         let sha256 = digest::digest(&digest::SHA256, text.as_bytes()).as_ref().try_into().unwrap();
-        registry.insert_token(sha256, Token { name: text.to_owned(), email: None, role, scope });
+        registry.insert_token(sha256, Token::declared(text, role, scope, &sha256, "egret.toml"));
     }
     let info = Arc::new(StatusInfo::new("memory"));
     let management = Management::new(registry, Arc::new(control), metrics, Arc::new(settings.limits), info);
@@ -125,8 +131,12 @@ impl World {
         json!({"cert": cert, "key": key.serialize_pem(), "ca": self.ca})
     }
 
-    async fn send(&self, token: &str, method: &str, target: &str, body: &Value) -> Reply {
-        let mut request = Request::builder().method(method).uri(target).header("host", "localhost");
+    pub(super) async fn send(&self, token: &str, method: &str, target: &str, body: &Value) -> Reply {
+        self.send_to("localhost", token, method, target, body).await
+    }
+
+    pub(super) async fn send_to(&self, host: &str, token: &str, method: &str, target: &str, body: &Value) -> Reply {
+        let mut request = Request::builder().method(method).uri(target).header("host", host);
         if !token.is_empty() {
             request = request.header("authorization", format!("Bearer {token}"));
         }
@@ -146,7 +156,7 @@ impl World {
         Reply { status: parts.status, headers: parts.headers, body }
     }
 
-    async fn get(&self, token: &str, target: &str) -> Reply {
+    pub(super) async fn get(&self, token: &str, target: &str) -> Reply {
         self.send(token, "GET", target, &Value::Null).await
     }
 

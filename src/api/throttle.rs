@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::problem::Limit;
+use crate::domain::Peer;
 use crate::domain::time::now;
 
 /// Failures that a source may have within a window.
@@ -14,10 +15,11 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// Sources remembered at once.
 const MAX_SOURCES: usize = 4096;
 
-/// Counts failed authentications by source address (IPv6: by /64, which one host may own whole).
+/// Counts failed authentications by source: an address (IPv6: a /64, which one host may own whole), or a user on a Unix
+/// socket.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
-    sources: Mutex<HashMap<IpAddr, Window>>,
+    sources: Mutex<HashMap<Peer, Window>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +40,7 @@ impl Throttle {
     ///
     /// # Errors
     /// The facts of the limit that was reached.
-    pub(super) fn check(&self, source: IpAddr, at: Instant) -> Result<(), Limit> {
+    pub(super) fn check(&self, source: Peer, at: Instant) -> Result<(), Limit> {
         let sources = self.sources.lock().expect("nothing panics while holding it");
         let Some(window) = sources.get(&network(source)) else { return Ok(()) };
         let age = window.age(at);
@@ -51,7 +53,7 @@ impl Throttle {
     }
 
     /// Counts a failure of `source`.
-    pub(super) fn failed(&self, source: IpAddr, at: Instant) {
+    pub(super) fn failed(&self, source: Peer, at: Instant) {
         let source = network(source);
         let mut sources = self.sources.lock().expect("nothing panics while holding it");
         if sources.len() >= MAX_SOURCES && !sources.contains_key(&source) {
@@ -71,9 +73,11 @@ impl Throttle {
     }
 }
 
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) if !v6.is_loopback() => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
+fn network(source: Peer) -> Peer {
+    match source {
+        Peer::Ip(IpAddr::V6(v6)) if !v6.is_loopback() => {
+            Peer::Ip(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into())
+        }
         other => other,
     }
 }
@@ -82,8 +86,8 @@ fn network(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn address(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn address(text: &str) -> Peer {
+        text.parse::<IpAddr>().unwrap().into()
     }
 
     #[test]
@@ -118,7 +122,7 @@ mod tests {
     fn remembers_a_bounded_number_of_sources() {
         let (throttle, at) = (Throttle::default(), Instant::now());
         for n in 0..u32::try_from(MAX_SOURCES).unwrap() + 100 {
-            throttle.failed(IpAddr::V4(n.into()), at);
+            throttle.failed(IpAddr::V4(n.into()).into(), at);
         }
         assert_eq!(throttle.sources.lock().unwrap().len(), MAX_SOURCES);
         let at = at + WINDOW;

@@ -7,47 +7,107 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Request, State};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Management;
 use super::auth::{Caller, Need};
 use super::body;
 use super::fields::Fields;
-use super::problem::{Answer, Problem};
+use super::openapi::{CertificatePath, DrainQuery, ProjectPath, TeamQuery};
+use super::problem::{Answer, ErrorBody, Problem};
 use super::request::{Query, Segments};
 use crate::control::Upload;
 use crate::domain::{CertificateId, Pattern};
 
+/// What an upload holds. Only documented here: [`read_upload`] reads it, so that no key is copied where it is not wiped.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = ClientCertUpload)]
+#[expect(dead_code, reason = "the schema of a body that is read by hand")]
+struct UploadBody {
+    /// The client certificate, PEM, with its chain behind it if it has one.
+    #[schema(min_length = 1, max_length = 65536, example = "-----BEGIN CERTIFICATE-----\n…")]
+    cert: String,
+    /// Its private key, PEM: PKCS#8, PKCS#1 or SEC1, not encrypted.
+    #[schema(min_length = 1, max_length = 65536, write_only)]
+    key: String,
+    /// The certificate authority that it leads to, PEM. For an origin it also vouches for that server.
+    #[schema(min_length = 1, max_length = 65536, example = "-----BEGIN CERTIFICATE-----\n…")]
+    ca: String,
+    /// Where it is presented: an origin (`https://host[:port]`, `https://host:*`), a wildcard (`https://*.example.com`),
+    /// or `*` for every origin of the project that asks, which is also what it means to leave it out.
+    #[schema(nullable = false, min_length = 1, max_length = 2048, example = "https://api.example.com")]
+    origin: Option<String>,
+    /// Leaves out the checks of chain, dates and usage; the certificate is then sent even when expired.
+    #[schema(nullable = false, default = false)]
+    skip_validation: Option<bool>,
+}
+
 /// What an upload answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ClientCertUploaded)]
 pub(super) struct Uploaded {
+    /// Whether there was a certificate in this place before.
     updated: bool,
+    /// Where it is presented; `*`: project-wide.
+    #[schema(pattern = r"^(\*|https://.+)$", example = "https://api.example.com")]
     origin: String,
+    /// Its id; new with every upload of other material.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "cert_0123456789abcdef0123456789abcdef")]
     cert_id: String,
 }
 
 /// What a list answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ClientCerts)]
 pub(super) struct Listed {
+    /// One entry per binding.
     client_certs: Vec<ListedCertificate>,
 }
 
-#[derive(Debug, Serialize)]
+/// A certificate and a place where it is presented.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ClientCert)]
 struct ListedCertificate {
+    /// Where it is presented; `*`: project-wide.
+    #[schema(pattern = r"^(\*|https://.+)$", example = "https://api.example.com")]
     origin: String,
+    /// Its id.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "cert_0123456789abcdef0123456789abcdef")]
     id: String,
 }
 
 /// What a delete answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ClientCertDeleted)]
 pub(super) struct Deleted {
+    /// Where it was presented, the first place of several; empty if it was bound nowhere.
+    #[schema(pattern = r"^(\*|https://.+)?$", example = "https://api.example.com")]
     origin: String,
+    /// Its id.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "cert_0123456789abcdef0123456789abcdef")]
     cert_id: String,
 }
 
-/// `POST /v1/projects/{idOrName}/client-cert`
+/// Upload a client certificate
+///
+/// Replaces the one that is bound to the same place: no request that begins after the answer uses the old one.
+#[utoipa::path(
+    post, path = "/v1/projects/{idOrName}/client-cert", operation_id = "uploadProjectClientCert", tag = "client-cert",
+    params(ProjectPath, TeamQuery, DrainQuery), request_body = UploadBody,
+    responses(
+        (status = 200, description = "Bound, and in use from now on.", body = Uploaded),
+        (status = 400, description = "The request, or the certificate, cannot be used; every fault is named.", body = ErrorBody),
+        (status = 402, description = "The project is blocked.", body = ErrorBody),
+        (status = 403, description = "The token does not allow it, or a configuration file declares this place.", body = ErrorBody),
+        (status = 404, description = "No such project.", body = ErrorBody),
+        (status = 409, description = "The project is being transferred.", body = ErrorBody),
+        (status = 500, description = "It could not be encrypted or stored; nothing was changed.", body = ErrorBody),
+    )
+)]
 pub(super) async fn upload(
     State(management): State<Arc<Management>>,
     caller: Caller,
@@ -68,7 +128,15 @@ pub(super) async fn upload(
     }))
 }
 
-/// `GET /v1/projects/{idOrName}/client-cert`
+/// List a project's client certificates
+#[utoipa::path(
+    get, path = "/v1/projects/{idOrName}/client-cert", operation_id = "getProjectClientCerts", tag = "client-cert",
+    params(ProjectPath, TeamQuery),
+    responses(
+        (status = 200, description = "All of them, the project-wide one first.", body = Listed),
+        (status = 404, description = "No such project.", body = ErrorBody),
+    )
+)]
 pub(super) async fn list(
     State(management): State<Arc<Management>>,
     caller: Caller,
@@ -84,7 +152,20 @@ pub(super) async fn list(
     Ok(Json(Listed { client_certs: listed.collect() }))
 }
 
-/// `DELETE /v1/projects/{idOrName}/client-cert/{certId}`
+/// Delete a client certificate
+///
+/// With all its bindings. No request that begins after the answer uses it.
+#[utoipa::path(
+    delete, path = "/v1/projects/{idOrName}/client-cert/{certId}", operation_id = "deleteProjectClientCert", tag = "client-cert",
+    params(ProjectPath, CertificatePath, TeamQuery, DrainQuery),
+    responses(
+        (status = 200, description = "Deleted.", body = Deleted),
+        (status = 403, description = "The token does not allow it, or a configuration file declares the certificate.", body = ErrorBody),
+        (status = 404, description = "No such project or certificate.", body = ErrorBody),
+        (status = 409, description = "The project is being transferred.", body = ErrorBody),
+        (status = 500, description = "It could not be stored; nothing was changed.", body = ErrorBody),
+    )
+)]
 pub(super) async fn remove(
     State(management): State<Arc<Management>>,
     caller: Caller,

@@ -6,10 +6,11 @@
 mod ca;
 mod rekey;
 mod signals;
+mod sockets;
 mod token;
 
 use std::io::{IsTerminal, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,25 +20,27 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::api::{self, CaCertificate, ListenerStatus, Management, Stage, StatusInfo};
+use crate::api::{self, CaCertificate, Explainer, Explanation, ListenerStatus, Management, Stage, StatusInfo, Wanted};
 use crate::backend::{Backend, MemoryBackend, SqliteBackend};
-use crate::config::{ADMIN_TOKEN, ListenerSettings, Settings, StoreBackend};
-use crate::control::Control;
-use crate::domain::Role;
+use crate::config::{ADMIN_TOKEN, CallerSettings, ListenerSettings, Settings, StoreBackend, TOKEN_VARIABLE};
+use crate::control::{Control, Outline, outline};
+use crate::domain::{Endpoint, Role};
 use crate::identity::TlsFactory;
+use crate::net::listen::{Listening, Remover};
 use crate::observe::{AccessLog, Format, Metrics};
 use crate::pki::anchors::SharedAnchors;
 use crate::pki::seal::Sealer;
 use crate::pki::{kek, pem};
 use crate::policy::EgressPolicy;
 use crate::proxy::headers::Via;
-use crate::proxy::{Forwarder, Listener, Parts, Proxy};
+use crate::proxy::{Forwarder, Listener, Outlook, Parts, Proxy};
 use crate::registry::{Registry, Token, TokenScope};
-use crate::upstream::Upstreams;
+use crate::upstream::{Parents, Upstreams, WaysOut, check_sources};
 use ca::LocalCa;
 
 pub use rekey::{NewKey, rekey};
 pub use signals::Signals;
+pub(crate) use sockets::checked as tls_of_listeners;
 
 /// A way in, bound.
 #[derive(Debug, Clone)]
@@ -46,14 +49,18 @@ pub struct BoundListener {
     pub name: String,
     /// `forward` or `sidecar`.
     pub mode: &'static str,
-    /// Its address, with the port that was found for port 0.
-    pub address: SocketAddr,
+    /// Where it listens, with the port that was found for port 0.
+    pub address: Endpoint,
+    /// It speaks TLS.
+    pub tls: bool,
 }
 
 /// A running egret. Dropping it ends everything at once; [`Bound::shut_down`] ends it well.
 pub struct Bound {
     listeners: Vec<BoundListener>,
-    management: SocketAddr,
+    management: BoundListener,
+    /// Files of Unix sockets, in case the data plane does not get round to them.
+    _sockets: Vec<Remover>,
     proxy: Arc<Proxy>,
     upstreams: Arc<Upstreams>,
     info: Arc<StatusInfo>,
@@ -61,8 +68,19 @@ pub struct Bound {
     drain_timeout: Duration,
     stop_api: watch::Sender<bool>,
     api: JoinHandle<()>,
+    health: Option<SocketAddr>,
+    health_task: Option<JoinHandle<()>>,
     /// `Some` until dropped: a runtime must not be dropped where blocking is not allowed.
     data_plane: Option<Runtime>,
+}
+
+fn bound_listener((settings, socket): (&ListenerSettings, &Listening)) -> BoundListener {
+    BoundListener {
+        name: settings.name.clone(),
+        mode: settings.mode.as_str(),
+        address: socket.endpoint().clone(),
+        tls: settings.tls.is_some(),
+    }
 }
 
 /// What store and registry are made of; shared by `serve` and `egret ca path`.
@@ -71,6 +89,7 @@ struct Core {
     control: Arc<Control>,
     metrics: Arc<Metrics>,
     local_ca: Arc<LocalCa>,
+    parents: Parents,
 }
 
 /// Starts everything that `settings` describe: when this returns, every socket is bound and the store is loaded.
@@ -80,32 +99,34 @@ struct Core {
 /// missing. Each names the thing and the remedy.
 pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     let metrics: Arc<Metrics> = Arc::default();
+    check_sources(settings.egress.sources).map_err(|(address, error)| {
+        anyhow::anyhow!(
+            "[egress] source_addresses: {address} cannot be used here: {error}; name addresses of this machine"
+        )
+    })?;
+    let tls = sockets::tls(&settings)?;
     // Sockets first: a second egret fails here, before it touches anything.
-    let sockets: Vec<(ListenerSettings, TcpListener)> = settings
-        .listeners
-        .iter()
-        .map(|l| Ok((l.clone(), bind(l.listen, &format!("listener {}", l.name))?)))
-        .collect::<anyhow::Result<_>>()?;
-    let management_socket = bind(settings.management, "the management API")?;
-    let management = management_socket.local_addr()?;
-    let listeners: Vec<BoundListener> = sockets
-        .iter()
-        .map(|(l, s)| Ok(BoundListener { name: l.name.clone(), mode: l.mode.as_str(), address: s.local_addr()? }))
-        .collect::<anyhow::Result<_>>()?;
+    let sockets = sockets::bind(&settings)?;
+    let listeners: Vec<BoundListener> = settings.listeners.iter().zip(&sockets.listeners).map(bound_listener).collect();
+    let management = BoundListener {
+        name: "management".to_owned(),
+        mode: "management",
+        address: sockets.management.endpoint().clone(),
+        tls: tls.management.is_some(),
+    };
+    let health = sockets.health.as_ref().and_then(|socket| socket.endpoint().tcp());
 
     let info = Arc::new(StatusInfo::new(match settings.store.backend {
         StoreBackend::Embedded => "embedded",
         StoreBackend::Memory => "memory",
     }));
-    info.set_management(management);
-    info.set_listeners(
-        listeners
-            .iter()
-            .map(|l| ListenerStatus { name: l.name.clone(), mode: l.mode.to_owned(), address: l.address.to_string() })
-            .collect(),
-    );
+    info.set_management(management.url());
+    if let Some(health) = health {
+        info.set_health(health);
+    }
+    info.set_listeners(settings.listeners.iter().zip(&listeners).map(|(l, bound)| described(l, bound)).collect());
 
-    let Core { registry, control, metrics, local_ca } = core(&settings, metrics).await?;
+    let Core { registry, control, metrics, local_ca, parents } = core(&settings, metrics).await?;
     let ca = local_ca.clone();
     info.set_ca(move || {
         let ca = ca.clone();
@@ -118,7 +139,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
 
     let access = access_log(&settings, &metrics)?;
     let policy = Arc::new(EgressPolicy::new(&settings.egress));
-    policy.set_own(listeners.iter().map(|l| l.address).chain([management]).collect());
+    policy.set_own(listeners.iter().chain([&management]).filter_map(|l| l.address.tcp()).chain(health).collect());
     let data_plane = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.workers)
         .thread_name("egret-data")
@@ -128,7 +149,14 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     let (upstreams, proxy) = {
         let _data_plane = data_plane.enter();
         let limits = &settings.limits;
-        let upstreams = Upstreams::new(settings.dns_hosts.clone(), policy.clone(), limits, metrics.clone());
+        let ways = WaysOut {
+            hosts: settings.dns_hosts.clone(),
+            servers: settings.dns_servers.clone(),
+            mixed: settings.dns_mixed,
+            parents,
+            sources: settings.egress.sources,
+        };
+        let upstreams = Upstreams::new(ways, policy.clone(), limits, metrics.clone());
         let forwarder = Arc::new(Forwarder::new(
             upstreams.clone(),
             policy.clone(),
@@ -141,29 +169,46 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
             registry: registry.clone(),
             forwarder,
             upstreams: upstreams.clone(),
-            policy,
+            policy: policy.clone(),
             leafs: local_ca,
             limits: limits.clone(),
             metrics: metrics.clone(),
         });
-        for (listener, socket) in sockets {
-            let socket = tokio::net::TcpListener::from_std(socket)?;
-            Listener::on(socket, &listener, proxy.clone())?.start();
+        for ((settings, socket), tls) in settings.listeners.iter().zip(sockets.listeners).zip(tls.listeners) {
+            Listener::on(socket, tls, settings, proxy.clone())?.start();
         }
         (upstreams, proxy)
     };
 
-    let (stop_api, mut stopped) = watch::channel(false);
+    let pool = upstreams.clone();
+    info.set_pool(move || pool.pool_state());
+    let (stop_api, stopped) = watch::channel(false);
+    let stop = || {
+        let mut stopped = stopped.clone();
+        async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        }
+    };
+    let outlook = Outlook::new(settings.listeners.clone(), Some(proxy.clone()));
+    info.set_explainer(Explainer::new(policy, Arc::new(outlook)));
     let limits = Arc::new(settings.limits.clone());
-    let served = Management::new(registry, control, metrics, limits, info.clone());
-    let socket = tokio::net::TcpListener::from_std(management_socket)?;
-    let api = tokio::spawn(api::serve(socket, served, async move {
-        let _ = stopped.wait_for(|stop| *stop).await;
-    }));
+    let served = Management::new(registry, control.clone(), metrics, limits, info.clone());
+    let health_task = match sockets.health {
+        Some(socket) => Some(tokio::spawn(api::serve_health(socket.accepting()?, served.clone(), stop()))),
+        None => None,
+    };
+    let serving = api::serve(sockets.management.accepting()?, tls.management, served, stop());
+    let api = tokio::spawn(async move {
+        tokio::select! {
+            () = serving => {}
+            () = control.tend() => {}
+        }
+    });
     info.reach(Stage::Running);
     Ok(Bound {
         listeners,
         management,
+        _sockets: sockets.removers,
         proxy,
         upstreams,
         info,
@@ -171,8 +216,22 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         drain_timeout: settings.limits.drain_timeout,
         stop_api,
         api,
+        health,
+        health_task,
         data_plane: Some(data_plane),
     })
+}
+
+impl BoundListener {
+    /// As `EGRET_URL` takes it: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        match (&self.address, self.tls) {
+            (Endpoint::Unix(_), _) => self.address.to_string(),
+            (Endpoint::Tcp(address), false) => format!("http://{address}"),
+            (Endpoint::Tcp(address), true) => format!("https://{address}"),
+        }
+    }
 }
 
 impl Bound {
@@ -182,10 +241,16 @@ impl Bound {
         &self.listeners
     }
 
-    /// Where the management API listens.
+    /// The management API.
     #[must_use]
-    pub fn management(&self) -> SocketAddr {
-        self.management
+    pub fn management(&self) -> &BoundListener {
+        &self.management
+    }
+
+    /// Where probes and metrics alone are served, if they are.
+    #[must_use]
+    pub fn health(&self) -> Option<SocketAddr> {
+        self.health
     }
 
     /// Ends well: goes on accepting for `limits.drain_delay` (load balancers learn it from `/readyz`), then stops
@@ -197,6 +262,9 @@ impl Bound {
         self.upstreams.cut_all();
         self.stop_api.send_replace(true);
         let _ = (&mut self.api).await;
+        if let Some(health) = &mut self.health_task {
+            let _ = health.await;
+        }
     }
 }
 
@@ -204,6 +272,9 @@ impl Drop for Bound {
     fn drop(&mut self) {
         self.proxy.cut();
         self.api.abort();
+        if let Some(health) = &self.health_task {
+            health.abort();
+        }
         if let Some(runtime) = self.data_plane.take() {
             runtime.shutdown_background();
         }
@@ -253,7 +324,10 @@ fn announce(bound: &Bound) {
     for listener in bound.listeners() {
         let _ = writeln!(out, "proxy listening on {} ({}, {})", listener.address, listener.name, listener.mode);
     }
-    let _ = writeln!(out, "management listening on http://{}", bound.management());
+    let _ = writeln!(out, "management listening on {}", bound.management().url());
+    if let Some(health) = bound.health() {
+        let _ = writeln!(out, "health listening on http://{health}");
+    }
     let _ = out.flush();
 }
 
@@ -269,6 +343,38 @@ pub fn local_ca(settings: &Settings) -> anyhow::Result<(Option<PathBuf>, String)
     })
 }
 
+/// What happens with `wanted` in `project` (id or name), without a running egret: configuration and store are read, no
+/// key is opened, nothing is written. And what of the store is damaged, in words.
+///
+/// # Errors
+/// No such project; a store that cannot be read, for example because an egret runs on it (ask that one).
+pub fn explain(settings: &Settings, project: &str, wanted: &Wanted) -> anyhow::Result<(Explanation, Vec<String>)> {
+    let stored = match settings.store.backend {
+        StoreBackend::Embedded => SqliteBackend::read(&settings.data_dir)?,
+        StoreBackend::Memory => None,
+    };
+    let stored = match stored {
+        Some(loaded) => {
+            let key = kek::existing(&settings.store.key_encryption_key, &settings.data_dir)?;
+            Some((loaded, Arc::new(Sealer::new(key))))
+        }
+        None => None,
+    };
+    let Outline { snapshots, unread, damage } = outline(settings, stored)?;
+    // As the registry finds them: by id, then by name, and of namesakes the one without a team.
+    let named = || snapshots.iter().filter(|s| s.info().name == project);
+    let snapshot = snapshots
+        .iter()
+        .find(|s| s.info().id.as_str() == project)
+        .or_else(|| named().find(|s| s.info().team.is_none()))
+        .or_else(|| named().next().filter(|_| named().count() == 1))
+        .with_context(|| "project not found in configuration and store; `egret check` lists what is declared")?;
+    let policy = Arc::new(EgressPolicy::new(&settings.egress));
+    let outlook = Outlook::new(settings.listeners.clone(), None);
+    let explainer = Explainer::new(policy, Arc::new(outlook)).offline(unread);
+    Ok((explainer.explain(snapshot, wanted, crate::domain::time::now()), damage))
+}
+
 async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core> {
     let key = kek::load(&settings.store.key_encryption_key, &settings.data_dir, settings.store.backend)?;
     let (backend, data_dir): (Arc<dyn Backend>, _) = match settings.store.backend {
@@ -282,24 +388,29 @@ async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core
     };
     let factory = Arc::new(TlsFactory::new(settings.trust.post_quantum));
     let anchors = Arc::new(SharedAnchors::load(&anchor_files(&settings.trust.anchors)?, factory.provider())?);
+    let parents = Parents::load(&settings.egress.parents, &anchors, &factory)?;
     let registry: Arc<Registry> = Arc::default();
     for token in &settings.tokens {
         let scope = token.projects.clone().map_or(TokenScope::All, TokenScope::Projects);
-        let made = Token { name: token.name.clone(), email: token.email.clone(), role: token.role, scope };
-        registry.insert_token(token.sha256, made);
+        let place = match &settings.config_file {
+            Some(file) if token.name != TOKEN_VARIABLE => file.display().to_string(),
+            _ => format!("the environment variable {TOKEN_VARIABLE}"),
+        };
+        let made = Token::declared(&token.name, token.role, scope, &token.sha256, &place);
+        registry.insert_token(token.sha256, Token { email: token.email.clone(), ..made });
     }
     if settings.tokens.is_empty()
         && let Some(text) = token::administrator(settings)?
     {
-        let name = ADMIN_TOKEN.to_owned();
-        let made = Token { name, email: None, role: Role::Admin, scope: TokenScope::All };
-        registry.insert_token(sha256(text.as_bytes()), made);
+        let sha256 = sha256(text.as_bytes());
+        let place = settings.data_dir.join(ADMIN_TOKEN).display().to_string();
+        registry.insert_token(sha256, Token::declared(ADMIN_TOKEN, Role::Admin, TokenScope::All, &sha256, &place));
     }
     let sealer = Arc::new(Sealer::new(key));
     let control = Control::load(settings, registry.clone(), backend, sealer, factory, anchors, metrics.clone()).await?;
     let control = Arc::new(control);
     let local_ca = LocalCa::new(control.clone(), settings.limits.max_leafs, metrics.clone(), data_dir);
-    Ok(Core { registry, control, metrics, local_ca })
+    Ok(Core { registry, control, metrics, local_ca, parents })
 }
 
 fn access_log(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Result<AccessLog> {
@@ -310,19 +421,14 @@ fn access_log(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Result<Acc
     AccessLog::new(Box::new(std::io::stderr()), format, metrics.clone()).context("the access log could not be started")
 }
 
-fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
-    let family = socket2::Domain::for_address(address);
-    let open = || -> std::io::Result<TcpListener> {
-        let socket = socket2::Socket::new(family, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
-        // A restart must not wait for old connections to leave TIME_WAIT.
-        #[cfg(unix)]
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(1024)?;
-        Ok(socket.into())
+fn described(settings: &ListenerSettings, bound: &BoundListener) -> ListenerStatus {
+    let (project, auth) = match &settings.caller {
+        CallerSettings::Project(id) => (Some(id.to_string()), "none"),
+        CallerSettings::Token => (None, "token"),
+        CallerSettings::Certificate => (None, "mtls"),
     };
-    open().with_context(|| format!("{what} cannot listen on {address}; is it taken? port 0 finds a free one"))
+    let (name, mode) = (bound.name.clone(), bound.mode.to_owned());
+    ListenerStatus { name, mode, address: bound.address.to_string(), project, auth, tls: bound.tls }
 }
 
 type AnchorFile = (PathBuf, Vec<rustls::pki_types::CertificateDer<'static>>);

@@ -31,9 +31,14 @@ pub enum RecordKind {
     Binding,
     /// The interception CA.
     LocalCa,
+    /// A token made through the API: the SHA-256 of its text, and what its holder may do.
+    Token,
 }
 
 impl RecordKind {
+    /// Every kind there is.
+    pub const ALL: [Self; 5] = [Self::Project, Self::Certificate, Self::Binding, Self::LocalCa, Self::Token];
+
     /// The word under which it is stored and sealed.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -42,13 +47,14 @@ impl RecordKind {
             Self::Certificate => "certificate",
             Self::Binding => "binding",
             Self::LocalCa => "local-ca",
+            Self::Token => "token",
         }
     }
 
     /// The kind that [`RecordKind::as_str`] names.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Project, Self::Certificate, Self::Binding, Self::LocalCa].into_iter().find(|k| k.as_str() == text)
+        Self::ALL.into_iter().find(|k| k.as_str() == text)
     }
 }
 
@@ -57,7 +63,7 @@ impl RecordKind {
 pub struct RecordKey {
     /// What it is.
     pub kind: RecordKind,
-    /// The project it belongs to; empty for the local CA.
+    /// The project it belongs to; empty for the local CA and for tokens, which may reach several.
     pub project: String,
     /// Unique within kind and project.
     pub id: String,
@@ -65,7 +71,8 @@ pub struct RecordKey {
 
 impl fmt::Display for RecordKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} of project {}", self.kind.as_str(), self.id, self.project)
+        write!(f, "{} {}", self.kind.as_str(), self.id)?;
+        if self.project.is_empty() { Ok(()) } else { write!(f, " of project {}", self.project) }
     }
 }
 

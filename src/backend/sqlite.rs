@@ -16,6 +16,7 @@
 //! this backend's own commits. What a person does with `sqlite3` meanwhile is not announced.
 
 mod open;
+mod read;
 mod records;
 
 use std::path::Path;
@@ -67,6 +68,15 @@ impl SqliteBackend {
             .spawn(move || work(store, queue, &published))
             .map_err(|e| BackendError::Unavailable { doing: "opened", cause: format!("no thread for it: {e}") })?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread), feed })
+    }
+
+    /// All records of a store that no egret works with, and nothing else: not a file is made, not a byte is written.
+    /// `None` if there is no store. Blocks: not for a reactor.
+    ///
+    /// # Errors
+    /// As [`SqliteBackend::open`]; also if another egret works with it.
+    pub fn read(data_dir: &Path) -> Result<Option<Loaded>, BackendError> {
+        read::read(data_dir)
     }
 
     /// Once a job is queued it is done, whether or not the caller still waits.

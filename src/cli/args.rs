@@ -1,10 +1,11 @@
 //! The command line. Help text is written here once.
 
 mod certs;
+mod run;
 mod shell;
 mod store;
+mod trust;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -14,6 +15,10 @@ pub(super) use self::shell::{CompletionsArgs, ManArgs};
 pub(super) use self::store::{RekeyArgs, StoreCommand};
 use crate::config::Overlay;
 use crate::config::file::ProfileName;
+use crate::domain::Endpoint;
+
+pub(super) use run::{CredentialArgs, EnvArgs, RunArgs, Shell};
+pub(super) use trust::TrustArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,6 +30,19 @@ Examples:
 Exit codes: 0 done, 1 failed, 2 usage or configuration.";
 
 const API_HELP: &str = "\
+The token for the API is taken from the environment variable EGRET_TOKEN, else from the file admin.token in the
+data directory, which the first `egret serve` writes (if the API is on this machine).";
+
+const DEFAULT_URL: &str = "http://127.0.0.1:9090";
+const EXPLAIN_HELP: &str = "\
+Examples:
+  egret explain https://api.example.com/v1/orders
+  egret explain --project payments http://api.example.com          what becomes of plain http
+  egret explain --json api.example.com:8443
+
+Asks the running egret; where none answers on this machine, reads configuration and store, opening no private key and
+writing nothing. Nothing is sent to the URL, and no name is resolved. Exits with 0 whatever the answer is.
+
 The token for the API is taken from the environment variable EGRET_TOKEN, else from the file admin.token in the
 data directory, which the first `egret serve` writes (if the API is on this machine).";
 
@@ -63,12 +81,25 @@ runs finish, a second one ends at once. EGRET_TOKEN, if set, is an administrator
                             origin saw. Needs no network, leaves nothing behind; fails if any step did not do what \
                             it should.")]
     Demo(DemoArgs),
+    /// Run a command that sends its requests through egret, and trusts it
+    #[command(long_about = run::RUN, after_help = run::RUN_EXAMPLES)]
+    Run(RunArgs),
+    /// Print the variables of `egret run` for this shell
+    #[command(long_about = run::ENV, after_help = run::ENV_EXAMPLES)]
+    Env(EnvArgs),
     /// List, upload, bind, show and delete client certificates
     #[command(after_help = API_HELP)]
     Certs {
         /// What to do with them.
         #[command(subcommand)]
         command: CertsCommand,
+    },
+    /// List, create and revoke tokens for the API and for listeners with auth = "token"
+    #[command(after_help = API_HELP)]
+    Tokens {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: super::tokens::TokensCommand,
     },
     /// The local CA whose certificates clients see inside intercepted tunnels
     #[command(after_help = API_HELP)]
@@ -77,6 +108,9 @@ runs finish, a second one ends at once. EGRET_TOKEN, if set, is an administrator
         #[command(subcommand)]
         command: CaCommand,
     },
+    /// Why a certificate is sent to a URL, or is not: which binding, which certificate, by which rule
+    #[command(after_help = EXPLAIN_HELP)]
+    Explain(ExplainArgs),
     /// Validate the configuration: every complaint with file, line and remedy
     #[command(after_help = "\
 Examples:
@@ -111,12 +145,12 @@ pub struct ServeArgs {
     /// Where egret keeps its own files [default: ~/.local/share/egret]
     #[arg(long, value_name = "DIR", env = "EGRET_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Address of the first forward listener [default: 127.0.0.1:8080]
+    /// Address of the first forward listener, or unix:PATH [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
-    pub proxy: Option<SocketAddr>,
-    /// Address of the management API [default: 127.0.0.1:9090]
+    pub proxy: Option<Endpoint>,
+    /// Address of the management API, or unix:PATH [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR")]
-    pub management: Option<SocketAddr>,
+    pub management: Option<Endpoint>,
     /// Set of defaults [default: local]
     #[arg(long, value_name = "PROFILE")]
     pub profile: Option<ProfileName>,
@@ -130,8 +164,8 @@ impl ServeArgs {
         Overlay {
             config: self.config.clone(),
             data_dir: self.data_dir.clone(),
-            proxy: self.proxy,
-            management: self.management,
+            proxy: self.proxy.clone(),
+            management: self.management.clone(),
             profile: self.profile,
         }
     }
@@ -167,8 +201,8 @@ pub struct CheckArgs {
 /// Where the API is.
 #[derive(Debug, Clone, Args)]
 pub struct ApiArgs {
-    /// Management API of the running egret
-    #[arg(long, value_name = "URL", env = "EGRET_URL", default_value = "http://127.0.0.1:9090")]
+    /// Management API of the running egret: http://HOST:PORT, https://HOST:PORT or unix:PATH
+    #[arg(long, value_name = "URL", env = "EGRET_URL", default_value = DEFAULT_URL)]
     pub url: String,
     /// Data directory in which admin.token is looked for [default: that of the configuration file, else
     /// ~/.local/share/egret]
@@ -180,6 +214,16 @@ pub struct ApiArgs {
 }
 
 impl ApiArgs {
+    /// Whether nobody said where the API is.
+    pub(super) fn is_default(&self) -> bool {
+        self.url == DEFAULT_URL
+    }
+
+    /// Whether nobody said anything of which egret is meant.
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_default() && self.data_dir.is_none() && self.config.is_none()
+    }
+
     pub(super) fn overlay(&self) -> Overlay {
         Overlay { config: self.config.clone(), data_dir: self.data_dir.clone(), ..Overlay::default() }
     }
@@ -209,6 +253,11 @@ Examples:
         #[command(flatten)]
         api: ApiArgs,
     },
+    /// Make this machine's programs trust the CA: the system's store, and this user's browsers
+    #[command(long_about = trust::INSTALL, after_help = trust::INSTALL_EXAMPLES)]
+    Install(TrustArgs),
+    /// Take back what `egret ca install` did: this very certificate, nothing else
+    Uninstall(TrustArgs),
     /// Print the CA's certificate: who it is, until when, its fingerprint, and the PEM
     Show {
         /// Where the API is.
@@ -218,6 +267,20 @@ Examples:
         #[arg(long)]
         json: bool,
     },
+}
+
+/// `egret explain`
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The URL that a client requests: https:// or http:// (a bare host is https); path and query are ignored
+    #[arg(value_name = "URL")]
+    pub target: String,
+    /// Whose bindings.
+    #[command(flatten)]
+    pub project: ProjectArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `egret status`
@@ -250,7 +313,7 @@ mod tests {
             help.push_str(&command.render_long_help().to_string());
             commands.extend(command.get_subcommands().cloned());
         }
-        for later in ["explain", "probe", "etcd", "socks5", "transparent", "unix:", "rollback", "disclosures"] {
+        for later in ["probe", "etcd", "socks5", "transparent", "rollback", "disclosures"] {
             assert!(!help.contains(later), "the help speaks of {later}");
         }
         for variable in ["EGRET_CONFIG", "EGRET_DATA_DIR", "EGRET_TOKEN", "EGRET_URL", "EGRET_PROJECT", "EGRET_LOG"] {

@@ -6,9 +6,11 @@ use anyhow::{Context as _, bail};
 use serde_json::json;
 use x509_parser::pem::parse_x509_pem;
 
-use super::args::{ApiArgs, CaCommand};
+use super::args::{ApiArgs, CaCommand, TrustArgs};
 use super::client::{Api, ApiError};
 use super::output::{facts, print, print_json, while_waiting};
+use super::run::Inherited;
+use super::trust::{self, Wish};
 use crate::config::{StoreBackend, load, process_environment};
 use crate::domain::{Fingerprint, hex};
 
@@ -18,8 +20,15 @@ struct Ca {
     path: Option<PathBuf>,
 }
 
-pub(super) fn run(command: CaCommand) -> anyhow::Result<()> {
+pub(super) fn run(command: CaCommand, inherited: &Inherited) -> anyhow::Result<()> {
+    let change = |wish, args: &TrustArgs| {
+        trust::check(args)?;
+        let ca = find(&args.api)?;
+        trust::run(wish, args, &ca.pem, usable(&ca).ok(), inherited)
+    };
     match command {
+        CaCommand::Install(args) => change(Wish::Install, &args),
+        CaCommand::Uninstall(args) => change(Wish::Uninstall, &args),
         CaCommand::Path { api } => {
             let ca = find(&api)?;
             let path = usable(&ca)?;

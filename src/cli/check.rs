@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use super::args::CheckArgs;
 use super::output::{facts, print, print_json};
+use crate::app::tls_of_listeners;
 use crate::config::{CallerSettings, Complaint, Loaded, Overlay, Refused, Settings, load, process_environment};
 use crate::domain::time::now;
 use crate::pki::validate::{Material, validate};
@@ -61,6 +62,9 @@ fn judge(loaded: Result<Loaded, Refused>) -> Verdict {
                     })),
                 }
             }
+            let (complaints, warnings) = tls_of_listeners(&loaded.settings);
+            verdict.complaints.extend(complaints);
+            verdict.warnings.extend(warnings);
             verdict.settings = Some(loaded.settings);
             verdict
         }
@@ -92,6 +96,7 @@ fn summary(settings: &Settings) -> Vec<(String, String)> {
     let file = settings.config_file.as_ref().map_or("none, the defaults".to_owned(), |path| path.display().to_string());
     let name_of = |caller: &CallerSettings| match caller {
         CallerSettings::Token => "callers name their project by token".to_owned(),
+        CallerSettings::Certificate => "callers name their project by certificate".to_owned(),
         CallerSettings::Project(id) => {
             let project = settings.projects.iter().find(|p| p.id == *id);
             format!("project {}", project.map_or(id.as_str(), |p| &p.name))
@@ -100,11 +105,13 @@ fn summary(settings: &Settings) -> Vec<(String, String)> {
     let mut facts = vec![
         ("file".to_owned(), file),
         ("data directory".to_owned(), settings.data_dir.display().to_string()),
-        ("management".to_owned(), settings.management.to_string()),
+        ("management".to_owned(), settings.management.listen.to_string()),
     ];
+    facts.extend(settings.health.map(|address| ("health".to_owned(), address.to_string())));
     facts.extend(settings.listeners.iter().map(|listener| {
         let (name, mode) = (&listener.name, listener.mode.as_str());
-        ("listener".to_owned(), format!("{} ({name}, {mode}; {})", listener.listen, name_of(&listener.caller)))
+        let tls = if listener.tls.is_some() { ", TLS" } else { "" };
+        ("listener".to_owned(), format!("{} ({name}, {mode}{tls}; {})", listener.listen, name_of(&listener.caller)))
     }));
     let names: Vec<&str> = settings.projects.iter().map(|p| p.name.as_str()).collect();
     facts.push(("projects".to_owned(), names.join(", ")));

@@ -1,7 +1,9 @@
-//! The management API as the commands see it: HTTP/1.1 over TCP, one connection, JSON in and out.
+//! The management API as the commands see it: HTTP/1.1 over TCP, TLS or a Unix socket, one connection, JSON in and out.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,13 +11,18 @@ use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
 use super::Usage;
 use super::args::ApiArgs;
 use crate::config::{ADMIN_TOKEN, TOKEN_VARIABLE, data_dir, process_environment};
+use crate::domain::Endpoint;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An upload waits for the disk; a list of ten thousand certificates for the wire.
@@ -47,6 +54,8 @@ pub(super) enum ApiError {
 enum Token {
     Environment(Zeroizing<String>),
     File(Zeroizing<String>, PathBuf),
+    /// Made for an egret of this very process.
+    Own(Zeroizing<String>),
     Missing(PathBuf, std::io::Error),
     /// The administrator token of this machine is not shown to another one.
     Elsewhere,
@@ -54,7 +63,7 @@ enum Token {
 
 /// A client of one API.
 pub(super) struct Api {
-    authority: String,
+    place: Place,
     token: Token,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
@@ -65,11 +74,11 @@ impl Api {
     /// # Errors
     /// The URL makes no sense.
     pub(super) fn new(args: &ApiArgs) -> anyhow::Result<Self> {
-        let authority = parse_url(&args.url)?;
-        let local = is_loopback(&authority);
+        let place = parse_url(&args.url)?;
+        let local = place.is_local();
         let token = match process_environment(TOKEN_VARIABLE) {
             Some(token) => {
-                if !local {
+                if !local && let Place::Http(authority) = &place {
                     eprintln!("egret: warning: the token crosses the network in clear; use a tunnel to {authority}");
                 }
                 Token::Environment(Zeroizing::new(token))
@@ -83,16 +92,34 @@ impl Api {
                 }
             }
         };
-        Ok(Self { authority, token, connection: None })
+        Ok(Self { place, token, connection: None })
     }
 
-    fn url(&self) -> String {
-        format!("http://{}", self.authority)
+    /// The API of an egret that this process runs itself, at `host:port`.
+    pub(super) fn own(authority: String, token: Zeroizing<String>) -> Self {
+        Self { place: Place::Http(authority), token: Token::Own(token), connection: None }
+    }
+
+    /// Where it is, as a URL.
+    pub(super) fn url(&self) -> String {
+        self.place.to_string()
     }
 
     /// Whether the API is on this machine, so that paths it names are paths here.
     pub(super) fn is_local(&self) -> bool {
-        is_loopback(&self.authority)
+        self.place.is_local()
+    }
+
+    /// The API's host, an IPv6 address in brackets; this machine for a Unix socket.
+    pub(super) fn host(&self) -> &str {
+        let authority = match &self.place {
+            Place::Http(authority) | Place::Https(authority) => authority,
+            Place::Unix(_) => return "127.0.0.1",
+        };
+        match authority.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+            _ => authority,
+        }
     }
 
     /// `GET`
@@ -137,7 +164,7 @@ impl Api {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, &self.authority)
+            .header(header::HOST, self.place.host())
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, concat!("egret/", env!("CARGO_PKG_VERSION")));
         if let Some(token) = self.token.text() {
@@ -169,14 +196,44 @@ impl Api {
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ApiError> {
-        let stream = match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address())).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                return Err(ApiError::NotListening { url: self.url() });
+        match tokio::time::timeout(CONNECT_TIMEOUT, self.open()).await {
+            Ok(opened) => opened,
+            Err(_) => Err(self.unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))),
+        }
+    }
+
+    async fn open(&self) -> Result<SendRequest<Full<Bytes>>, ApiError> {
+        match &self.place {
+            Place::Http(authority) => {
+                let stream = TcpStream::connect(with_port(authority, 80)).await;
+                self.speak(stream.map_err(|error| self.refused(&error))?).await
             }
-            Ok(Err(error)) => return Err(self.unreachable(error.to_string())),
-            Err(_) => return Err(self.unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))),
-        };
+            Place::Https(authority) => {
+                let stream = TcpStream::connect(with_port(authority, 443)).await;
+                let stream = stream.map_err(|error| self.refused(&error))?;
+                let (connector, name) = tls_to(authority).map_err(|why| self.unreachable(why))?;
+                let secured = connector.connect(name, stream).await;
+                self.speak(secured.map_err(|error| {
+                    self.unreachable(format!(
+                        "{error}; SSL_CERT_FILE names the CA of a certificate that this system does not trust"
+                    ))
+                })?)
+                .await
+            }
+            #[cfg(unix)]
+            Place::Unix(path) => {
+                let stream = tokio::net::UnixStream::connect(path).await;
+                self.speak(stream.map_err(|error| self.refused(&error))?).await
+            }
+            #[cfg(not(unix))]
+            Place::Unix(_) => Err(self.unreachable("this system has no Unix sockets".to_owned())),
+        }
+    }
+
+    async fn speak<S>(&self, stream: S) -> Result<SendRequest<Full<Bytes>>, ApiError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let (sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|error| self.foreign(error.to_string()))?;
         // Ends with the sender, or with the runtime of this one command.
@@ -186,13 +243,17 @@ impl Api {
         Ok(sender)
     }
 
-    /// `host:port` with the port of http where none is written.
-    fn address(&self) -> String {
-        let authority = &self.authority;
-        match authority.rsplit_once(':') {
-            Some((_, port)) if port.bytes().all(|b| b.is_ascii_digit()) => authority.clone(),
-            _ => format!("{authority}:80"),
-        }
+    /// Nobody is there, or the network says why not.
+    fn refused(&self, error: &std::io::Error) -> ApiError {
+        use std::io::ErrorKind::{ConnectionRefused, NotFound};
+        let gone =
+            error.kind() == ConnectionRefused || error.kind() == NotFound && matches!(self.place, Place::Unix(_));
+        if gone { ApiError::NotListening { url: self.url() } } else { self.unreachable(error.to_string()) }
+    }
+
+    /// An answer that egret does not give.
+    pub(super) fn unlike_egret(&self, what: &str) -> ApiError {
+        self.foreign(what.to_owned())
     }
 
     fn foreign(&self, what: String) -> ApiError {
@@ -207,7 +268,7 @@ impl Api {
 impl Token {
     fn text(&self) -> Option<&str> {
         match self {
-            Self::Environment(token) | Self::File(token, _) => Some(token),
+            Self::Environment(token) | Self::File(token, _) | Self::Own(token) => Some(token),
             Self::Missing(..) | Self::Elsewhere => None,
         }
     }
@@ -216,6 +277,7 @@ impl Token {
     fn blame(&self) -> String {
         match self {
             Self::Environment(_) => "it was taken from EGRET_TOKEN; set that to a token of this egret".to_owned(),
+            Self::Own(_) => "it was made for this command".to_owned(),
             Self::File(_, path) => format!(
                 "it was taken from {}; set EGRET_TOKEN to a token of this egret, or --data-dir to its data directory",
                 path.display()
@@ -246,24 +308,99 @@ pub(super) fn segment(text: &str) -> String {
     out
 }
 
-/// The authority of `http://host[:port][/]`.
-fn parse_url(text: &str) -> anyhow::Result<String> {
-    let usage = |what: &str| Usage(format!("--url (EGRET_URL) {what}; write it as http://127.0.0.1:9090"));
-    let uri: Uri = text.parse().map_err(|_| usage("is not a URL"))?;
-    if uri.scheme_str() != Some("http") {
-        return Err(usage("has to begin with http://, the management API speaks nothing else").into());
+/// Where an API is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    /// `host[:port]`.
+    Http(String),
+    /// The same, in TLS.
+    Https(String),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl Place {
+    /// Whether it is on this machine.
+    fn is_local(&self) -> bool {
+        match self {
+            Self::Http(authority) | Self::Https(authority) => is_loopback(authority),
+            Self::Unix(_) => true,
+        }
     }
+
+    fn host(&self) -> &str {
+        match self {
+            Self::Http(authority) | Self::Https(authority) => authority,
+            Self::Unix(_) => "localhost",
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(authority) => write!(f, "http://{authority}"),
+            Self::Https(authority) => write!(f, "https://{authority}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// `http://host[:port][/]`, `https://host[:port][/]` or `unix:PATH`.
+fn parse_url(text: &str) -> anyhow::Result<Place> {
+    let usage = |what: &str| {
+        Usage(format!("--url (EGRET_URL) {what}; write it as http://127.0.0.1:9090, https://HOST:9090 or unix:PATH"))
+    };
+    if text.starts_with("unix:") {
+        return match text.parse() {
+            Ok(Endpoint::Unix(path)) => Ok(Place::Unix(path)),
+            Ok(Endpoint::Tcp(_)) => Err(usage("is not a URL").into()),
+            Err(error) => Err(usage(&format!("cannot be used: {error}")).into()),
+        };
+    }
+    let uri: Uri = text.parse().map_err(|_| usage("is not a URL"))?;
+    let place = match uri.scheme_str() {
+        Some("http") => Place::Http,
+        Some("https") => Place::Https,
+        _ => return Err(usage("has to begin with http://, https:// or unix:").into()),
+    };
     match uri.authority() {
         Some(authority) if authority.as_str().contains('@') => Err(usage("takes no user info").into()),
-        Some(authority) if matches!(uri.path(), "" | "/") && uri.query().is_none() => Ok(authority.to_string()),
+        Some(authority) if matches!(uri.path(), "" | "/") && uri.query().is_none() => Ok(place(authority.to_string())),
         _ => Err(usage("takes no path").into()),
     }
 }
 
+/// `host:port`, with `default` where none is written.
+fn with_port(authority: &str, default: u16) -> String {
+    match authority.rsplit_once(':') {
+        Some((_, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => authority.to_owned(),
+        _ => format!("{}:{default}", authority.trim_end_matches(':')),
+    }
+}
+
+/// TLS as this system trusts it (`SSL_CERT_FILE` and `SSL_CERT_DIR` included), and the name to verify.
+fn tls_to(authority: &str) -> Result<(TlsConnector, ServerName<'static>), String> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let parsed: http::uri::Authority = authority.parse().map_err(|_| "no host".to_owned())?;
+    let name = ServerName::try_from(bare(parsed.host()).to_owned()).map_err(|_| "no name to verify".to_owned())?;
+    Ok((TlsConnector::from(Arc::new(config)), name))
+}
+
+/// An IPv6 address without its brackets.
+fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host)
+}
+
 fn is_loopback(authority: &str) -> bool {
     let Ok(authority) = authority.parse::<http::uri::Authority>() else { return false };
-    let host = authority.host();
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    let bare = bare(authority.host());
     match bare.parse::<IpAddr>() {
         Ok(address) => address.to_canonical().is_loopback(),
         Err(_) => bare.eq_ignore_ascii_case("localhost"),

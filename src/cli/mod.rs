@@ -8,19 +8,23 @@ mod ca;
 mod certs;
 mod check;
 mod client;
+mod environment;
+mod explain;
 mod logging;
 mod output;
 mod passphrase;
+mod run;
 mod shell;
 mod status;
 mod store;
+mod tokens;
+mod trust;
 
 use std::future::Future;
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 pub use args::{Cli, Commands};
+pub use run::Inherited;
 
 use crate::config::{Refused, load, process_environment};
 
@@ -29,11 +33,12 @@ use crate::config::{Refused, load, process_environment};
 #[error("{0}")]
 struct Usage(String);
 
-/// Parses the command line, does what it says, and reports a failure on standard error.
+/// Parses the command line, does what it says, and reports a failure on standard error. `inherited` is what a command
+/// of the user's is started with, whatever this process took on for itself.
 #[must_use]
-pub fn run() -> ExitCode {
-    let cli = Cli::parse();
-    match dispatch(cli.command) {
+pub fn run(inherited: &Inherited) -> ExitCode {
+    let cli = environment::parse();
+    match dispatch(cli.command, inherited) {
         Ok(code) => code,
         Err(error) => {
             if error.is::<Refused>() {
@@ -50,7 +55,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<Refused>() || error.is::<Usage>() { 2 } else { 1 }
 }
 
-fn dispatch(command: Commands) -> anyhow::Result<ExitCode> {
+fn dispatch(command: Commands, inherited: &Inherited) -> anyhow::Result<ExitCode> {
     match command {
         Commands::Serve(args) => {
             logging::init(&args.log.filter)?;
@@ -66,8 +71,12 @@ fn dispatch(command: Commands) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Commands::Run(args) => return run::run(args, inherited),
+        Commands::Env(args) => run::env(&args)?,
         Commands::Certs { command } => block_on(certs::run(command))?,
-        Commands::Ca { command } => ca::run(command)?,
+        Commands::Tokens { command } => block_on(tokens::run(command))?,
+        Commands::Ca { command } => ca::run(command, inherited)?,
+        Commands::Explain(args) => explain::run(&args)?,
         Commands::Check(args) => return check::run(&args),
         Commands::Status(args) => block_on(status::run(&args))?,
         Commands::Store { command } => store::run(&command)?,

@@ -19,9 +19,13 @@ fn described(status: &Value) -> String {
         fact("egret", format!("{}, {}", text(&status["version"]), text(&status["state"]))),
         fact("management", text(&status["management"])),
     ];
+    if !status["health"].is_null() {
+        head.push(fact("health", text(&status["health"])));
+    }
     for listener in list("listeners") {
         let [address, name, mode] = ["address", "name", "mode"].map(|key| text(&listener[key]));
-        head.push(fact("listener", format!("{address} ({name}, {mode})")));
+        let tls = if listener["tls"] == true { ", TLS" } else { "" };
+        head.push(fact("listener", format!("{address} ({name}, {mode}{tls})")));
     }
     let projects: Vec<String> =
         list("projects").iter().map(|p| text(if p.is_object() { &p["name"] } else { p })).collect();
@@ -65,7 +69,10 @@ mod tests {
     fn what_ends_first_stands_first() {
         let status = serde_json::json!({
             "version": "0.1.0", "state": "unready", "management": "127.0.0.1:9090",
-            "listeners": [{"name": "dev", "mode": "forward", "address": "127.0.0.1:8080"}],
+            "listeners": [
+                {"name": "dev", "mode": "forward", "address": "127.0.0.1:8080"},
+                {"name": "safe", "mode": "sidecar", "address": "unix:/s", "tls": true},
+            ],
             "projects": [{"id": "prj_1", "name": "pay"}],
             "certificates": [
                 {"id": "cert_b", "project": "prj_1", "origin": "*", "notAfter": "2027", "daysLeft": 300},
@@ -77,6 +84,7 @@ mod tests {
 egret       0.1.0, unready
 management  127.0.0.1:9090
 listener    127.0.0.1:8080 (dev, forward)
+listener    unix:/s (safe, sidecar, TLS)
 projects    pay
 not loaded  x.crt cannot be read
 

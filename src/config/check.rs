@@ -1,25 +1,23 @@
 //! [`File`] to [`Settings`]: every value resolved and checked, every complaint collected.
 
+mod egress;
+mod health;
+mod listeners;
 mod tenants;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use ipnet::IpNet;
-
-use super::file::{AuthName, File, ListenerTable, ModeName, ProfileName};
+use super::file::{File, ProfileName};
 use super::source::Source;
-use super::{
-    CallerSettings, DEFAULT_MANAGEMENT, DEFAULT_PROJECT, DEFAULT_PROXY, EgressSettings, Environment, Intercept,
-    KeySource, ListenerMode, ListenerSettings, Loaded, Overlay, Profile, Refused, Settings, StoreBackend,
-    StoreSettings, TelemetrySettings, TrustSettings, default_data_dir,
-};
 use super::{Complaint, file};
-use crate::domain::{Host, Origin, OriginError, Pattern};
-use tenants::Projects;
+use super::{
+    Environment, KeySource, Loaded, Overlay, Profile, Refused, Settings, StoreBackend, StoreSettings,
+    TelemetrySettings, TrustSettings, default_data_dir,
+};
+use crate::domain::{OriginError, Pattern};
 
 /// More threads than this is a slip of the finger.
 const MAX_WORKERS: usize = 1024;
@@ -43,7 +41,7 @@ pub(super) fn check(
     let servers = file.trust.servers.unwrap_or_default();
     let projects = checker.projects(&file.projects, servers);
     let management = checker.management(file, overlay);
-    let settings = Settings {
+    let mut settings = Settings {
         profile: Profile::Local,
         data_dir: match (&overlay.data_dir, &file.data_dir) {
             (Some(folder), _) => folder.clone(),
@@ -52,13 +50,16 @@ pub(super) fn check(
         },
         workers: checker.workers(file.workers),
         config_file: source.file().map(PathBuf::from),
+        listeners: checker.listeners(file, overlay, &management, &projects),
         management,
-        listeners: checker.listeners(file, overlay, management, &projects),
+        health: None,
         certificates: checker.certificates(&file.certificates, &projects),
         tokens: checker.tokens(&file.tokens, &projects),
         egress: checker.egress(&file.egress),
         store: checker.store(&file.store),
         dns_hosts: checker.dns(&file.dns.hosts),
+        dns_servers: checker.dns_servers(&file.dns.servers),
+        dns_mixed: file.dns.mixed.unwrap_or_default(),
         limits: checker.limits(&file.limits),
         trust: TrustSettings {
             anchors: checker.anchors(file.trust.anchors.as_deref().unwrap_or_default()),
@@ -68,6 +69,7 @@ pub(super) fn check(
         telemetry: TelemetrySettings { access_log: file.telemetry.access_log.unwrap_or(true) },
         projects: projects.into_settings(),
     };
+    settings.health = checker.health(&file.health, &settings);
     let Checker { mut complaints, warnings, unready, places, .. } = checker;
     if complaints.is_empty() {
         return Ok(Loaded { settings, warnings, unready, places });
@@ -133,23 +135,6 @@ impl Checker<'_> {
         }
     }
 
-    fn management(&mut self, file: &File, overlay: &Overlay) -> SocketAddr {
-        let address = match (overlay.management, &file.management.listen) {
-            (Some(address), _) => address,
-            (None, Some(text)) => self.address("management.listen", text).unwrap_or(DEFAULT_MANAGEMENT),
-            (None, None) => DEFAULT_MANAGEMENT,
-        };
-        if !is_loopback(address) {
-            // It always wants a token, but the token crosses the network in clear.
-            self.warnings.push(self.source.complaint(
-                "management.listen",
-                "the management API is reachable by other machines, over plain http",
-                "listen on 127.0.0.1, or let only a trusted network reach it",
-            ));
-        }
-        address
-    }
-
     fn address(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
         let parsed = text.parse().ok();
         if parsed.is_none() {
@@ -162,147 +147,6 @@ impl Checker<'_> {
         parsed
     }
 
-    fn listeners(
-        &mut self,
-        file: &File,
-        overlay: &Overlay,
-        management: SocketAddr,
-        projects: &Projects,
-    ) -> Vec<ListenerSettings> {
-        let default = [ListenerTable { name: Some("default".to_owned()), ..Default::default() }];
-        let tables = file.listeners.as_deref().unwrap_or(&default);
-        if tables.is_empty() {
-            self.complain("listeners", "there is no way in", "add a [[listeners]] table, or leave the key out");
-        }
-        let mut replaced = overlay.proxy;
-        let mut listeners: Vec<ListenerSettings> = Vec::new();
-        for (i, table) in tables.iter().enumerate() {
-            let at = format!("listeners[{i}]");
-            let mode = table.mode.unwrap_or_default();
-            let from_flag = if mode == ModeName::Forward { replaced.take() } else { None };
-            let name = self.listener_name(&at, table, &listeners);
-            let listen = match (from_flag, &table.listen) {
-                (Some(address), _) => Some(address),
-                (None, Some(text)) => self.address(&format!("{at}.listen"), text),
-                (None, None) if file.listeners.is_none() => Some(DEFAULT_PROXY),
-                (None, None) => {
-                    self.complain(&format!("{at}.listen"), "is missing", "write it as \"127.0.0.1:8080\"");
-                    None
-                }
-            };
-            let caller = self.caller(&at, table, projects);
-            let mode = self.mode(&at, table, mode);
-            let (Some(name), Some(listen), Some(caller), Some(mode)) = (name, listen, caller, mode) else { continue };
-            let key = if from_flag.is_some() { "--proxy".to_owned() } else { format!("{at}.listen") };
-            self.open_relay(&key, listen, &caller, table.unsafe_open.unwrap_or(false));
-            let taken = listeners.iter().map(|l| l.listen).chain([management]);
-            if listen.port() != 0 && taken.into_iter().any(|other| other == listen) {
-                let remedy = "give each listener and the management API a port of its own";
-                if from_flag.is_some() {
-                    self.complain_of_flag(&key, "this address is used twice", remedy);
-                } else {
-                    self.complain(&key, "this address is used twice", remedy);
-                }
-            }
-            let intercept = table.intercept.unwrap_or(Intercept::Registered);
-            listeners.push(ListenerSettings { name, listen, mode, caller, intercept });
-        }
-        if replaced.is_some() {
-            self.complain_of_flag(
-                "--proxy",
-                "the file has no forward listener whose address it could replace",
-                "leave it out, or add a [[listeners]] table with mode = \"forward\"",
-            );
-        }
-        listeners
-    }
-
-    fn listener_name(&mut self, at: &str, table: &ListenerTable, others: &[ListenerSettings]) -> Option<String> {
-        let key = format!("{at}.name");
-        let Some(name) = &table.name else {
-            self.complain(&key, "is missing", "give the listener a name; logs and egret status use it");
-            return None;
-        };
-        if !is_name(name) {
-            self.complain(&key, "this is not a name", NAME_REMEDY);
-            return None;
-        }
-        if others.iter().any(|other| other.name == *name) {
-            self.complain(&key, "another listener has this name", "give each listener a name of its own");
-        }
-        Some(name.clone())
-    }
-
-    fn caller(&mut self, at: &str, table: &ListenerTable, projects: &Projects) -> Option<CallerSettings> {
-        match (&table.project, table.auth) {
-            (Some(_), Some(AuthName::Token)) => {
-                self.complain(
-                    &format!("{at}.auth"),
-                    "the project is fixed and named by the caller's token at once",
-                    "keep either project or auth = \"token\"",
-                );
-                None
-            }
-            (None, Some(AuthName::Token)) => Some(CallerSettings::Token),
-            (project, None) => {
-                let name = project.as_deref().unwrap_or(DEFAULT_PROJECT);
-                self.project(&format!("{at}.project"), name, projects).map(CallerSettings::Project)
-            }
-        }
-    }
-
-    fn mode(&mut self, at: &str, table: &ListenerTable, mode: ModeName) -> Option<ListenerMode> {
-        let key = format!("{at}.origin");
-        match (mode, &table.origin) {
-            (ModeName::Forward, None) => Some(ListenerMode::Forward),
-            (ModeName::Forward, Some(_)) => {
-                self.complain(
-                    &key,
-                    "a forward listener is told the origin by each request",
-                    "remove it, or write mode = \"sidecar\"",
-                );
-                None
-            }
-            (ModeName::Sidecar, origin) => {
-                if table.intercept.is_some() {
-                    self.complain(&format!("{at}.intercept"), "a sidecar listener has no CONNECT", "remove it");
-                }
-                match origin.as_deref() {
-                    None => {
-                        self.complain(
-                            &key,
-                            "a sidecar listener needs to know where its requests go",
-                            "write origin = \"https://api.example.com\", or origin = \"host\" to follow the Host header",
-                        );
-                        None
-                    }
-                    Some("host") => Some(ListenerMode::Sidecar(None)),
-                    Some(text) => match Origin::parse(text) {
-                        Ok(origin) => Some(ListenerMode::Sidecar(Some(origin))),
-                        Err(error) => {
-                            self.complain_of_origin(&key, error);
-                            None
-                        }
-                    },
-                }
-            }
-        }
-    }
-
-    /// Others could spend the project's identity: that has to be asked for by name.
-    fn open_relay(&mut self, key: &str, listen: SocketAddr, caller: &CallerSettings, unsafe_open: bool) {
-        if is_loopback(listen) || *caller == CallerSettings::Token || unsafe_open {
-            return;
-        }
-        let what = "other machines could reach this listener and use the project's certificates without a credential";
-        let remedy = "listen on 127.0.0.1, or write auth = \"token\" in its table, or unsafe_open = true if a network policy guards it";
-        if key.starts_with("--") {
-            self.complain_of_flag(key, what, remedy);
-        } else {
-            self.complain(key, what, remedy);
-        }
-    }
-
     fn patterns(&mut self, key: &str, texts: &[String]) -> Vec<Pattern> {
         let mut patterns = Vec::with_capacity(texts.len());
         for (i, text) in texts.iter().enumerate() {
@@ -312,28 +156,6 @@ impl Checker<'_> {
             }
         }
         patterns
-    }
-
-    fn egress(&mut self, table: &file::EgressTable) -> EgressSettings {
-        let mut allow_addresses = Vec::new();
-        for (i, text) in table.allow_addresses.as_deref().unwrap_or_default().iter().enumerate() {
-            match parse_network(text) {
-                Some(network) => allow_addresses.push(network),
-                None => self.complain(
-                    &format!("egress.allow_addresses[{i}]"),
-                    "this is not a network",
-                    "write 10.20.0.0/16, 10.20.0.7:443, fd00::/8 or [fd00::/8]:443",
-                ),
-            }
-        }
-        EgressSettings {
-            allow: match &table.allow {
-                Some(texts) => self.patterns("egress.allow", texts),
-                None => vec![Pattern::Default],
-            },
-            deny: self.patterns("egress.deny", table.deny.as_deref().unwrap_or_default()),
-            allow_addresses,
-        }
     }
 
     fn store(&mut self, table: &file::StoreTable) -> StoreSettings {
@@ -367,44 +189,6 @@ impl Checker<'_> {
             }
         };
         StoreSettings { backend: table.backend.unwrap_or(StoreBackend::Embedded), key_encryption_key }
-    }
-
-    fn dns(&mut self, hosts: &BTreeMap<String, Vec<String>>) -> HashMap<Host, Vec<IpAddr>> {
-        let mut answers = HashMap::new();
-        for (name, addresses) in hosts {
-            let key = format!("dns.hosts.{name}");
-            let host = match Host::parse(name) {
-                Ok(host) if host.ip().is_none() => host,
-                Ok(_) => {
-                    self.complain(&key, "an address is not looked up", "name a host");
-                    continue;
-                }
-                Err(error) => {
-                    self.complain_of_origin(&key, error);
-                    continue;
-                }
-            };
-            let mut parsed = Vec::with_capacity(addresses.len());
-            for (i, address) in addresses.iter().enumerate() {
-                match address.parse() {
-                    Ok(address) => parsed.push(address),
-                    Err(_) => {
-                        self.complain(
-                            &format!("{key}[{i}]"),
-                            "this is not an IP address",
-                            "write 10.20.0.7 or fd00::7",
-                        );
-                    }
-                }
-            }
-            if addresses.is_empty() {
-                self.complain(&key, "there is no address", "name at least one, or remove the host");
-            }
-            if answers.insert(host, parsed).is_some() {
-                self.complain(&key, "this host is written twice", "put all its addresses into one array");
-            }
-        }
-        answers
     }
 
     fn limits(&mut self, table: &file::LimitsTable) -> super::Limits {
@@ -444,34 +228,4 @@ fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 100
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-}
-
-/// `::ffff:127.0.0.1` is loopback as well.
-fn is_loopback(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
-}
-
-/// `10.20.0.0/16`, an address alone, and either with a port (IPv6 then in brackets).
-fn parse_network(text: &str) -> Option<(IpNet, Option<u16>)> {
-    let (network, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (network, rest) = rest.split_once(']')?;
-            match rest.strip_prefix(':') {
-                Some(port) => (network, Some(port)),
-                None if rest.is_empty() => (network, None),
-                None => return None,
-            }
-        }
-        None => match text.split_once(':') {
-            Some((_, rest)) if rest.contains(':') => (text, None),
-            Some((network, port)) => (network, Some(port)),
-            None => (text, None),
-        },
-    };
-    let port = match port {
-        None => None,
-        Some(digits) => Some(digits.parse::<u16>().ok().filter(|port| *port != 0)?),
-    };
-    let network = network.parse::<IpNet>().ok().or_else(|| network.parse::<IpAddr>().ok().map(IpNet::from))?;
-    Some((network.trunc(), port))
 }

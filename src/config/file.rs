@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Intercept, PostQuantum, StoreBackend};
-use crate::domain::{OnExpiry, ProjectState, Role, ServerTrust, Team};
+use super::{DnsMixed, Intercept, PostQuantum, StoreBackend};
+use crate::domain::{Lift, OnExpiry, ProjectState, Role, ServerTrust, Team};
 
 pub use super::limits::LimitsTable;
 
@@ -39,6 +39,8 @@ pub struct File {
     pub store: StoreTable,
     /// `[dns]`
     pub dns: DnsTable,
+    /// `[health]`
+    pub health: HealthTable,
     /// `[limits]`
     pub limits: LimitsTable,
     /// `[trust]`
@@ -61,8 +63,24 @@ pub enum ProfileName {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ManagementTable {
-    /// Address of the management API.
+    /// Address of the management API, or `unix:PATH`.
     pub listen: Option<String>,
+    /// Mode of a Unix socket, octal.
+    pub socket_mode: Option<String>,
+    /// The API speaks TLS.
+    pub tls: Option<TlsTable>,
+}
+
+/// `tls = { … }` of a listener.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsTable {
+    /// Chain, PEM.
+    pub cert: Option<PathBuf>,
+    /// Key, PEM.
+    pub key: Option<PathBuf>,
+    /// Whose client certificates are taken, PEM.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// The words of `mode`.
@@ -82,6 +100,8 @@ pub enum ModeName {
 pub enum AuthName {
     /// A token in `Proxy-Authorization`.
     Token,
+    /// A client certificate.
+    Mtls,
 }
 
 /// A `[[listeners]]` table.
@@ -90,8 +110,12 @@ pub enum AuthName {
 pub struct ListenerTable {
     /// Unique name.
     pub name: Option<String>,
-    /// Address.
+    /// Address, or `unix:PATH`.
     pub listen: Option<String>,
+    /// Mode of a Unix socket, octal.
+    pub socket_mode: Option<String>,
+    /// The listener speaks TLS.
+    pub tls: Option<TlsTable>,
     /// What clients do here.
     pub mode: Option<ModeName>,
     /// Everyone who can connect is this project.
@@ -126,6 +150,8 @@ pub struct ProjectTable {
     pub default: Option<DefaultTable>,
     /// What happens with an identity outside its validity.
     pub on_expiry: Option<OnExpiry>,
+    /// Which plain http requests are lifted to TLS.
+    pub lift: Option<Lift>,
     /// Which anchors vouch for servers; `[trust] servers` if left out.
     pub servers: Option<ServerTrust>,
 }
@@ -169,6 +195,8 @@ pub struct CertificateTable {
     pub ca: Option<PathBuf>,
     /// Leaves out chain, dates and EKU.
     pub skip_validation: Option<bool>,
+    /// Whether plain http to its origins is lifted to TLS.
+    pub lift: Option<bool>,
 }
 
 /// A `[[tokens]]` table.
@@ -201,6 +229,36 @@ pub struct EgressTable {
     pub deny: Option<Vec<String>>,
     /// Exceptions to the address guard.
     pub allow_addresses: Option<Vec<String>>,
+    /// Parent proxies; the first that is for a destination decides.
+    pub parent: Vec<ParentTable>,
+    /// Own addresses that outgoing connections come from.
+    pub source_addresses: Vec<String>,
+}
+
+/// An entry of `[egress] parent`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ParentTable {
+    /// `http://user@host:port`, or with `https`, `socks5`, `socks5h`.
+    pub url: Option<String>,
+    /// What goes through it; left out = everything.
+    pub origins: Option<Vec<String>>,
+    /// What of that goes direct.
+    pub no_proxy: Vec<String>,
+    /// Where the password of the URL's user comes from.
+    pub password: Option<PasswordTable>,
+    /// PEM file that vouches for its own certificate.
+    pub ca: Option<PathBuf>,
+}
+
+/// `password = { … }`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PasswordTable {
+    /// An environment variable.
+    pub env: Option<String>,
+    /// A file.
+    pub file: Option<PathBuf>,
 }
 
 /// `[store]`
@@ -229,6 +287,18 @@ pub struct KeyTable {
 pub struct DnsTable {
     /// Host to addresses.
     pub hosts: BTreeMap<String, Vec<String>>,
+    /// Name servers; none = the system's resolver.
+    pub servers: Vec<String>,
+    /// What to do with a name that has addresses of which some may not be reached.
+    pub mixed: Option<DnsMixed>,
+}
+
+/// `[health]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HealthTable {
+    /// Address of the listener for probes and metrics; none without it.
+    pub listen: Option<String>,
 }
 
 /// `[trust]`

@@ -47,6 +47,7 @@ macro_rules! limits {
 
 limits! {
     max_connections: Count[1, 1_000_000],
+    max_streams_per_client: Count[1, 100_000],
     max_head_bytes: Size[8 * KIB, MIB],
     max_headers: Count[1, 1000],
     max_request_line: Size[KIB, MIB],
@@ -79,6 +80,9 @@ limits! {
     max_api_body: Size[4 * KIB, 64 * MIB],
     max_pem: Size[KIB, 16 * MIB],
     max_api_connections: Count[1, 100_000],
+    max_tokens: Count[1, 100_000],
+    max_metric_certificates: Count[0, 100_000],
+    max_health_connections: Count[1, 10_000],
 }
 
 /// A number of things.

@@ -12,6 +12,7 @@ mod check;
 mod complaint;
 pub mod file;
 mod limits;
+mod parents;
 mod paths;
 mod settings;
 mod source;
@@ -20,9 +21,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use complaint::{Complaint, Refused};
+pub use parents::{Credentials, ParentProtocol, ParentSettings};
 pub use paths::{ADMIN_TOKEN, CA_CERTIFICATE, KEY_ENCRYPTION_KEY, default_data_dir};
 pub use settings::*;
 
+use crate::domain::Endpoint;
 use file::{File, ProfileName};
 use source::Source;
 
@@ -32,6 +35,8 @@ pub const DEFAULT_PROJECT: &str = "default";
 pub const DEFAULT_PROXY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 /// Where the management API listens when no file says otherwise.
 pub const DEFAULT_MANAGEMENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9090);
+/// Mode of a Unix socket where no file says otherwise: whoever runs egret may connect.
+pub const DEFAULT_SOCKET_MODE: u32 = 0o600;
 /// The environment variable that holds an administrator token.
 pub const TOKEN_VARIABLE: &str = "EGRET_TOKEN";
 
@@ -43,9 +48,9 @@ pub struct Overlay {
     /// `--data-dir`.
     pub data_dir: Option<PathBuf>,
     /// `--proxy`: replaces the address of the first forward listener.
-    pub proxy: Option<SocketAddr>,
+    pub proxy: Option<Endpoint>,
     /// `--management`.
-    pub management: Option<SocketAddr>,
+    pub management: Option<Endpoint>,
     /// `--profile`.
     pub profile: Option<ProfileName>,
 }

@@ -1,13 +1,14 @@
 //! What egret means: every value resolved, checked and in its unit.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::domain::{Host, Origin, Pattern, ProjectId, ProjectInfo, Role, ServerTrust};
+use super::ParentSettings;
+use crate::domain::{Endpoint, Host, Origin, Pattern, ProjectId, ProjectInfo, Role, ServerTrust};
 
 /// Which set of defaults is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +28,10 @@ pub struct Settings {
     pub workers: usize,
     /// The file that was read, if any.
     pub config_file: Option<PathBuf>,
-    /// Where the management API listens.
-    pub management: SocketAddr,
+    /// The management API.
+    pub management: ManagementSettings,
+    /// Where probes and metrics alone are served, without a token; `None` = nowhere.
+    pub health: Option<SocketAddr>,
     /// Ways in, in file order.
     pub listeners: Vec<ListenerSettings>,
     /// Declared projects; `default` is always among them.
@@ -43,6 +46,10 @@ pub struct Settings {
     pub store: StoreSettings,
     /// Names answered by egret itself: canonical host to addresses.
     pub dns_hosts: HashMap<Host, Vec<IpAddr>>,
+    /// Name servers for all other names, in the order they are asked; none = the system's resolver.
+    pub dns_servers: Vec<SocketAddr>,
+    /// What becomes of a name of which only some addresses may be reached.
+    pub dns_mixed: DnsMixed,
     /// Caps and deadlines.
     pub limits: Limits,
     /// Who vouches for servers.
@@ -56,14 +63,46 @@ pub struct Settings {
 pub struct ListenerSettings {
     /// Unique name.
     pub name: String,
-    /// TCP address; port 0 = any free one.
-    pub listen: SocketAddr,
+    /// Where; port 0 = any free one.
+    pub listen: Endpoint,
+    /// Mode of a Unix socket's file.
+    pub socket_mode: u32,
+    /// TLS with clients.
+    pub tls: Option<ServerTlsSettings>,
     /// What clients do here.
     pub mode: ListenerMode,
     /// Who the caller is.
     pub caller: CallerSettings,
     /// Which CONNECTs are intercepted (forward mode).
     pub intercept: Intercept,
+}
+
+/// `[management]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManagementSettings {
+    /// Where the API listens; port 0 = any free one.
+    pub listen: Endpoint,
+    /// Mode of a Unix socket's file.
+    pub socket_mode: u32,
+    /// TLS with clients.
+    pub tls: Option<ServerTlsSettings>,
+}
+
+/// What a listener of egret's own presents in TLS, and whose certificates it takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerTlsSettings {
+    /// Its key in the file, as `listeners[0].tls`.
+    pub key_path: String,
+    /// Its line in the file.
+    pub line: Option<usize>,
+    /// Chain, PEM, the listener's own certificate first.
+    pub cert: PathBuf,
+    /// Key, PEM.
+    pub key: PathBuf,
+    /// Whose client certificates are taken, PEM. A certificate that is sent is verified.
+    pub client_ca: Option<PathBuf>,
+    /// Without a client certificate there is no handshake (`auth = "mtls"`).
+    pub client_required: bool,
 }
 
 /// What clients do at a listener.
@@ -93,6 +132,8 @@ pub enum CallerSettings {
     Project(ProjectId),
     /// `auth = "token"`: the caller's credential names the project.
     Token,
+    /// `auth = "mtls"`: the caller's certificate names the project.
+    Certificate,
 }
 
 /// Which CONNECTs are intercepted.
@@ -122,6 +163,8 @@ pub struct DeclaredCertificate {
     pub ca: PathBuf,
     /// As in an upload.
     pub skip_validation: bool,
+    /// Whether plain http is lifted by its binding.
+    pub lift: bool,
 }
 
 /// A token of the file or of the environment. Only its digest is kept.
@@ -135,7 +178,7 @@ pub struct TokenSettings {
     pub sha256: [u8; 32],
     /// What its holder may do.
     pub role: Role,
-    /// Names or ids of projects; `None` = all.
+    /// Ids of declared projects, and names or ids of projects that may come later; `None` = all.
     pub projects: Option<Vec<String>>,
 }
 
@@ -148,6 +191,30 @@ pub struct EgressSettings {
     pub deny: Vec<Pattern>,
     /// Exceptions to the address guard: network, and a port or all.
     pub allow_addresses: Vec<(IpNet, Option<u16>)>,
+    /// Parent proxies; the first that is for a destination decides.
+    pub parents: Vec<ParentSettings>,
+    /// Where outgoing connections come from.
+    pub sources: SourceAddresses,
+}
+
+/// `[egress] source_addresses`: at most one per family; a family without one is left to the system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SourceAddresses {
+    /// For connections over IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// For connections over IPv6.
+    pub v6: Option<Ipv6Addr>,
+}
+
+/// `[dns] mixed`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DnsMixed {
+    /// Addresses that may not be reached are left out; the name fails only if none is left.
+    #[default]
+    Drop,
+    /// One such address makes the whole name fail.
+    Refuse,
 }
 
 /// `[store]`.
@@ -216,7 +283,9 @@ pub struct TelemetrySettings {
 pub struct Limits {
     /// Client connections open at once, over all listeners; accepting pauses at the cap.
     pub max_connections: usize,
-    /// Head of a request, bytes (at least 8 KiB).
+    /// Requests and tunnels at once on one HTTP/2 connection of a client (SETTINGS_MAX_CONCURRENT_STREAMS).
+    pub max_streams_per_client: usize,
+    /// Head of a request, bytes (at least 8 KiB). HTTP/2 adds 32 for each field (RFC 9113 section 6.5.2).
     pub max_head_bytes: usize,
     /// Header fields of a request.
     pub max_headers: usize,
@@ -280,6 +349,12 @@ pub struct Limits {
     pub max_pem: usize,
     /// Management connections at once.
     pub max_api_connections: usize,
+    /// Tokens made through the API.
+    pub max_tokens: usize,
+    /// Certificates that `/metrics` shows one by one, those that expire first.
+    pub max_metric_certificates: usize,
+    /// Connections to the `[health]` listener at once.
+    pub max_health_connections: usize,
 }
 
 impl Default for Limits {
@@ -288,6 +363,7 @@ impl Default for Limits {
         const MINUTE: Duration = Duration::from_secs(60);
         Self {
             max_connections: 16_384,
+            max_streams_per_client: 256,
             max_head_bytes: 64 * 1024,
             max_headers: 100,
             max_request_line: 16 * 1024,
@@ -320,6 +396,9 @@ impl Default for Limits {
             max_api_body: 1024 * 1024,
             max_pem: 64 * 1024,
             max_api_connections: 256,
+            max_tokens: 4096,
+            max_metric_certificates: 1000,
+            max_health_connections: 64,
         }
     }
 }

@@ -49,7 +49,8 @@ impl Control {
         whole(async move { inner.delete(&project, &id, drain).await }).await
     }
 
-    /// Binds an existing certificate, or *none*, to a pattern. True if the slot was occupied.
+    /// Binds an existing certificate, or *none*, to a pattern. `lift` says whether plain http is lifted by it; `None`
+    /// leaves that as it is (yes, for a new binding). True if the slot was occupied.
     ///
     /// # Errors
     /// An unknown certificate, a declared slot, the project's state, storing.
@@ -58,9 +59,10 @@ impl Control {
         project: &Arc<Project>,
         pattern: Pattern,
         certificate: Option<&CertificateId>,
+        lift: Option<bool>,
     ) -> Result<bool, ControlError> {
         let (inner, project, certificate) = (self.inner.clone(), project.clone(), certificate.cloned());
-        whole(async move { inner.bind(&project, pattern, certificate).await }).await
+        whole(async move { inner.bind(&project, pattern, certificate, lift).await }).await
     }
 
     /// Removes a binding (the certificate stays).
@@ -152,7 +154,9 @@ impl Inner {
             uploaded_at: now,
             warnings: certificate.info.warnings.clone(),
         };
-        let binding = BindingRecord { pattern: pattern.clone(), certificate: Some(id.clone()), since: now };
+        // A certificate that is renewed changes nothing else of its binding.
+        let lift = existing.as_ref().is_none_or(|b| b.lift);
+        let binding = BindingRecord { pattern: pattern.clone(), certificate: Some(id.clone()), since: now, lift };
         let mut writes = vec![
             Write::Put(self.store.certificate_key(project.id(), &id), record.to_bytes()),
             Write::Put(self.store.binding_key(project.id(), &pattern), binding.to_bytes()),
@@ -169,6 +173,7 @@ impl Inner {
             target: Target::Certificate(certificate.clone()),
             source: Source::Api,
             since: now,
+            lift,
         });
         let old = displaced.and_then(|old| edit.remove_certificate(old));
         project.publish(edit.finish());
@@ -224,6 +229,7 @@ impl Inner {
         project: &Arc<Project>,
         pattern: Pattern,
         certificate: Option<CertificateId>,
+        lift: Option<bool>,
     ) -> Result<bool, ControlError> {
         let _writer = project.write().await;
         let snapshot = project.snapshot();
@@ -235,19 +241,21 @@ impl Inner {
         };
         let existing = snapshot.binding(&pattern);
         let occupied = existing.is_some() || snapshot.is_quarantined(&pattern);
-        if existing.as_ref().is_some_and(|b| b.target.certificate_id() == certificate.as_ref()) {
+        let same = existing.as_ref().is_some_and(|b| b.target.certificate_id() == certificate.as_ref());
+        let lift = lift.unwrap_or_else(|| existing.as_ref().is_none_or(|b| b.lift));
+        if same && existing.as_ref().is_some_and(|b| b.lift == lift) {
             return Ok(true);
         }
         let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
-        let record = BindingRecord { pattern: pattern.clone(), certificate: certificate.clone(), since: now };
+        let record = BindingRecord { pattern: pattern.clone(), certificate: certificate.clone(), since: now, lift };
         let key = self.store.binding_key(project.id(), &pattern);
         let mut writes = vec![Write::Put(key, record.to_bytes())];
         writes.extend(self.store.project_record(snapshot.info()));
         self.store.write(writes).await?;
 
         let mut edit = snapshot.edit();
-        edit.bind(Binding { pattern: pattern.clone(), target, source: Source::Api, since: now });
-        let loose = existing.and_then(|b| self.loosen(&snapshot, &b, &mut edit));
+        edit.bind(Binding { pattern: pattern.clone(), target, source: Source::Api, since: now, lift });
+        let loose = existing.filter(|_| !same).and_then(|b| self.loosen(&snapshot, &b, &mut edit));
         project.publish(edit.finish());
         if let Some(old) = loose {
             retire(project, &old, certificate.as_ref(), Drain::Grace, self.replace_grace);

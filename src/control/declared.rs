@@ -1,19 +1,14 @@
 //! Certificates declared in files: read once at start. The file is the writer; the API only shows them.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aws_lc_rs::digest;
 use time::OffsetDateTime;
-use zeroize::Zeroizing;
 
 use crate::config::DeclaredCertificate;
 use crate::domain::{CertificateId, time as clock};
+use crate::pki::files;
 use crate::pki::validate::{Field, Material, ValidCertificate, validate};
-
-/// No certificate, key or bundle is larger; a device or a wrong file may be.
-const MAX_FILE: u64 = 1024 * 1024;
 
 /// A declared certificate, as it was found.
 pub(super) struct Declared {
@@ -40,6 +35,7 @@ pub(super) fn read(certificate: DeclaredCertificate) -> Declared {
 }
 
 fn material(declared: &DeclaredCertificate) -> Result<(ValidCertificate, String, String), String> {
+    let text = |path: &Path| files::mounted_text(path).map_err(|what| format!("{}: {what}", path.display()));
     let cert = text(&declared.cert)?;
     let key = text(&declared.key)?;
     let ca = text(&declared.ca)?;
@@ -66,24 +62,6 @@ fn outlived(material: Material<'_>, now: OffsetDateTime) -> Option<ValidCertific
     let lenient = validate(Material { skip_validation: true, ..material }, now).ok()?;
     let within = now.clamp(lenient.not_before, lenient.not_after);
     if within == now { None } else { validate(material, within).ok() }
-}
-
-/// The text of a file. It may be a key, so no buffer that held it is left behind.
-fn text(path: &PathBuf) -> Result<Zeroizing<String>, String> {
-    let failed = |what: &str| format!("{}: {what}", path.display());
-    let file = File::open(path).map_err(|error| failed(&format!("cannot be opened: {error}")))?;
-    let length = file.metadata().map_err(|error| failed(&format!("cannot be read: {error}")))?.len();
-    if length > MAX_FILE {
-        return Err(failed("is larger than 1 MiB, so it is no certificate or key in PEM form"));
-    }
-    // One byte more than there is, so that reading to the end never grows the buffer.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or_default() + 1));
-    let read = file.take(length).read_to_end(&mut bytes);
-    read.map_err(|error| failed(&format!("cannot be read: {error}")))?;
-    String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new).map_err(|error| {
-        drop(Zeroizing::new(error.into_bytes()));
-        failed("is not text; if it is DER or PKCS#12, convert it to PEM with openssl")
-    })
 }
 
 #[cfg(unix)]

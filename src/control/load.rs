@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::apply::{Facts, Maker};
 use super::declared::{self, Declared};
 use super::projects::{DEFAULT, same_team};
-use super::records::{BindingRecord, CertificateRecord, ProjectRecord};
+use super::records::{BindingRecord, CertificateRecord, ProjectRecord, token_of};
 use super::store::{Store, Write};
 use super::{Control, Inner};
 use crate::backend::{Backend, RecordKey, RecordKind, SealedRecord};
@@ -21,11 +21,11 @@ use crate::observe::Metrics;
 use crate::pki::anchors::SharedAnchors;
 use crate::pki::seal::{SealError, Sealer};
 use crate::pki::validate::{Material, validate};
-use crate::registry::{Binding, Certificate, Project, Registry, Snapshot, SnapshotEdit, Target, Unavailable};
+use crate::registry::{Binding, Certificate, Project, Registry, Snapshot, SnapshotEdit, Target, Token, Unavailable};
 
 /// The opened records of one home, by kind.
 #[derive(Default)]
-struct Records {
+pub(super) struct Records {
     info: Option<ProjectInfo>,
     certificates: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
     bindings: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
@@ -59,9 +59,12 @@ impl Control {
             let key = loaded.lost.iter().find(|key| row.starts_with(&key.to_string()));
             store.note_damage(key.cloned(), row);
         }
-        let (mut homes, local_ca) = open(&store, loaded.records)?;
+        let Opened { mut homes, local_ca, tokens } = open(&store, loaded.records)?;
         for key in loaded.lost.iter().filter(|key| key.kind != RecordKind::LocalCa) {
             store.learn(key, 0);
+            if key.kind == RecordKind::Token {
+                continue;
+            }
             homes.entry(key.project.clone()).or_default().set_aside(key, "its record is damaged or missing");
         }
         let list = settings.certificates.clone();
@@ -97,6 +100,7 @@ impl Control {
             let cert = orphan.certificate.cert.display().to_string();
             unloaded.push(format!("{cert}: its project {} does not exist", orphan.certificate.project));
         }
+        super::tokens::load(&registry, tokens);
         for sentence in &unloaded {
             tracing::warn!("declared certificate not loaded: {sentence}");
         }
@@ -107,6 +111,7 @@ impl Control {
             file,
             replace_grace: settings.limits.replace_grace,
             delete_grace: settings.limits.delete_grace,
+            max_tokens: settings.limits.max_tokens,
             membership: tokio::sync::Mutex::default(),
             local_ca: Arc::new(tokio::sync::Mutex::new(local_ca)),
             shadowed: Mutex::new(shadowed),
@@ -116,13 +121,18 @@ impl Control {
     }
 }
 
-/// Opens every record and sorts them by home. The interception CA stays sealed until it is asked for.
-fn open(
-    store: &Store,
-    records: Vec<SealedRecord>,
-) -> anyhow::Result<(BTreeMap<String, Records>, Option<SealedRecord>)> {
+/// All that the store held, opened.
+pub(super) struct Opened {
+    pub(super) homes: BTreeMap<String, Records>,
+    /// Stays sealed until it is asked for.
+    local_ca: Option<SealedRecord>,
+    tokens: Vec<([u8; 32], Token)>,
+}
+
+/// Opens every record and sorts them by home.
+pub(super) fn open(store: &Store, records: Vec<SealedRecord>) -> anyhow::Result<Opened> {
     let mut homes: BTreeMap<String, Records> = BTreeMap::new();
-    let mut local_ca = None;
+    let (mut local_ca, mut tokens) = (None, Vec::new());
     let (all, mut foreign) = (records.len(), 0);
     let mut damage = Vec::new();
     for record in records {
@@ -132,6 +142,14 @@ fn open(
         if record.key.kind == RecordKind::LocalCa {
             damage.extend(opened.err().map(|why| (record.key.clone(), why.to_string())));
             local_ca = Some(record);
+            continue;
+        }
+        if record.key.kind == RecordKind::Token {
+            let token = opened.map_err(|e| e.to_string());
+            match token.and_then(|plain| token_of(&record.key.id, &plain).map_err(|e| e.to_string())) {
+                Ok(token) => tokens.push(token),
+                Err(why) => damage.push((record.key, why)),
+            }
             continue;
         }
         let home = homes.entry(record.key.project.clone()).or_default();
@@ -151,7 +169,7 @@ fn open(
         let sentence = format!("{key}: {why}");
         store.note_damage(Some(key), sentence);
     }
-    Ok((homes, local_ca))
+    Ok(Opened { homes, local_ca, tokens })
 }
 
 impl Records {
@@ -160,13 +178,13 @@ impl Records {
             RecordKind::Project => self.info = Some(ProjectRecord::parse(&plain).map_err(|e| e.to_string())?),
             RecordKind::Certificate => self.certificates.push((key.clone(), plain)),
             RecordKind::Binding => self.bindings.push((key.clone(), plain)),
-            RecordKind::LocalCa => {}
+            RecordKind::LocalCa | RecordKind::Token => {}
         }
         Ok(())
     }
 
     /// Remembers whose place is taken by something damaged, so that nothing else takes it.
-    fn set_aside(&mut self, key: &RecordKey, why: &str) {
+    pub(super) fn set_aside(&mut self, key: &RecordKey, why: &str) {
         match key.kind {
             RecordKind::Certificate => {
                 self.lost.extend(CertificateId::parse(&key.id).map(|id| (id, why.to_owned())));
@@ -174,14 +192,18 @@ impl Records {
             RecordKind::Binding => {
                 self.quarantined.insert(key.id.clone());
             }
-            RecordKind::Project | RecordKind::LocalCa => {}
+            RecordKind::Project | RecordKind::LocalCa | RecordKind::Token => {}
         }
     }
 }
 
 /// Every project with its records: the declared ones first. A declared project takes over the records of a stored one
 /// with its id or its name; a stored one that no file declares (any more) keeps its own.
-fn projects(settings: &Settings, store: &Store, mut homes: BTreeMap<String, Records>) -> Vec<(ProjectInfo, Records)> {
+pub(super) fn projects(
+    settings: &Settings,
+    store: &Store,
+    mut homes: BTreeMap<String, Records>,
+) -> Vec<(ProjectInfo, Records)> {
     let mut declared = settings.projects.clone();
     if !declared.iter().any(|p| p.name == DEFAULT && p.team.is_none()) {
         declared.push(ProjectInfo::named(DEFAULT));
@@ -260,7 +282,7 @@ async fn refresh(store: &Store, info: &ProjectInfo, records: &Records) {
     }
 }
 
-type Known = HashMap<CertificateId, Arc<Certificate>>;
+pub(super) type Known = HashMap<CertificateId, Arc<Certificate>>;
 
 /// Every certificate of the project that can be used: the declared and the stored. Damaged ones are added to `records.lost`.
 fn certificates(
@@ -317,7 +339,13 @@ fn stored_certificate(
     Ok(maker.certificate(info, valid, facts))
 }
 
-fn stored_bindings(store: &Store, info: &ProjectInfo, records: Records, known: &Known, edit: &mut SnapshotEdit) {
+pub(super) fn stored_bindings(
+    store: &Store,
+    info: &ProjectInfo,
+    records: Records,
+    known: &Known,
+    edit: &mut SnapshotEdit,
+) {
     let mut quarantined = records.quarantined;
     for (key, plain) in records.bindings {
         let parsed = BindingRecord::parse(&plain).map_err(|e| e.to_string());
@@ -329,7 +357,8 @@ fn stored_bindings(store: &Store, info: &ProjectInfo, records: Records, known: &
         match parsed {
             Ok(record) => {
                 let target = target(record.certificate, known, &records.lost);
-                edit.bind(Binding { pattern: record.pattern, target, source: Source::Api, since: record.since });
+                let BindingRecord { pattern, since, lift, .. } = record;
+                edit.bind(Binding { pattern, target, source: Source::Api, since, lift });
             }
             Err(why) => {
                 quarantined.insert(key.id.clone());
@@ -374,5 +403,5 @@ fn declare(maker: &Maker, info: &ProjectInfo, file: &Path, declared: Declared, u
             Target::Unavailable(Unavailable { id, why })
         }
     };
-    Binding { pattern: settings.pattern, target, source, since: now }
+    Binding { pattern: settings.pattern, target, source, since: now, lift: settings.lift }
 }

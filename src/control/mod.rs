@@ -10,12 +10,16 @@ mod apply;
 mod certificates;
 mod declared;
 mod load;
+mod outline;
 mod projects;
 mod records;
 pub mod rekey;
 mod store;
 #[cfg(test)]
 mod tests;
+mod tokens;
+
+pub use outline::{Outline, Unread, outline};
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -27,6 +31,8 @@ use crate::backend::SealedRecord;
 use crate::domain::Pattern;
 use crate::pki::validate::Fault;
 use crate::registry::{Certificate, Registry};
+
+pub use tokens::{CreatedToken, NewToken};
 
 /// An upload, dialect-free. Wiped when dropped.
 pub struct Upload {
@@ -83,7 +89,7 @@ pub enum ControlError {
     /// No such certificate, binding or project.
     #[error("{0} not found")]
     NotFound(&'static str),
-    /// A project of this name, id, account or zone exists.
+    /// Something is in the way: a project of this name, id, account or zone, a token of this name, a full house.
     #[error("{0}")]
     Exists(String),
     /// The project is being transferred.
@@ -118,7 +124,8 @@ struct Inner {
     file: PathBuf,
     replace_grace: Duration,
     delete_grace: Duration,
-    /// Held while projects are made and deleted. Taken before a project's writer lock, never after.
+    max_tokens: usize,
+    /// Held while projects and tokens are made and deleted. Taken before a project's writer lock, never after.
     membership: tokio::sync::Mutex<()>,
     /// The interception CA as it rests. Held while it is made.
     local_ca: Arc<tokio::sync::Mutex<Option<SealedRecord>>>,

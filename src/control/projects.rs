@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use super::apply::end;
 use super::certificates::{takes_changes, whole};
 use super::store::Write;
+use super::tokens::write_of;
 use super::{Control, ControlError, Drain, Inner};
 use crate::backend::{RecordKey, RecordKind};
 use crate::domain::{ProjectInfo, Team};
@@ -102,10 +103,14 @@ impl Inner {
             let what = "the project default always exists; delete its certificates instead".to_owned();
             return Err(ControlError::Field { field: "project", what });
         }
-        let writes = self.store.keys(project.id()).into_iter().map(Write::Delete).collect();
+        // A later project may have the same name, and so the same derived id: what reached this one must not reach it.
+        let bereft = self.tokens_without(project.id());
+        let records = self.store.keys(project.id()).into_iter().map(Write::Delete);
+        let writes = records.chain(bereft.iter().map(|(sha256, token)| write_of(sha256, token))).collect();
         self.store.write(writes).await?;
 
         self.registry.remove(project.id());
+        self.put_tokens(bereft);
         self.store.unsettle(project.id());
         self.shadowed.lock().expect("nothing panics while holding it").remove(project.id());
         for certificate in snapshot.certificates() {

@@ -12,8 +12,9 @@ use time::OffsetDateTime;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::domain::{
-    CertificateId, DefaultScope, OnExpiry, Pattern, ProjectId, ProjectInfo, ProjectState, ServerTrust, Team,
+    CertificateId, DefaultScope, Lift, OnExpiry, Pattern, ProjectId, ProjectInfo, ProjectState, Role, ServerTrust, Team,
 };
+use crate::registry::{Token, TokenScope, TokenSource};
 
 /// Why an opened record means nothing to this egret. Never says anything of the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -116,6 +117,8 @@ pub(super) struct BindingRecord {
     pub(super) certificate: Option<CertificateId>,
     /// When it was written, whole seconds.
     pub(super) since: OffsetDateTime,
+    /// Whether plain http is lifted by it.
+    pub(super) lift: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -124,6 +127,18 @@ struct BindingJson {
     pattern: String,
     certificate: Option<String>,
     since: i64,
+    /// Left out where it is true: records of earlier versions have none.
+    #[serde(default = "lifts", skip_serializing_if = "is_lifting")]
+    lift: bool,
+}
+
+fn lifts() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_lifting(lift: &bool) -> bool {
+    *lift
 }
 
 impl BindingRecord {
@@ -132,6 +147,7 @@ impl BindingRecord {
             pattern: self.pattern.to_string(),
             certificate: self.certificate.as_ref().map(|id| id.as_str().to_owned()),
             since: self.since.unix_timestamp(),
+            lift: self.lift,
         };
         to_json(&json, 256)
     }
@@ -143,7 +159,7 @@ impl BindingRecord {
             None => None,
         };
         let pattern = Pattern::parse(&json.pattern).map_err(|_| NotUnderstood)?;
-        Ok(Self { pattern, certificate, since: time_of(json.since)? })
+        Ok(Self { pattern, certificate, since: time_of(json.since)?, lift: json.lift })
     }
 }
 
@@ -159,6 +175,9 @@ pub(super) struct ProjectRecord {
     state: ProjectState,
     default_scope: ScopeJson,
     on_expiry: OnExpiry,
+    /// Left out where it is the default: records of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Lift::is_registered")]
+    lift: Lift,
     servers: ServerTrust,
 }
 
@@ -185,6 +204,7 @@ impl ProjectRecord {
                 DefaultScope::Listed(list) => ScopeJson::Listed(list.iter().map(Pattern::to_string).collect()),
             },
             on_expiry: info.on_expiry,
+            lift: info.lift,
             servers: info.servers,
         }
     }
@@ -213,10 +233,60 @@ impl ProjectRecord {
             state: json.state,
             default_scope,
             on_expiry: json.on_expiry,
+            lift: json.lift,
             servers: json.servers,
             declared: false,
         })
     }
+}
+
+/// A token made through the API. Its text is nowhere in it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenJson {
+    name: String,
+    /// Base64.
+    sha256: String,
+    email: Option<String>,
+    role: Role,
+    /// Ids; `None` = all.
+    projects: Option<Vec<String>>,
+    created_at: i64,
+    expires_at: Option<i64>,
+}
+
+/// The record of a token with this digest.
+pub(super) fn token_to_bytes(token: &Token, sha256: &[u8; 32]) -> Zeroizing<Vec<u8>> {
+    let json = TokenJson {
+        name: token.name.clone(),
+        sha256: STANDARD.encode(sha256),
+        email: token.email.clone(),
+        role: token.role,
+        projects: match &token.scope {
+            TokenScope::All => None,
+            TokenScope::Projects(ids) => Some(ids.clone()),
+        },
+        created_at: token.created_at.unwrap_or(OffsetDateTime::UNIX_EPOCH).unix_timestamp(),
+        expires_at: token.expires_at.map(OffsetDateTime::unix_timestamp),
+    };
+    to_json(&json, 512)
+}
+
+/// The token of the record with this id, and its digest.
+pub(super) fn token_of(id: &str, plain: &[u8]) -> Result<([u8; 32], Token), NotUnderstood> {
+    let json: TokenJson = serde_json::from_slice(plain).map_err(|_| NotUnderstood)?;
+    let sha256 = STANDARD.decode(json.sha256).map_err(|_| NotUnderstood)?;
+    let token = Token {
+        id: id.to_owned(),
+        name: json.name,
+        email: json.email,
+        role: json.role,
+        scope: json.projects.map_or(TokenScope::All, TokenScope::Projects),
+        source: TokenSource::Api,
+        created_at: Some(time_of(json.created_at)?),
+        expires_at: json.expires_at.map(time_of).transpose()?,
+    };
+    Ok((sha256.try_into().map_err(|_| NotUnderstood)?, token))
 }
 
 #[cfg(test)]
@@ -245,14 +315,19 @@ mod tests {
 
     #[test]
     fn brings_bindings_back() {
-        for (pattern, certificate) in [("*", Some("cert_1")), ("https://*.example.com:*", None)] {
+        for (pattern, certificate, lift) in [("*", Some("cert_1"), true), ("https://*.example.com:*", None, false)] {
             let record = BindingRecord {
                 pattern: Pattern::parse(pattern).expect("valid"),
                 certificate: certificate.and_then(CertificateId::parse),
                 since: OffsetDateTime::UNIX_EPOCH,
+                lift,
             };
             assert_eq!(BindingRecord::parse(&record.to_bytes()), Ok(record));
         }
+        let earlier = br#"{"pattern":"*","certificate":"cert_1","since":0}"#;
+        let record = BindingRecord::parse(earlier).expect("a record of an earlier version");
+        assert!(record.lift);
+        assert_eq!(record.to_bytes().as_slice(), earlier, "and an earlier version reads it back");
     }
 
     #[test]
@@ -264,11 +339,37 @@ mod tests {
                 team: Some(Team { id: Some("team_1".to_owned()), slug: None }),
                 state: ProjectState::Blocked,
                 servers: ServerTrust::Ca,
+                lift: Lift::Always,
                 ..ProjectInfo::named("payments")
             };
             let bytes = ProjectRecord::of(&info).to_bytes();
             assert_eq!(ProjectRecord::parse(&bytes), Ok(info));
+            let plain = ProjectRecord::of(&ProjectInfo::named("payments")).to_bytes();
+            assert!(!String::from_utf8_lossy(&plain).contains("lift"), "as earlier versions write it");
         }
+    }
+
+    #[test]
+    fn brings_tokens_back() {
+        let at = |seconds| OffsetDateTime::from_unix_timestamp(seconds).expect("a time");
+        for (scope, expires_at) in
+            [(TokenScope::All, None), (TokenScope::Projects(vec!["prj_1".to_owned()]), Some(at(1_900_000_000)))]
+        {
+            let token = Token {
+                id: "tok_1".to_owned(),
+                name: "ci".to_owned(),
+                email: Some("ci@example.com".to_owned()),
+                role: Role::Write,
+                scope,
+                source: TokenSource::Api,
+                created_at: Some(at(1_800_000_000)),
+                expires_at,
+            };
+            let bytes = token_to_bytes(&token, &[9; 32]);
+            assert_eq!(token_of("tok_1", &bytes), Ok(([9; 32], token)));
+        }
+        let short = br#"{"name":"a","sha256":"AAAA","email":null,"role":"read","projects":null,"created_at":0,"expires_at":null}"#;
+        assert_eq!(token_of("tok_1", short), Err(NotUnderstood));
     }
 
     #[test]

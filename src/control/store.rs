@@ -116,6 +116,11 @@ impl Store {
         RecordKey { kind: RecordKind::Binding, project: self.home(project), id }
     }
 
+    /// Tokens belong to no project: they may reach several.
+    pub(super) fn token_key(id: &str) -> RecordKey {
+        RecordKey { kind: RecordKind::Token, project: String::new(), id: id.to_owned() }
+    }
+
     /// How binding records are named, for a snapshot that has to recognise damaged ones.
     pub(super) fn record_name(&self) -> RecordName {
         let sealer = self.sealer.clone();

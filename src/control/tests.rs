@@ -4,3 +4,4 @@ mod changes;
 mod projects;
 mod start;
 mod support;
+mod tokens;

@@ -41,8 +41,8 @@ pub async fn run() -> anyhow::Result<bool> {
         url: format!("https://{PARTNER}:{}/", origin.port()),
         origin: format!("https://{PARTNER}:{}", origin.port()),
         port: origin.port(),
-        proxy: bound.listeners()[0].address,
-        api: bound.management(),
+        proxy: bound.listeners()[0].address.tcp().context("the demo listens on TCP")?,
+        api: bound.management().address.tcp().context("the demo listens on TCP")?,
         colour: std::io::stdout().is_terminal(),
     };
     let outcome = demo.steps(&partner).await;

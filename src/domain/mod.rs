@@ -5,6 +5,8 @@
 
 mod certificate;
 mod code;
+mod endpoint;
+mod host_pattern;
 mod origin;
 mod pattern;
 mod project;
@@ -13,6 +15,8 @@ pub mod time;
 pub(crate) use certificate::hex;
 pub use certificate::{CertificateId, CertificateInfo, Fingerprint, KeyKind, SKEW, Source, Validity};
 pub use code::Code;
+pub use endpoint::{Endpoint, EndpointError, Peer};
+pub use host_pattern::{HostPattern, holds, parse_network};
 pub use origin::{HTTP_PORT, HTTPS_PORT, Host, HostKind, HttpTarget, Origin, OriginError};
 pub use pattern::{Pattern, PortRule, Rule};
-pub use project::{DefaultScope, OnExpiry, ProjectId, ProjectInfo, ProjectState, Role, ServerTrust, Team};
+pub use project::{DefaultScope, Lift, OnExpiry, ProjectId, ProjectInfo, ProjectState, Role, ServerTrust, Team};

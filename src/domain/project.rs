@@ -63,19 +63,22 @@ impl fmt::Debug for ProjectId {
 }
 
 /// The team that a project may belong to (Vercel's `teamId` and `slug`).
-#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(min_properties = 1)]
 pub struct Team {
     /// `team_…`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^[A-Za-z0-9._-]{1,100}$")]
     pub id: Option<String>,
     /// The URL-friendly name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^[A-Za-z0-9._-]{1,100}$")]
     pub slug: Option<String>,
 }
 
 /// Whether a project takes changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ProjectState {
     /// Everything is allowed.
@@ -121,6 +124,27 @@ pub enum OnExpiry {
     Send,
 }
 
+/// Which plain `http://` requests go on over TLS (product.md section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lift {
+    /// Those whose https origin has an exact or wildcard binding.
+    #[default]
+    Registered,
+    /// All, with whatever is selected for the https origin, also where that is nothing. A *none* binding never lifts.
+    Always,
+    /// None.
+    Never,
+}
+
+impl Lift {
+    /// Whether it is [`Lift::Registered`], which records and answers leave out.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        *self == Self::Registered
+    }
+}
+
 /// Which trust anchors vouch for servers (`[trust] servers`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub enum ServerTrust {
@@ -155,6 +179,8 @@ pub struct ProjectInfo {
     pub default_scope: DefaultScope,
     /// What happens with an identity outside its validity.
     pub on_expiry: OnExpiry,
+    /// Which plain http requests are lifted to TLS.
+    pub lift: Lift,
     /// Which trust anchors vouch for servers.
     pub servers: ServerTrust,
     /// Whether the configuration file declares it (then the API may not change it).
@@ -174,6 +200,7 @@ impl ProjectInfo {
             state: ProjectState::Active,
             default_scope: DefaultScope::Any,
             on_expiry: OnExpiry::Refuse,
+            lift: Lift::Registered,
             servers: ServerTrust::SystemAndCa,
             declared: false,
         }

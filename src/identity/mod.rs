@@ -12,4 +12,4 @@ mod upstream_tls;
 pub use asked::{Asked, Presented, recorded};
 pub use client::ClientIdentity;
 pub use life::{Life, Phase};
-pub use upstream_tls::{Serial, Show, TlsFactory, UpstreamTls};
+pub use upstream_tls::{RouteId, Serial, Show, TlsFactory, UpstreamTls};

@@ -33,6 +33,20 @@ impl Serial {
     }
 }
 
+/// One way that leads to origins (a parent proxy), numbered once per process: what was agreed on over one is never
+/// used over another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RouteId(u64);
+
+impl RouteId {
+    /// A number that was never given out before.
+    #[must_use]
+    pub fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// When a certificate is shown to an origin that asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Show {
@@ -110,6 +124,7 @@ impl TlsFactory {
             classical: self.classical.clone(),
             config: OnceLock::new(),
             classical_config: OnceLock::new(),
+            via: Mutex::default(),
             life: Life::default(),
             asked: Mutex::default(),
         })
@@ -129,6 +144,9 @@ pub struct UpstreamTls {
     /// Built on the first handshake; owns its ticket store, which dies with it.
     config: OnceLock<Arc<ClientConfig>>,
     classical_config: OnceLock<Arc<ClientConfig>>,
+    /// The ticket stores of other ways than the direct one, with and without hybrid groups. As many as there are
+    /// parents, which the configuration bounds.
+    via: Mutex<HashMap<(RouteId, bool), Resumption>>,
     life: Life,
     /// What each host asked for in its last full handshake. Beside the tickets, and like them by name without port:
     /// a resumed handshake asks nothing.
@@ -182,6 +200,15 @@ impl UpstreamTls {
     #[must_use]
     pub fn classical_config(self: &Arc<Self>) -> Arc<ClientConfig> {
         self.classical_config.get_or_init(|| self.build(&self.classical)).clone()
+    }
+
+    /// The ticket store for connections over `route`, to stand in the configuration in place of its own, which is that
+    /// of direct connections. `classical` tells which configuration.
+    #[must_use]
+    pub fn sessions_via(&self, route: RouteId, classical: bool) -> Resumption {
+        let mut via = self.via.lock().expect("nothing panics while holding it");
+        let fresh = || Resumption::in_memory_sessions(self.sessions);
+        via.entry((route, classical)).or_insert_with(fresh).clone()
     }
 
     /// What `host` asked for when the session that is resumed now began.

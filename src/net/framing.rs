@@ -324,6 +324,9 @@ impl Gate {
                 self.http_10 = byte == b'0';
                 Ok(self.go(State::VersionEnd))
             }
+            Some(b'1') if byte == b'2' => Err(Malformed(
+                "HTTP/2 is spoken over TLS, and on sidecars with prior knowledge; this connection speaks HTTP/1.1",
+            )),
             _ => Err(stray(byte, WRONG)),
         }
     }

@@ -116,6 +116,12 @@ impl<S: HangUp> HangUp for tokio_rustls::server::TlsStream<S> {
     }
 }
 
+impl<S: HangUp> HangUp for tokio_rustls::client::TlsStream<S> {
+    fn hang_up(&self) {
+        self.get_ref().0.hang_up();
+    }
+}
+
 /// A connection with a [`Meter`].
 #[derive(Debug)]
 pub struct Io<S> {

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::JoinHandle;
@@ -16,6 +16,7 @@ use aws_lc_rs::rand;
 
 use super::Metrics;
 use super::line::Clock;
+use crate::domain::Peer;
 
 /// Lines gather for this long before they are written.
 const GATHER: Duration = Duration::from_millis(20);
@@ -74,8 +75,8 @@ pub struct Exchange<'a> {
     pub listener: &'a str,
     /// How it came: `absolute`, `lifted`, `plain`, `intercepted`, `sidecar`, `connect`, `tunnelled`.
     pub way: &'a str,
-    /// The client's address.
-    pub peer: IpAddr,
+    /// The client.
+    pub peer: Peer,
     /// The caller's project id; `None` if the caller is unknown.
     pub project: Option<&'a str>,
     /// The method; clients may send any token, so it is cut at 32 bytes.
@@ -108,14 +109,16 @@ pub struct Exchange<'a> {
     pub connect: Option<Duration>,
     /// Until the answer's head had come.
     pub first_byte: Option<Duration>,
-    /// The address that was connected to.
+    /// The address that was connected to: the origin's, or its parent proxy's.
     pub address: Option<SocketAddr>,
+    /// The parent proxy on the way, `http://proxy.corp:3128`.
+    pub parent: Option<&'a str>,
 }
 
 impl<'a> Exchange<'a> {
     /// A line with nothing known but this; the rest is filled in by field.
     #[must_use]
-    pub fn new(listener: &'a str, way: &'a str, peer: IpAddr, method: &'a str) -> Self {
+    pub fn new(listener: &'a str, way: &'a str, peer: Peer, method: &'a str) -> Self {
         Self {
             request_id: RequestId::next(),
             listener,
@@ -138,6 +141,7 @@ impl<'a> Exchange<'a> {
             connect: None,
             first_byte: None,
             address: None,
+            parent: None,
         }
     }
 }
@@ -252,7 +256,11 @@ fn drain(shared: &Shared, mut sink: Box<dyn Write + Send>) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+
+    const PEER: Peer = Peer::Ip(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST));
 
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
@@ -270,7 +278,7 @@ mod tests {
     fn written(format: Format) -> String {
         let sink = Sink::default();
         let log = AccessLog::new(Box::new(sink.clone()), format, Arc::default()).unwrap();
-        let mut line = Exchange::new("dev", "intercepted", IpAddr::from([127, 0, 0, 1]), "GET");
+        let mut line = Exchange::new("dev", "intercepted", PEER, "GET");
         line.origin = Some(&"https://api.example.com:8443");
         line.rule = Some("exact");
         line.certificate = Some("cert_1");
@@ -316,7 +324,7 @@ mod tests {
         }
         let (release, stuck) = std::sync::mpsc::channel();
         let log = AccessLog::new(Box::new(Stuck(stuck)), Format::Json, Arc::default()).unwrap();
-        log.write(&Exchange::new("dev", "intercepted", IpAddr::from([127, 0, 0, 1]), "GET"));
+        log.write(&Exchange::new("dev", "intercepted", PEER, "GET"));
         let (ended, end) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             drop(log);

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::access_log::{Exchange, Format, RequestId};
-use crate::domain;
+use crate::domain::{self, Peer};
 
 /// The time of a line, whose first 19 characters are made once a second.
 #[derive(Default)]
@@ -54,7 +54,7 @@ impl Exchange<'_> {
         text(out, "way", self.way);
         key(out, "peer");
         out.push(b'"');
-        address(out, self.peer);
+        peer(out, self.peer);
         out.push(b'"');
         optional(out, "project", self.project);
         text(out, "method", self.method());
@@ -87,6 +87,7 @@ impl Exchange<'_> {
             socket_address(out, at);
             out.push(b'"');
         }
+        optional(out, "parent", self.parent);
         out.push(b'}');
     }
 
@@ -113,6 +114,9 @@ impl Exchange<'_> {
             if said == Some(true) {
                 let _ = write!(out, " {word}");
             }
+        }
+        if let Some(parent) = self.parent {
+            let _ = write!(out, " parent={parent}");
         }
         if !self.complete {
             out.extend_from_slice(b" INCOMPLETE");
@@ -193,6 +197,19 @@ fn hex(out: &mut Vec<u8>, value: u64, digits: u32) {
     }
 }
 
+fn peer(out: &mut Vec<u8>, peer: Peer) {
+    match peer {
+        Peer::Ip(ip) => address(out, ip),
+        Peer::Unix(uid) => {
+            out.extend_from_slice(b"unix");
+            if let Some(uid) = uid {
+                out.extend_from_slice(b":uid=");
+                decimal(out, u64::from(uid));
+            }
+        }
+    }
+}
+
 fn address(out: &mut Vec<u8>, ip: IpAddr) {
     match ip {
         IpAddr::V4(v4) => {
@@ -236,6 +253,11 @@ mod tests {
             request_id(&mut out, id);
             assert_eq!(String::from_utf8(out).unwrap(), id.to_string());
         }
+        for who in [Peer::Unix(None), Peer::Unix(Some(1000)), Peer::Ip("2001:db8::1".parse().unwrap())] {
+            let mut out = Vec::new();
+            peer(&mut out, who);
+            assert_eq!(String::from_utf8(out).unwrap(), who.to_string());
+        }
         for at in ["127.0.0.1:80", "255.0.10.200:65535", "[2001:db8::1]:443"] {
             let at: SocketAddr = at.parse().unwrap();
             let mut out = Vec::new();
@@ -246,13 +268,15 @@ mod tests {
 
     #[test]
     fn escapes_what_needs_it() {
-        let mut line = Exchange::new("dev", "absolute", IpAddr::from([127, 0, 0, 1]), "GET");
+        let mut line = Exchange::new("dev", "absolute", Peer::Unix(None), "GET");
         line.reason = Some("a \"quoted\" \\ back\u{7}slash\nline");
         line.origin = Some(&"https://api.example.com");
+        line.parent = Some("http://proxy.corp:3128");
         let mut out = Vec::new();
         line.write_to(&mut out, Format::Json, &mut Clock::default());
         let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(json["reason"], line.reason.unwrap());
         assert_eq!(json["origin"], "https://api.example.com");
+        assert_eq!(json["parent"], "http://proxy.corp:3128");
     }
 }

@@ -1,8 +1,10 @@
 //! Floor 2: what egret tells of itself.
 
 mod access_log;
+mod export;
 mod line;
 mod metrics;
 
 pub use access_log::{AccessLog, Exchange, Format, RequestId};
+pub use export::{Exposition, Family, Kind, Sample};
 pub use metrics::{Count, Metrics};

@@ -1,7 +1,7 @@
 //! egret's own files: 0600 in a folder of 0700, never through a symbolic link.
 //!
 //! All that is particular to an operating system about files stands here, in `system`; a port fills in that module.
-//! Files that operators mount (certificates, Secrets) are read elsewhere, as they are.
+//! Files that operators mount (certificates, Secrets) are read as they are, whoever else may read them.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -103,6 +103,27 @@ pub fn open_private(path: &Path, write: bool) -> Result<File, FileError> {
     }
     refuse_looser(path, &metadata, FILE_MODE)?;
     Ok(file)
+}
+
+/// The text of a file that an operator put there: PEM, perhaps a key, so no buffer that held it is left behind.
+///
+/// # Errors
+/// What is wrong with it, to be said after its name.
+pub fn mounted_text(path: &Path) -> Result<Zeroizing<String>, String> {
+    /// No certificate, key or bundle is larger; a device or a wrong file may be.
+    const MAX: u64 = 1024 * 1024;
+    let file = File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
+    let length = file.metadata().map_err(|error| format!("cannot be read: {error}"))?.len();
+    if length > MAX {
+        return Err("is larger than 1 MiB, so it is no certificate or key in PEM form".to_owned());
+    }
+    // One byte more than there is, so that reading to the end never grows the buffer.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or_default() + 1));
+    file.take(length).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
+    String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new).map_err(|error| {
+        drop(Zeroizing::new(error.into_bytes()));
+        "is not text; if it is DER or PKCS#12, convert it to PEM with openssl".to_owned()
+    })
 }
 
 /// Creates a file of egret's own, 0600 whatever the umask; fails if anything is there already.

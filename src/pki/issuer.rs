@@ -186,7 +186,7 @@ impl LeafIssuer {
     }
 
     /// The configuration that presents a leaf for `host` alone, whatever the client's SNI says (also if it sends none):
-    /// TLS 1.2 and 1.3, ALPN `http/1.1`. From the cache, or minted now (one signature; at most one per project and host
+    /// TLS 1.2 and 1.3, ALPN `h2` and `http/1.1`. From the cache, or minted now (one signature; at most one per project and host
     /// at a time).
     ///
     /// # Errors
@@ -247,7 +247,7 @@ impl LeafIssuer {
             .map_err(|_| IssuerError::Crypto("offer TLS"))?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = self.ticketer.clone();
         Ok(config)

@@ -147,6 +147,23 @@ pub fn discard_pending(data_dir: &Path) -> Result<(), KekError> {
     Ok(files::sync_folder(data_dir)?)
 }
 
+/// The key-encryption key of a store that is there. Makes nothing.
+///
+/// # Errors
+/// [`KekError`].
+pub fn existing(source: &KeySource, data_dir: &Path) -> Result<Zeroizing<[u8; 32]>, KekError> {
+    let key = data_dir.join(KEY_FILE);
+    match source {
+        KeySource::File(_) | KeySource::Env(_) => load(source, data_dir, StoreBackend::Embedded),
+        KeySource::Generated => match read_own(&key) {
+            Err(KekError::File(e)) if e.is_not_found() => {
+                Err(KekError::KeyMissing { store: data_dir.join(STORE_FILE), key })
+            }
+            other => other,
+        },
+    }
+}
+
 /// A key file of the operator's: Secrets are links, and 0440 or 0644.
 fn mounted(path: &Path) -> Result<Zeroizing<[u8; 32]>, KekError> {
     let unreadable = |source| KekError::Unreadable { path: path.to_owned(), source };

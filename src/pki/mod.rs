@@ -1,9 +1,12 @@
 //! Floor 2: certificates and keys as data, and the files that hold egret's own.
 //!
-//! What people are handed becomes PEM on their own machine ([`convert`]). What is uploaded is read ([`pem`]), judged ([`validate`]) and sealed ([`seal`]) under the key-encryption
-//! key ([`kek`]); servers are vouched for by [`anchors`]; the leafs of intercepted tunnels come from [`issuer`].
+//! What people are handed becomes PEM on their own machine ([`convert`]). What is uploaded is read ([`pem`]), judged
+//! ([`validate`]) and sealed ([`seal`]) under the key-encryption key ([`kek`]); servers are vouched for by [`anchors`]; the
+//! leafs of intercepted tunnels come from [`issuer`]; what egret's own listeners present is read by [`server`], and whom a
+//! client certificate speaks for by [`caller`].
 
 pub mod anchors;
+pub mod caller;
 pub mod convert;
 mod der;
 pub mod files;
@@ -12,6 +15,7 @@ pub mod kek;
 mod names;
 pub mod pem;
 pub mod seal;
+pub mod server;
 #[cfg(test)]
 mod testing;
 pub mod validate;

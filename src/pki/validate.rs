@@ -6,8 +6,10 @@
 
 mod certificate;
 mod checks;
+mod describe;
 mod key;
 mod path;
+mod server;
 mod signature;
 #[cfg(test)]
 mod tests;
@@ -21,10 +23,13 @@ use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+pub use self::describe::describe;
+
 use self::certificate::{Certificate, PublicKey};
 use self::checks::Checks;
 use self::key::{Loaded, MAX_RSA, MIN_RSA};
 use self::path::Graph;
+pub(super) use self::server::{ServerMaterial, validate as validate_server};
 use super::names;
 use super::pem::{self, PrivateKey};
 use crate::domain::{Fingerprint, KeyKind};

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 pub use address::Category;
 
 use crate::config::EgressSettings;
-use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, Host, HostKind, Origin, Pattern};
+use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, Host, HostKind, Origin, Pattern, holds};
 
 /// Why an origin or an address may not be reached.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -118,14 +118,45 @@ impl EgressPolicy {
         )))
     }
 
+    /// Whether a parent proxy may be dialled at this address. The operator named it, so its category does not matter;
+    /// but never one of egret's own listeners.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn judge_parent(&self, address: SocketAddr) -> Result<(), Denied> {
+        if self.is_own(address.ip().to_canonical(), address.port()) {
+            return Err(denied("the address of the parent proxy is a listener of egret itself"));
+        }
+        Ok(())
+    }
+
+    /// Whether a parent proxy at one of `parents` may be told to connect to this address: as
+    /// [`EgressPolicy::judge_address`], and besides no loopback address, which there is the parent's own and not the
+    /// caller's, unless the parent runs on this host or `[egress] allow_addresses` excepts it.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn judge_behind(&self, address: SocketAddr, parents: &[SocketAddr]) -> Result<(), Denied> {
+        self.judge_address(address)?;
+        let ip = address.ip().to_canonical();
+        let loopback = Category::of(ip) == Category::Loopback;
+        if loopback
+            && !self.is_excepted(ip, address.port(), Category::Loopback)
+            && !parents.iter().all(|parent| is_of_this_host(parent.ip().to_canonical()))
+        {
+            return Err(denied(
+                "the address is a loopback address, which behind a parent proxy is the parent's own; if it must be, add it to [egress] allow_addresses",
+            ));
+        }
+        Ok(())
+    }
+
     fn is_excepted(&self, ip: IpAddr, port: u16, category: Category) -> bool {
         self.exceptions.iter().any(|(net, only)| {
             // `100.64.0.0/10` is meant for a VPN and not for the metadata service that sits in it.
             let wide = net.prefix_len() < net.max_prefix_len();
             // An exception may be written in the mapped form, too: both name the same address.
-            let contains = net.contains(&ip)
-                || matches!((net, ip), (IpNet::V6(net), IpAddr::V4(v4)) if net.contains(&v4.to_ipv6_mapped()));
-            contains && only.is_none_or(|p| p == port) && !(wide && category == Category::Metadata)
+            holds(net, ip) && only.is_none_or(|p| p == port) && !(wide && category == Category::Metadata)
         })
     }
 

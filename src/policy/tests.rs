@@ -10,6 +10,7 @@ fn policy(allow: &[&str], deny: &[&str], exceptions: &[(&str, Option<u16>)]) -> 
         allow: patterns(allow),
         deny: patterns(deny),
         allow_addresses: exceptions.iter().map(|(net, port)| (net.parse().unwrap(), *port)).collect(),
+        ..EgressSettings::default()
     })
 }
 
@@ -264,4 +265,31 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_parent_may_be_anywhere_but_at_a_listener_of_egret() {
+    let guard = guard();
+    guard.set_own(vec!["127.0.0.1:8080".parse().unwrap()]);
+    for good in ["127.0.0.1:3128", "169.254.1.1:3128", "10.0.0.1:8080", "[fe80::1]:1080"] {
+        assert!(guard.judge_parent(good.parse().unwrap()).is_ok(), "{good}");
+    }
+    for own in ["127.0.0.1:8080", "[::1]:8080", "[::ffff:127.0.0.1]:8080"] {
+        assert_eq!(guard.judge_parent(own.parse().unwrap()).unwrap_err().code, Code::PolicyAddressDenied, "{own}");
+    }
+}
+
+#[test]
+fn loopback_behind_a_parent_is_the_parents_own() {
+    let here: &[SocketAddr] = &["127.0.0.1:3128".parse().unwrap()];
+    // TEST-NET-1: no machine has it.
+    let there: &[SocketAddr] = &["127.0.0.1:3128".parse().unwrap(), "192.0.2.1:3128".parse().unwrap()];
+    let p = policy(&["*"], &[], &[("127.0.0.5/32", Some(443))]);
+    let judge = |ip: &str, parents| p.judge_behind(SocketAddr::new(ip.parse().unwrap(), 443), parents).is_ok();
+    for loopback in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+        assert!(judge(loopback, here), "{loopback}");
+        assert!(!judge(loopback, there), "{loopback}");
+    }
+    assert!(judge("127.0.0.5", there) && judge("10.0.0.1", there) && judge("8.8.8.8", there));
+    assert!(!judge("169.254.169.254", here) && !judge("169.254.169.254", there));
 }

@@ -1,8 +1,11 @@
-//! Front end: CONNECT (RFC 9110 section 9.3.6), the table of product.md section 3.
+//! Front end: CONNECT (RFC 9110 section 9.3.6, RFC 9113 section 8.5), the table of product.md section 3.
 //!
 //! Judged before the 200: the caller, the form of the target, the policy on its name, and, for what will be a
 //! blind tunnel in any case, whether it can be reached. After the 200 the first bytes decide. Bytes that came
-//! behind the request's head are held until then, and dropped with the connection after a refusal.
+//! behind the request's head are held until then, and dropped with the connection after a refusal. On HTTP/2 that is
+//! the stream: the connection, and what else runs on it, goes on.
+
+mod first;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,34 +14,28 @@ use std::time::Duration;
 use bytes::BytesMut;
 use dashmap::DashMap;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri, Version};
 use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
 use moka::sync::Cache;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
-use super::explicit::{is_bound, malformed};
+use self::first::{First, Speaker, peek, who_speaks};
+use super::explicit::malformed;
 use super::headers::only_host;
 use super::intercept::{self, Inside};
 use super::listener::{Client, Refused};
-use super::tunnel::{self, Held};
-use super::{Inbound, tunnel_opened};
+use super::serve::{self, Busy};
+use super::tunnel;
+use super::{Inbound, target, tunnel_opened};
 use crate::config::Intercept;
 use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, HttpTarget, Origin, ProjectId, Rule};
 use crate::identity::Asked;
-use crate::net::{Guarded, Io, Stream};
+use crate::net::{Guarded, Held, Io, Meter, Stream};
 use crate::registry::{Selection, Snapshot, Target};
 use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
-
-/// A client that has said nothing for so long waits for the server to speak first.
-const SILENCE: Duration = Duration::from_millis(300);
-/// The longest method that is taken for HTTP.
-const LONGEST_METHOD: usize = 24;
-/// A ClientHello with a hybrid key share fits.
-const FIRST_READ: usize = 4096;
 
 /// What was found out of an origin: its CertificateRequest, or that none came. `None` = it could not be found out.
 type Learned = Option<Option<Arc<Asked>>>;
@@ -56,7 +53,8 @@ impl AskedBefore {
         Self { known: Cache::builder().max_capacity(most as u64).time_to_live(ttl).build(), running: DashMap::new() }
     }
 
-    fn get(&self, project: &ProjectId, origin: &Origin) -> Option<Option<Arc<Asked>>> {
+    /// What is known of this origin. `Some(None)` = it did not ask.
+    pub(super) fn get(&self, project: &ProjectId, origin: &Origin) -> Option<Option<Arc<Asked>>> {
         self.known.get(&(project.clone(), origin.clone()))
     }
 
@@ -99,11 +97,12 @@ impl Drop for Asking<'_> {
 
 /// What is to become of a CONNECT, as far as it is known before its first bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Plan {
+pub(super) enum Plan {
     /// TLS is intercepted if `tls`; plain HTTP is served if there is a destination for it; all else is tunnelled.
     Intercept { tls: bool, plain: Option<Destination> },
-    /// Only the project default applies: the origin is asked whether it wants a certificate at all.
-    Ask,
+    /// Only the project default applies: before TLS is intercepted, the origin is asked whether it wants a certificate
+    /// at all. Plain HTTP as above.
+    Ask { plain: Option<Destination> },
     /// Bytes only, and why.
     Tunnel(&'static str),
 }
@@ -111,12 +110,15 @@ enum Plan {
 /// Answers a CONNECT.
 pub(super) async fn answer(client: Arc<Client>, mut request: Request<RequestBody>) -> Response<ReplyBody> {
     let started = Instant::now();
+    let version = request.version();
     let refuse = |failure: &Failure, origin: Option<&Origin>, inbound: Option<&Inbound>| {
         let origin = origin.map(|o| format!("{}:{}", o.host(), o.port()));
         let refused = Refused { way: "connect", method: "CONNECT", origin: origin.as_deref(), inbound };
         let mut response = client.refuse(failure, refused);
-        // What follows may be meant for the tunnel that there is not.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        if version != Version::HTTP_2 {
+            // What follows may be meant for the tunnel that there is not.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     };
     if let Err(failure) = client.check_target(&request) {
@@ -150,9 +152,10 @@ pub(super) async fn answer(client: Arc<Client>, mut request: Request<RequestBody
                 Err(failure) => return refuse(&failure, Some(&origin), Some(&inbound)),
             }
         }
-        Plan::Intercept { .. } | Plan::Ask => None,
+        Plan::Intercept { .. } | Plan::Ask { .. } => None,
     };
-    let opened = Opened { upgrade: hyper::upgrade::on(&mut request), inbound, origin, plan, dialled, started };
+    let busy = request.extensions_mut().remove::<Busy>();
+    let opened = Opened { upgrade: hyper::upgrade::on(&mut request), busy, inbound, origin, plan, dialled, started };
     let tasks = client.proxy.tasks.clone();
     tasks.spawn(opened.run(client));
     tunnel_opened()
@@ -167,8 +170,18 @@ fn target<B>(request: &Request<B>) -> Result<Origin, Failure> {
             "CONNECT has no body; remove Content-Length and Transfer-Encoding",
         ));
     }
-    // The authority is in the target, so a missing Host says nothing else; several contradict.
-    only_host(headers)?;
+    if target::protocol(request).is_some() {
+        return Err(Failure::new(
+            Code::RequestMalformed,
+            "extended CONNECT (RFC 8441) is for the origin: send it inside a tunnel to it, or to a sidecar",
+        ));
+    }
+    if request.version() == Version::HTTP_2 {
+        target::authority(request)?;
+    } else {
+        // The authority is in the target, so a missing Host says nothing else; several contradict.
+        only_host(headers)?;
+    }
     authority(request.uri())
 }
 
@@ -180,7 +193,8 @@ fn authority(uri: &Uri) -> Result<Origin, Failure> {
     Origin::from_authority(authority.as_str(), HTTPS_PORT).map_err(|e| malformed(&e))
 }
 
-fn plan(
+/// The table of product.md section 3. `before` = what is known of the origin.
+pub(super) fn plan(
     intercept: Intercept,
     snapshot: &Snapshot,
     origin: &Origin,
@@ -191,13 +205,14 @@ fn plan(
     }
     let selection = snapshot.select(origin);
     let lifted = lifted(origin);
-    let lift = is_bound(snapshot, &lifted).then_some(Destination::Tls(lifted));
+    let lift = snapshot.lifts(&lifted).then_some(Destination::Tls(lifted));
+    let or_tunnel = |plain: Option<Destination>, why| match plain {
+        Some(_) => Plan::Intercept { tls: false, plain },
+        None => Plan::Tunnel(why),
+    };
     if selection.rule == Rule::None {
         // Another port may be bound all the same, and plain HTTP is lifted to it, as in absolute form.
-        return match lift {
-            Some(_) => Plan::Intercept { tls: false, plain: lift },
-            None => Plan::Tunnel("a binding says that nothing is presented to this origin"),
-        };
+        return or_tunnel(lift, "a binding says that nothing is presented to this origin");
     }
     if intercept == Intercept::Always {
         return Plan::Intercept { tls: true, plain: lift.or_else(|| plain(origin).map(Destination::Plain)) };
@@ -205,16 +220,15 @@ fn plan(
     if is_chosen(&selection) {
         return Plan::Intercept { tls: true, plain: lift };
     }
-    if lift.is_some() {
-        return Plan::Intercept { tls: false, plain: lift };
-    }
     match selection.rule {
         Rule::Default => match before() {
-            None => Plan::Ask,
-            Some(asked) if is_wanted(&selection, asked.as_deref()) => Plan::Intercept { tls: true, plain: None },
-            Some(asked) => Plan::Tunnel(why_not(asked.as_deref())),
+            None => Plan::Ask { plain: lift },
+            Some(asked) if is_wanted(&selection, asked.as_deref()) => Plan::Intercept { tls: true, plain: lift },
+            Some(asked) => or_tunnel(lift, why_not(asked.as_deref())),
         },
-        Rule::Exact | Rule::Wildcard | Rule::None | Rule::Nothing => Plan::Tunnel("no identity applies to this origin"),
+        Rule::Exact | Rule::Wildcard | Rule::None | Rule::Nothing => {
+            or_tunnel(lift, "no identity applies to this origin")
+        }
     }
 }
 
@@ -226,7 +240,7 @@ fn is_chosen(selection: &Selection) -> bool {
 
 /// Whether the project default would be shown to an origin that asked so; then its tunnel is intercepted. An
 /// identity that cannot be loaded counts, so that the failure can be told.
-fn is_wanted(selection: &Selection, asked: Option<&Asked>) -> bool {
+pub(super) fn is_wanted(selection: &Selection, asked: Option<&Asked>) -> bool {
     let Some(asked) = asked else { return false };
     match selection.tls.identity() {
         // Of very many CA names only the first were kept; then the handshake itself decides.
@@ -258,6 +272,8 @@ fn plain(origin: &Origin) -> Option<HttpTarget> {
 /// A CONNECT that was answered with 200.
 struct Opened {
     upgrade: OnUpgrade,
+    /// On HTTP/2: its stream.
+    busy: Option<Busy>,
     inbound: Inbound,
     origin: Origin,
     plan: Plan,
@@ -302,17 +318,35 @@ impl Opened {
     }
 
     async fn decide(self, client: &Arc<Client>) -> Next {
-        let Self { upgrade, inbound, origin, plan, dialled, started } = self;
+        let Self { upgrade, busy, inbound, origin, plan, dialled, started } = self;
         let Ok(upgraded) = upgrade.await else { return Next::End };
-        let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<Guarded<Io<Stream>>>>() else {
-            tracing::error!("an upgraded connection is not of the type that was served");
-            return Next::End;
+        let (mut io, mut held) = match upgraded.downcast::<TokioIo<Guarded<Io<Stream>>>>() {
+            Ok(Parts { io, read_buf, .. }) => (io.into_inner().into_inner(), BytesMut::from(read_buf)),
+            // Not a connection, but a stream of one that others share: it has bytes and idle times of its own.
+            Err(upgraded) => (Io::new(serve::carried(upgraded, busy), Meter::new()), BytesMut::new()),
         };
-        let (mut io, mut held) = (io.into_inner().into_inner(), BytesMut::from(read_buf));
         if let (Some((upstream, connect)), Plan::Tunnel(why)) = (dialled, &plan) {
             return Next::Tunnel { io: Held::new(held.freeze(), io), upstream, connect, why };
         }
-        let first = peek(&mut io, &mut held).await;
+        let mut first = peek(&mut io, &mut held).await;
+        let mut reached = None;
+        if first == First::Silent && held.is_empty() {
+            // Perhaps the server speaks first, perhaps the client only is slow: whoever speaks first decides.
+            let began = Instant::now();
+            let mut dialled = reach(client, &inbound, &origin).await;
+            let mut ahead = BytesMut::new();
+            let limit = client.proxy.serving.limits.tunnel_idle_timeout;
+            match timeout(limit, who_speaks(&mut io, &mut held, dialled.as_mut().ok(), &mut ahead)).await {
+                Ok(Speaker::Client) => first = peek(&mut io, &mut held).await,
+                Ok(Speaker::Server) => {}
+                Err(_) => return Next::End,
+            }
+            let upstream = dialled.map(|upstream| match ahead.is_empty() {
+                true => upstream,
+                false => Stream::boxed(Held::new(ahead.freeze(), upstream)),
+            });
+            reached = Some((upstream, began.elapsed()));
+        }
         if first == First::Closed {
             return Next::End;
         }
@@ -322,33 +356,45 @@ impl Opened {
             (Plan::Intercept { tls: true, .. }, First::Tls) => {
                 return Next::Inside(Box::new(inside(Destination::Tls(origin.clone()), true)), io);
             }
-            (Plan::Intercept { plain: Some(destination), .. }, First::Http) => {
+            (
+                Plan::Intercept { plain: Some(destination), .. } | Plan::Ask { plain: Some(destination) },
+                First::Http,
+            ) => {
                 return Next::Inside(Box::new(inside(destination, false)), io);
             }
-            (Plan::Ask, First::Tls) => match ask(client, &inbound, &origin).await {
+            (Plan::Ask { .. }, First::Tls) => match ask(client, &inbound, &origin).await {
                 Ok(()) => return Next::Inside(Box::new(inside(Destination::Tls(origin.clone()), true)), io),
                 Err(why) => why,
             },
             (_, First::Silent) => "the client waits for the server to speak first",
-            (_, First::Tls) => "the identity is bound to another port",
-            (_, First::Http) => "plain HTTP in a tunnel, and no binding lifts it",
+            (_, First::Tls) => "no identity is shown to this origin; only plain HTTP to it would be lifted",
+            (_, First::Http) => "plain HTTP in a tunnel, and nothing lifts it",
             (_, First::Other | First::Closed) => "neither TLS nor HTTP",
         };
         if inbound.project.load().is_removed() {
             // Removed since the CONNECT was judged.
             return Next::End;
         }
-        let began = Instant::now();
-        match client.proxy.upstreams.dial(inbound.project.id(), origin.host(), origin.port()).await {
-            Ok(upstream) => Next::Tunnel { io, upstream, connect: began.elapsed(), why },
+        let (upstream, connect) = match reached {
+            Some(reached) => reached,
+            None => {
+                let began = Instant::now();
+                (reach(client, &inbound, &origin).await, began.elapsed())
+            }
+        };
+        match upstream {
+            Ok(upstream) => Next::Tunnel { io, upstream, connect, why },
             Err(failure) => {
-                let facts =
-                    tunnel::Facts { inbound: &inbound, origin: &origin, started, connect: began.elapsed(), why };
+                let facts = tunnel::Facts { inbound: &inbound, origin: &origin, started, connect, why };
                 tunnel::failed(client, &failure, facts);
                 Next::End
             }
         }
     }
+}
+
+async fn reach(client: &Client, inbound: &Inbound, origin: &Origin) -> Result<Stream, Failure> {
+    client.proxy.upstreams.dial(inbound.project.id(), origin.host(), origin.port()).await
 }
 
 /// *Ask first*: whether the origin wants a certificate that we would show. An error says why not.
@@ -373,59 +419,6 @@ async fn ask(client: &Client, inbound: &Inbound, origin: &Origin) -> Result<(), 
         return Ok(());
     }
     Err(why_not(asked.as_deref()))
-}
-
-/// What a client speaks, by its first bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum First {
-    Tls,
-    Http,
-    Other,
-    /// Nothing came, or too little to tell.
-    Silent,
-    /// The client closed without a word.
-    Closed,
-}
-
-/// Reads into `held` until it is clear what the client speaks.
-async fn peek(io: &mut (impl AsyncRead + Unpin), held: &mut BytesMut) -> First {
-    loop {
-        if let Some(first) = classify(held) {
-            return first;
-        }
-        held.reserve(FIRST_READ);
-        match timeout(SILENCE, io.read_buf(held)).await {
-            Ok(Ok(0)) => return if held.is_empty() { First::Closed } else { First::Other },
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => return First::Closed,
-            Err(_) => return First::Silent,
-        }
-    }
-}
-
-/// `None`: more bytes are needed.
-fn classify(bytes: &[u8]) -> Option<First> {
-    match bytes {
-        [] | [0x16] => None,
-        // A TLS record of type handshake, major version 3 (RFC 8446 section 5.1).
-        [0x16, 0x03, ..] => Some(First::Tls),
-        [b'A'..=b'Z', ..] => classify_method(bytes),
-        _ => Some(First::Other),
-    }
-}
-
-/// An upper-case method, a space, and the beginning of a target. HTTP/2's preface is not HTTP/1.1.
-fn classify_method(bytes: &[u8]) -> Option<First> {
-    let end = bytes.iter().take(LONGEST_METHOD).position(|b| !matches!(b, b'A'..=b'Z' | b'-' | b'_'));
-    let Some(end) = end else { return (bytes.len() >= LONGEST_METHOD).then_some(First::Other) };
-    if bytes[end] != b' ' || &bytes[..end] == b"PRI" {
-        return Some(First::Other);
-    }
-    match bytes.get(end + 1) {
-        None => None,
-        Some(b'/' | b'*' | b'h' | b'H') => Some(First::Http),
-        Some(_) => Some(First::Other),
-    }
 }
 
 #[cfg(test)]

@@ -255,10 +255,10 @@ fn title(code: Code) -> &'static str {
         Code::MtlsIdentityUnavailable => "The client certificate for this origin cannot be loaded",
         Code::MtlsRenegotiationRequired => "The origin asks for the client certificate by renegotiation",
         Code::MtlsClosedAfterCertificate => "The origin closed the connection after asking for a client certificate",
-        Code::TrustUnknownIssuer => "The origin's certificate leads to no trust anchor",
-        Code::TrustNameMismatch => "The origin's certificate is for another name",
-        Code::TrustServerExpired => "The origin's certificate is outside its validity",
-        Code::TrustInvalid => "The origin's certificate is invalid",
+        Code::TrustUnknownIssuer => "The server's certificate leads to no trust anchor",
+        Code::TrustNameMismatch => "The server's certificate is for another name",
+        Code::TrustServerExpired => "The server's certificate is outside its validity",
+        Code::TrustInvalid => "The server's certificate is invalid",
         Code::TlsProtocol => "The TLS handshake with the origin failed",
         Code::UpstreamMalformed => "The origin's answer is not valid HTTP",
         Code::PolicyOriginDenied => "The egress policy does not allow this origin",
@@ -271,7 +271,7 @@ fn title(code: Code) -> &'static str {
         Code::RequestLoop => "The request came through this proxy already",
         Code::DnsNotFound => "The origin's name does not exist",
         Code::DnsFailed => "The origin's name could not be resolved",
-        Code::NetRefused => "The origin refused the connection",
+        Code::NetRefused => "The connection to the origin was refused",
         Code::NetUnreachable => "The origin cannot be reached",
         Code::NetTimeout => "The origin did not answer in time",
         Code::NetReset => "The connection to the origin was reset",
@@ -311,6 +311,9 @@ fn add_facts(body: &mut Map<String, Value>, facts: &Facts) {
     body.insert("request_sent".into(), facts.request_sent.into());
     if let Some(address) = facts.address {
         body.insert("address".into(), address.to_string().into());
+    }
+    if let Some(parent) = &facts.parent {
+        body.insert("parent".into(), (**parent).into());
     }
     if let Some(sni) = sni(origin) {
         body.insert("sni".into(), sni.into());
@@ -358,7 +361,8 @@ fn sni(origin: &str) -> Option<String> {
 }
 
 /// A distinguished name as RFC 4514 writes it; what cannot be read is said to be so.
-fn rfc4514(der: &[u8]) -> String {
+/// A distinguished name (DER) as a person reads it.
+pub(super) fn rfc4514(der: &[u8]) -> String {
     RdnSequence::from_der(der).map_or_else(|_| "(unreadable name)".to_owned(), |name| name.to_string())
 }
 

@@ -1,4 +1,5 @@
-//! Front end: the explicit proxy. Absolute form (RFC 9112 section 3.2.2); CONNECT goes on to [`super::connect`].
+//! Front end: the explicit proxy. Absolute form (RFC 9112 section 3.2.2), which in HTTP/2 is `:scheme` and `:authority`;
+//! CONNECT goes on to [`super::connect`].
 //!
 //! Host, SNI and identity come from the target alone. A `Host` that says otherwise is replaced, as RFC 9112
 //! section 3.2.2 demands; a missing, doubled or broken one is refused.
@@ -9,9 +10,8 @@ use http::{Method, Request, Response, Uri, Version};
 
 use super::headers::only_host;
 use super::listener::{Client, Refused};
-use super::{Inbound, Way, connect};
-use crate::domain::{Code, HTTPS_PORT, HttpTarget, Origin, OriginError, Rule};
-use crate::registry::{Snapshot, Target};
+use super::{Inbound, Way, connect, target};
+use crate::domain::{Code, HTTPS_PORT, HttpTarget, Origin, OriginError};
 use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
 
 /// What an absolute-form target names.
@@ -44,7 +44,7 @@ pub(super) async fn answer(client: Arc<Client>, request: Request<RequestBody>) -
         Named::Https(origin) => Destination::Tls(origin),
         Named::Http(target) => {
             let lifted = target.lifted();
-            if is_bound(&inbound.project.load(), &lifted) {
+            if inbound.project.load().lifts(&lifted) {
                 inbound.to_mut().way = Way::Lifted;
                 Destination::Tls(lifted)
             } else {
@@ -56,20 +56,13 @@ pub(super) async fn answer(client: Arc<Client>, request: Request<RequestBody>) -
     client.proxy.forwarder.forward(&inbound, destination, request).await
 }
 
-/// Whether an exact or wildcard binding other than *none* applies: only then is plain http lifted, and a CONNECT
-/// intercepted without asking. A certificate that cannot be loaded counts, so that the failure can be told.
-pub(super) fn is_bound(snapshot: &Snapshot, origin: &Origin) -> bool {
-    let selection = snapshot.select(origin);
-    matches!(selection.rule, Rule::Exact | Rule::Wildcard)
-        && selection.binding.is_some_and(|b| !matches!(b.target, Target::None))
-}
-
 /// The target of a request to a proxy. http's own reading of the host is not trusted; ours is.
 fn named(uri: &Uri) -> Result<Named, Failure> {
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
         return Err(Failure::new(
             Code::RequestMalformed,
-            "this is a forward proxy: it expects CONNECT host:port, or a target in absolute form",
+            "this is a forward proxy: it expects CONNECT host:port, or a target in absolute form (in \
+             HTTP/2 with :scheme and :authority)",
         )
         .fix("use it as a proxy, as in: curl -x http://HOST:PORT https://api.example.com/"));
     };
@@ -87,8 +80,12 @@ pub(super) fn malformed(error: &OriginError) -> Failure {
     Failure::new(Code::RequestMalformed, format!("the request's target is not usable: {error}"))
 }
 
-/// RFC 9112 section 3.2: a request of HTTP/1.1 has exactly one valid Host, whatever its target says.
+/// RFC 9112 section 3.2: a request of HTTP/1.1 has exactly one valid Host, whatever its target says. In HTTP/2 it may be
+/// missing, and says nothing else.
 fn check_host(request: &Request<RequestBody>) -> Result<(), Failure> {
+    if request.version() == Version::HTTP_2 {
+        return target::authority(request).map(drop);
+    }
     let target = request.uri().authority().map_or("", |a| a.as_str());
     host_is_valid(only_host(request.headers())?, target, request.version())
 }

@@ -4,7 +4,7 @@
 //! the selection, then the identity's validity, and only then the pool. A request whose identity was
 //! retired between selection and checkout is selected again.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,11 +12,12 @@ use http::{Request, Response, StatusCode, Uri};
 use moka::sync::Cache;
 use tokio::time::Instant;
 
+use super::caller::Pass;
 use super::error;
 use super::headers::{self, Via};
 use super::websocket::{Ask, Bridges};
 use crate::config::Limits;
-use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, ProjectId, Rule, Validity};
+use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, Peer, ProjectId, Rule, Validity};
 use crate::identity::{Presented, UpstreamTls};
 use crate::observe::{AccessLog, Exchange, Metrics, RequestId};
 use crate::policy::EgressPolicy;
@@ -68,10 +69,12 @@ pub struct Inbound {
     pub listener: Arc<str>,
     /// How it came.
     pub way: Way,
-    /// The client's address.
-    pub peer: IpAddr,
-    /// An authenticated or loopback caller: problem bodies carry facts.
+    /// The client.
+    pub peer: Peer,
+    /// An authenticated or local caller: problem bodies carry facts.
     pub trusted: bool,
+    /// Where a token named the project: what says that it still does.
+    pub pass: Option<Arc<Pass>>,
 }
 
 /// The waist.
@@ -133,6 +136,7 @@ impl Forwarder {
         mut request: Request<RequestBody>,
     ) -> Response<ReplyBody> {
         let mut record = Record::begin(inbound, &to, &request);
+        record.parent = self.upstreams.parent(&to);
         let ask = if self.bridges.get().is_some() { Ask::take(&mut request) } else { None };
         let outcome = match self.attempt(inbound, &to, request, ask.as_ref(), &mut record).await {
             Ok(reply) => self.answer(inbound, &to, reply, ask, record).map_err(|(f, record)| (f, *record)),
@@ -146,6 +150,7 @@ impl Forwarder {
                 }
                 failure.facts.origin.get_or_insert_with(|| to.to_string());
                 failure.facts.rule = failure.facts.rule.or(record.rule);
+                failure.facts.parent = failure.facts.parent.take().or_else(|| record.parent.clone());
                 failure.facts.identity = failure.facts.identity.take().or_else(|| record.identity.clone());
                 self.refuse(inbound, &failure, record)
             }
@@ -154,8 +159,7 @@ impl Forwarder {
 
     /// egret's own answer to a request, with its log line.
     fn refuse(&self, inbound: &Inbound, failure: &Failure, record: Record) -> Response<ReplyBody> {
-        self.metrics.exchanges.add();
-        self.metrics.exchanges_failed.add();
+        self.metrics.refused(failure.code);
         let sidecar = inbound.way == Way::Sidecar;
         let id = record.id.to_string();
         let response = if record.grpc {
@@ -247,8 +251,8 @@ impl Forwarder {
         {
             return Err((failure, Box::new(record)));
         }
-        self.metrics.exchanges.add();
         let (mut parts, body) = reply.response.into_parts();
+        self.metrics.answered(parts.status);
         let version = parts.version;
         headers::clean_response(&mut parts.headers, version, &self.via, inbound.way == Way::Lifted);
         parts.version = http::Version::HTTP_11;
@@ -332,7 +336,7 @@ fn withheld(failure: Failure, to: &Destination) -> Failure {
 }
 
 /// Whether what was selected may be sent; never falls back to another certificate.
-fn check_usable(selection: &Selection, on_expiry: OnExpiry, origin: &Origin) -> Result<(), Failure> {
+pub(super) fn check_usable(selection: &Selection, on_expiry: OnExpiry, origin: &Origin) -> Result<(), Failure> {
     let fix = || {
         let flag = match selection.binding.as_ref().map(|b| &b.pattern) {
             None | Some(Pattern::Default) => String::new(),
@@ -401,6 +405,7 @@ struct Record {
     connecting: Duration,
     first_byte: Option<Duration>,
     address: Option<SocketAddr>,
+    parent: Option<Arc<str>>,
 }
 
 impl Record {
@@ -420,6 +425,7 @@ impl Record {
             connecting: Duration::ZERO,
             first_byte: None,
             address: None,
+            parent: None,
         }
     }
 
@@ -446,6 +452,7 @@ impl Record {
             connect: (!self.connecting.is_zero()).then_some(self.connecting),
             first_byte: self.first_byte,
             address: self.address.or_else(|| failure.and_then(|f| f.facts.address)),
+            parent: self.parent.as_deref(),
         }
     }
 }

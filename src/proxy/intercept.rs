@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use http::{Method, Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use tokio::time::timeout;
@@ -13,11 +14,10 @@ use super::explicit::missing_host;
 use super::headers::only_host;
 use super::listener::{Client, Refused};
 use super::serve::{self, Answering, Protocol};
-use super::tunnel::Held;
 use super::websocket;
-use super::{Inbound, Way};
+use super::{Inbound, Way, target};
 use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, Origin};
-use crate::net::{Io, Stream};
+use crate::net::{Held, Io, Stream};
 use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
 
 /// An intercepted tunnel.
@@ -45,7 +45,9 @@ impl Inside {
     }
 
     async fn answer(self: Arc<Self>, client: Arc<Client>, request: Request<RequestBody>) -> Response<ReplyBody> {
-        match client.check_target(&request).and_then(|()| self.check(&request)) {
+        let admitted = client.admits(&self.inbound);
+        let ended = admitted.is_err();
+        match admitted.and_then(|()| client.check_target(&request)).and_then(|()| self.check(&request)) {
             Ok(()) => client.proxy.forwarder.forward(&self.inbound, self.destination.clone(), request).await,
             Err(failure) => {
                 let origin = self.origin.to_string();
@@ -55,7 +57,12 @@ impl Inside {
                     origin: Some(&origin),
                     inbound: Some(&self.inbound),
                 };
-                client.refuse(&failure, refused)
+                let mut response = client.refuse(&failure, refused);
+                if ended {
+                    // Nothing will be answered here any more: the client is to come back with another credential.
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                response
             }
         }
     }
@@ -73,9 +80,7 @@ fn authority(origin: &Origin, secure: bool) -> String {
 
 fn check<B>(request: &Request<B>, origin: &Origin, secure: bool, usual: &str) -> Result<(), Failure> {
     let uri = request.uri();
-    if request.method() == Method::CONNECT {
-        return Err(Failure::new(Code::RequestMalformed, "there is no CONNECT inside a tunnel"));
-    }
+    target::opens_websocket(request, || Failure::new(Code::RequestMalformed, "there is no CONNECT inside a tunnel"))?;
     let asterisk = uri.path() == "*" && request.method() == Method::OPTIONS;
     if !uri.path().starts_with('/') && !asterisk {
         return Err(Failure::new(Code::RequestMalformed, "the request's target is not a path"));
@@ -85,8 +90,13 @@ fn check<B>(request: &Request<B>, origin: &Origin, secure: bool, usual: &str) ->
     {
         return Err(misdirected());
     }
-    let host = only_host(request.headers())?.ok_or_else(missing_host)?;
-    for authority in [Some(host), uri.authority().map(|a| a.as_str())].into_iter().flatten() {
+    let target = uri.authority().map(|a| a.as_str());
+    let host = only_host(request.headers())?;
+    // RFC 9113 section 8.3.1: in HTTP/2 one of the two is enough.
+    if host.is_none() && (target.is_none() || request.version() != Version::HTTP_2) {
+        return Err(missing_host());
+    }
+    for authority in [host, target].into_iter().flatten() {
         // The usual spelling costs a comparison; any other is read and compared in canonical form.
         if authority.eq_ignore_ascii_case(usual) {
             continue;
@@ -109,7 +119,7 @@ fn misdirected() -> Failure {
 /// Serves the client of an intercepted tunnel until it ends.
 pub(super) async fn serve(client: Arc<Client>, inside: Inside, io: Held<Io<Stream>>) {
     let serving = client.proxy.serving.clone();
-    let meter = client.meter.clone();
+    let meter = io.meter().clone();
     if !inside.secure {
         return serve::serve(io, Protocol::Http1, meter, serving, handle(client, inside)).await;
     }
@@ -187,6 +197,35 @@ mod tests {
         assert_eq!(judged("https://api.test", true, "GET", "https://api.test/", &["other.test"]), misdirected);
         assert_eq!(judged("https://api.test", true, "GET", "http://api.test/", &["api.test"]), misdirected);
         assert_eq!(judged("https://api.test:80", false, "GET", "/", &["api.test:443"]), misdirected);
+    }
+
+    #[test]
+    fn takes_the_authority_of_http_2_and_its_websockets() {
+        let origin = Origin::parse("https://api.test").unwrap();
+        let judged = |method: &str, uri: &str, host: Option<&str>, protocol: Option<&'static str>| {
+            let mut request = Request::builder().method(method).uri(uri).version(Version::HTTP_2);
+            if let Some(host) = host {
+                request = request.header("host", host);
+            }
+            let mut request = request.body(()).unwrap();
+            if let Some(protocol) = protocol {
+                request.extensions_mut().insert(hyper::ext::Protocol::from_static(protocol));
+            }
+            check(&request, &origin, true, &authority(&origin, true)).map_err(|f| f.code)
+        };
+        assert_eq!(judged("GET", "https://api.test/x", None, None), Ok(()));
+        assert_eq!(judged("GET", "/x", Some("api.test"), None), Ok(()));
+        assert_eq!(judged("GET", "https://api.test/x", Some("api.test:443"), None), Ok(()));
+        assert_eq!(judged("CONNECT", "https://api.test/chat", None, Some("websocket")), Ok(()));
+        let misdirected = Err(Code::RequestMisdirected);
+        assert_eq!(judged("GET", "https://other.test/x", None, None), misdirected);
+        assert_eq!(judged("GET", "https://api.test/x", Some("other.test"), None), misdirected);
+        assert_eq!(judged("GET", "http://api.test/x", None, None), misdirected);
+        assert_eq!(judged("CONNECT", "https://other.test/chat", None, Some("websocket")), misdirected);
+        let malformed = Err(Code::RequestMalformed);
+        assert_eq!(judged("GET", "/x", None, None), malformed);
+        assert_eq!(judged("CONNECT", "api.test:443", None, None), malformed);
+        assert_eq!(judged("CONNECT", "https://api.test/", None, Some("connect-udp")), malformed);
     }
 
     #[test]

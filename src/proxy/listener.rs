@@ -1,26 +1,34 @@
 //! A way in: binds, accepts, and gives every connection its front end.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::net::TcpListener;
+use rustls::ServerConfig;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use super::caller::{self, Memo};
-use super::serve::{self, Answering, Protocol, serve};
+use super::serve::{self, Answering, Protocol, serve, serve_by_preface};
 use super::websocket;
-use super::{Inbound, Proxy, Way, error, explicit, sidecar};
+use super::{Inbound, Proxy, Way, error, explicit, sidecar, target};
 use crate::config::{CallerSettings, Intercept, ListenerMode, ListenerSettings};
-use crate::domain::Code;
+use crate::domain::time::now;
+use crate::domain::{Code, Peer};
+use crate::net::listen::{Accepted, Accepting, Listening, is_of_the_connection};
 use crate::net::{Io, Meter, Stream};
 use crate::observe::{Exchange, Metrics};
+use crate::pki::caller::CallerNames;
+use crate::pki::server::ServerTls;
 use crate::upstream::{Failure, ReplyBody, RequestBody};
 
+/// What is wrong with a target that is too long (414, where too many fields are 431).
+const LONG_TARGET: &str = "the request line is longer than limits.max_request_line";
 /// First and longest pause after accepting failed for want of descriptors or memory.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
@@ -42,41 +50,32 @@ impl Entry {
     }
 }
 
-/// A bound way in. Connections wait in the kernel's queue until `Listener::run`.
+/// A bound way in. Connections wait in the kernel's queue until [`Listener::start`].
 pub struct Listener {
-    socket: TcpListener,
-    address: SocketAddr,
+    socket: Accepting,
+    tls: Option<Arc<ServerTls>>,
     entry: Arc<Entry>,
     proxy: Arc<Proxy>,
 }
 
 impl Listener {
-    /// Binds what `settings` says.
+    /// A way in on a socket that listens already. Must be called inside the data plane's runtime.
     ///
     /// # Errors
-    /// The address cannot be bound.
-    pub async fn bind(settings: &ListenerSettings, proxy: Arc<Proxy>) -> io::Result<Self> {
-        Self::on(TcpListener::bind(settings.listen).await?, settings, proxy)
-    }
-
-    /// The same on a socket that listens already.
-    ///
-    /// # Errors
-    /// The socket has no address.
-    pub fn on(socket: TcpListener, settings: &ListenerSettings, proxy: Arc<Proxy>) -> io::Result<Self> {
+    /// The runtime does not take the socket.
+    pub fn on(
+        socket: Listening,
+        tls: Option<Arc<ServerTls>>,
+        settings: &ListenerSettings,
+        proxy: Arc<Proxy>,
+    ) -> io::Result<Self> {
         let entry = Entry {
             name: settings.name.as_str().into(),
             mode: settings.mode.clone(),
             caller: settings.caller.clone(),
             intercept: settings.intercept,
         };
-        Ok(Self { address: socket.local_addr()?, socket, entry: Arc::new(entry), proxy })
-    }
-
-    /// Where it listens; the real port if 0 was asked for.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
+        Ok(Self { socket: socket.accepting()?, tls, entry: Arc::new(entry), proxy })
     }
 
     /// Accepts until the proxy drains. The task that it starts, and those of its connections, belong to
@@ -108,9 +107,9 @@ impl Listener {
                 }
             };
             match self.socket.accept().await {
-                Ok((stream, peer)) => {
+                Ok(accepted) => {
                     pause = PAUSE.0;
-                    self.connected(stream.into(), peer, seat);
+                    self.connected(accepted, seat);
                 }
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(error) => {
@@ -122,33 +121,84 @@ impl Listener {
         }
     }
 
-    fn connected(&self, stream: Stream, peer: SocketAddr, seat: OwnedSemaphorePermit) {
+    fn connected(&self, accepted: Accepted, permit: OwnedSemaphorePermit) {
+        let Accepted { stream, peer, .. } = accepted;
         // Answers are written whole; waiting for more to send with them only costs time.
         stream.set_nodelay();
-        let meter = Meter::new();
-        let client = Arc::new(Client::new(&self.proxy, &self.entry, peer.ip().to_canonical(), meter.clone(), seat));
-        let io = Io::new(stream, meter.clone());
-        let serving = self.proxy.serving.clone();
-        let handle = move |request| Client::answer(client.clone(), request);
-        self.proxy.tasks.spawn(serve(io, Protocol::Http1, meter, serving, handle));
+        let seat = Seat::new(permit, &self.proxy.serving.metrics);
+        let arrived = Arrived { proxy: self.proxy.clone(), entry: self.entry.clone(), peer, seat };
+        match &self.tls {
+            None => self.proxy.tasks.spawn(arrived.serve(stream, None, None)),
+            Some(tls) => self.proxy.tasks.spawn(arrived.secure(stream, tls.config().clone())),
+        };
     }
 }
 
-/// Whether accepting failed for one connection only, so that the next may follow at once.
-fn is_of_the_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::Interrupted
-    )
+/// A client that has connected and said nothing yet.
+struct Arrived {
+    proxy: Arc<Proxy>,
+    entry: Arc<Entry>,
+    peer: Peer,
+    seat: Seat,
 }
+
+impl Arrived {
+    /// Serves the connection until it ends. `agreed`: what TLS agreed on; in the clear a sidecar is told by the first bytes.
+    async fn serve(self, stream: Stream, agreed: Option<Protocol>, certificate: Option<Verified>) {
+        let meter = Meter::new();
+        let serving = self.proxy.serving.clone();
+        let io = Io::new(stream, meter.clone());
+        let sidecar = matches!(self.entry.mode, ListenerMode::Sidecar(_));
+        let client = Arc::new(Client::new(self, certificate));
+        let handle = move |request| Client::answer(client.clone(), request);
+        match agreed {
+            None if sidecar => serve_by_preface(io, meter, serving, handle).await,
+            agreed => serve(io, agreed.unwrap_or(Protocol::Http1), meter, serving, handle).await,
+        }
+    }
+
+    /// The same once TLS stands; a client that does not get so far is dropped.
+    async fn secure(self, stream: Stream, tls: Arc<ServerConfig>) {
+        let serving = self.proxy.serving.clone();
+        let failed = |why: &dyn fmt::Display| {
+            serving.metrics.client_handshakes_failed.add();
+            tracing::debug!(listener = &*self.entry.name, peer = %self.peer, %why, "a client's TLS handshake failed");
+        };
+        // Boxed, as what follows: the TLS state is large, and this future is kept for as long as the client stays.
+        let handshake = Box::pin(TlsAcceptor::from(tls).accept(stream));
+        let stream = tokio::select! {
+            accepted = timeout(serving.limits.handshake_timeout, handshake) => match accepted {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => return failed(&error),
+                Err(_) => {
+                    serving.metrics.client_timeouts.add();
+                    return failed(&"limits.handshake_timeout passed");
+                }
+            },
+            () = serving.drain.cancelled() => return,
+        };
+        let (_, session) = stream.get_ref();
+        let protocol = Protocol::agreed(session.alpn_protocol());
+        let leaf = session.peer_certificates().and_then(<[_]>::first);
+        let certificate = leaf.map(|leaf| Verified(CallerNames::of(leaf, now())));
+        Box::pin(self.serve(Stream::boxed(stream), Some(protocol), certificate)).await;
+    }
+}
+
+/// A client certificate that a handshake verified: what it says, unless it is not valid any more.
+struct Verified(Option<CallerNames>);
 
 /// A place among `limits.max_connections`, held as long as anything of the connection runs, tunnels included.
 struct Seat {
     _permit: OwnedSemaphorePermit,
     metrics: Arc<Metrics>,
+}
+
+impl Seat {
+    fn new(permit: OwnedSemaphorePermit, metrics: &Arc<Metrics>) -> Self {
+        metrics.client_connections.add();
+        Self { _permit: permit, metrics: metrics.clone() }
+    }
 }
 
 impl Drop for Seat {
@@ -161,44 +211,29 @@ impl Drop for Seat {
 pub(super) struct Client {
     pub(super) proxy: Arc<Proxy>,
     pub(super) entry: Arc<Entry>,
-    /// IPv4-mapped addresses as IPv4.
-    pub(super) peer: IpAddr,
-    pub(super) meter: Arc<Meter>,
+    pub(super) peer: Peer,
     /// Of a listener with a fixed project: what every request's [`Inbound`] is; `None` if the project is gone.
     fixed: Option<Inbound>,
+    certificate: Option<Verified>,
     memo: Memo,
     _seat: Seat,
 }
 
 impl Client {
-    fn new(
-        proxy: &Arc<Proxy>,
-        entry: &Arc<Entry>,
-        peer: IpAddr,
-        meter: Arc<Meter>,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
-        let metrics = proxy.serving.metrics.clone();
-        metrics.client_connections.add();
+    fn new(arrived: Arrived, certificate: Option<Verified>) -> Self {
+        let Arrived { proxy, entry, peer, seat } = arrived;
         let fixed = match &entry.caller {
             CallerSettings::Project(id) => proxy.registry.project(id).map(|project| Inbound {
                 project,
                 listener: entry.name.clone(),
                 way: entry.way(),
                 peer,
-                trusted: peer.is_loopback(),
+                trusted: peer.is_local() || certificate.is_some(),
+                pass: None,
             }),
-            CallerSettings::Token => None,
+            CallerSettings::Token | CallerSettings::Certificate => None,
         };
-        Self {
-            proxy: proxy.clone(),
-            entry: entry.clone(),
-            peer,
-            meter,
-            fixed,
-            memo: Memo::default(),
-            _seat: Seat { _permit: permit, metrics },
-        }
+        Self { proxy, entry, peer, fixed, certificate, memo: Memo::default(), _seat: seat }
     }
 
     /// Every request of the connection starts here.
@@ -218,7 +253,7 @@ impl Client {
         if let Some(fixed) = &self.fixed {
             return Ok(Cow::Borrowed(fixed));
         }
-        let project = match self.entry.caller {
+        let caller::Admitted { project, pass } = match self.entry.caller {
             CallerSettings::Project(_) => {
                 return Err(Failure::new(Code::CallerForbidden, "the project of this listener was deleted"));
             }
@@ -232,6 +267,10 @@ impl Client {
                     },
                 )?
             }
+            CallerSettings::Certificate => {
+                let names = self.certificate.as_ref().and_then(|verified| verified.0.as_ref());
+                caller::by_certificate(names, &self.memo, &self.proxy.registry)?
+            }
         };
         Ok(Cow::Owned(Inbound {
             project,
@@ -239,42 +278,53 @@ impl Client {
             way: self.entry.way(),
             peer: self.peer,
             trusted: true,
+            pass,
         }))
     }
 
-    /// The check of `limits.max_request_line`, before anything looks at the target.
+    /// Whether who was let in some time ago still is: a token that opened a tunnel may have been revoked since.
+    pub(super) fn admits(&self, inbound: &Inbound) -> Result<(), Failure> {
+        match &inbound.pass {
+            Some(pass) if !pass.holds(&self.proxy.registry, &inbound.project) => {
+                let what = "the token that opened this tunnel was revoked or has expired";
+                Err(Failure::new(Code::CallerForbidden, what).fix("open a new tunnel with a valid token"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The check of `limits.max_request_line`, and of what HTTP/2 leaves to us, before anything looks at the target.
     pub(super) fn check_target(&self, request: &Request<RequestBody>) -> Result<(), Failure> {
         let uri = request.uri();
         let length = uri.path_and_query().map_or(0, |p| p.as_str().len())
             + uri.authority().map_or(0, |a| a.as_str().len())
             + request.method().as_str().len();
         if length > self.proxy.serving.limits.max_request_line {
-            return Err(Failure::new(Code::LimitHead, "the request line is longer than limits.max_request_line"));
+            return Err(Failure::new(Code::LimitHead, LONG_TARGET));
         }
-        Ok(())
+        target::check(request, &self.proxy.serving.limits)
     }
 
     /// The answer to a request that does not reach the waist, with its line in the log.
     pub(super) fn refuse(&self, failure: &Failure, refused: Refused<'_>) -> Response<ReplyBody> {
         let Refused { way, method, origin, inbound } = refused;
-        let trusted = inbound.map_or(self.peer.is_loopback(), |i| i.trusted);
+        let trusted = inbound.map_or(self.peer.is_local() || self.certificate.is_some(), |i| i.trusted);
         let sidecar = matches!(self.entry.mode, ListenerMode::Sidecar(_));
         let mut line = Exchange::new(&self.entry.name, way, self.peer, method);
         let id = line.request_id.to_string();
-        // Before a target was looked at, too large a head can only be too long a target.
-        let response = if failure.code == Code::LimitHead {
+        let response = if failure.detail == LONG_TARGET {
             error::answer_with(StatusCode::URI_TOO_LONG, failure, trusted, &id)
         } else {
             error::answer(failure, trusted, sidecar, &id)
         };
-        let metrics = &self.proxy.serving.metrics;
-        metrics.exchanges.add();
-        metrics.exchanges_failed.add();
+        self.proxy.serving.metrics.refused(failure.code);
         line.project = inbound.map(|i| i.project.id().as_str());
         line.origin = origin.as_ref().map(|o| o as _);
         line.status = response.status().as_u16();
         line.code = Some(failure.code.as_str());
         line.reason = Some(&failure.detail);
+        line.address = failure.facts.address;
+        line.parent = failure.facts.parent.as_deref();
         self.proxy.forwarder.access().write(&line);
         response
     }
@@ -289,3 +339,6 @@ pub(super) struct Refused<'a> {
     /// Once the caller is known.
     pub(super) inbound: Option<&'a Inbound>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,12 +12,14 @@ mod caller;
 mod connect;
 pub mod error;
 mod explicit;
+mod foresight;
 mod forward;
 pub mod headers;
 mod intercept;
 mod listener;
 mod serve;
 mod sidecar;
+mod target;
 mod tunnel;
 mod websocket;
 
@@ -31,6 +33,8 @@ use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+pub use caller::Pass;
+pub use foresight::Outlook;
 pub use forward::{Forwarder, Inbound, Way};
 pub use listener::Listener;
 
@@ -50,7 +54,7 @@ pub type LeafFuture<'a> = Pin<Box<dyn Future<Output = Result<Arc<ServerConfig>, 
 
 /// Gives the TLS configurations that intercepted clients are met with.
 pub trait Leafs: Send + Sync {
-    /// A server configuration with a leaf for exactly `host`, issued by the local CA; ALPN `http/1.1`.
+    /// A server configuration with a leaf for exactly `host`, issued by the local CA; ALPN `h2` and `http/1.1`.
     ///
     /// # Errors
     /// Why there is none, in words.
@@ -90,7 +94,7 @@ pub struct Proxy {
     asked: AskedBefore,
     /// Who failed to authenticate lately.
     throttle: Throttle,
-    /// Every accept loop, connection and tunnel.
+    /// Every accept loop, connection, stream of HTTP/2 and tunnel.
     tasks: TaskTracker,
 }
 
@@ -99,8 +103,8 @@ impl Proxy {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { registry, forwarder, upstreams, policy, leafs, limits, metrics } = parts;
-        let serving = Serving::new(limits.clone(), metrics.clone());
         let tasks = TaskTracker::new();
+        let serving = Serving::new(limits.clone(), metrics.clone(), tasks.clone());
         forwarder.own_bridges(Bridges {
             tasks: tasks.clone(),
             abort: serving.abort.clone(),

@@ -1,57 +1,44 @@
-//! HTTP/1.1 on one connection: hyper, and the deadlines around it.
+//! One client connection: what HTTP it speaks, the library that speaks it, and the deadlines around that.
 //!
-//! hyper's `header_read_timeout` is left off on purpose: it also runs while a keep-alive connection is idle, and
-//! it makes and drops a timer for every request. Instead one coarse timer per connection looks at the meter and
-//! at the number of exchanges; a request costs it nothing. It may notice a slow head one `limits.head_timeout`
-//! late, never early.
-//!
-//! Every byte passes the framing gate ([`Guarded`]) before hyper sees it. What the gate refuses is answered here,
-//! once all that came before it is answered: hyper never learns of it.
-//!
-//! `half_close` is off: a client that closes while it waits has gone, and its exchange ends (an upstream
-//! request is cancelled). The price is that a client that shuts down its sending side before the answer gets none.
+//! What is common to HTTP/1.1 ([`h1`]) and HTTP/2 ([`h2`]) is here: limits and counters, how a request is taken,
+//! and the [`Gate`] before the timers.
 
-use std::convert::Infallible;
+mod carried;
+mod h1;
+mod h2;
+mod preface;
+
 use std::future::Future;
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::{Request, Response, Version};
-use http_body::{Body, Frame, SizeHint};
+use http::{Method, Request, Response, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::time::Instant;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::websocket::Switch;
-use super::{error, headers};
+pub(super) use carried::carried;
+pub(super) use preface::serve_by_preface;
+
+use super::headers;
 use crate::config::Limits;
-use crate::domain::Code;
-use crate::net::{Guarded, HangUp, Meter};
+use crate::net::{HangUp, Meter};
 use crate::observe::Metrics;
-use crate::upstream::{Failure, ReplyBody, RequestBody};
+use crate::upstream::{ReplyBody, RequestBody, Upload};
 
 /// An answer in the making. Boxed, so that an idle connection does not carry the space of a running exchange.
 pub(super) type Answering<B = ReplyBody> = Pin<Box<dyn Future<Output = Response<B>> + Send>>;
 
-/// hyper refuses to work with less.
-const LEAST_HEAD: usize = 8 * 1024;
-/// hyper's own, for which it keeps the field table on the stack.
-const DEFAULT_HEADERS: usize = 100;
 /// A last word, and waiting until the client has taken it, lasts no longer.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// What is read and thrown away meanwhile, at most. Closing on unread bytes would reset the connection, and the
-/// client might lose the answer.
-const LINGER_BYTES: u64 = 1024 * 1024;
 
 /// What serving a connection needs, whatever is served on it.
 pub(super) struct Serving {
@@ -65,32 +52,21 @@ pub(super) struct Serving {
     pub(super) drain: CancellationToken,
     /// Ends it: whatever still runs is cut.
     pub(super) abort: CancellationToken,
+    /// Where the streams of HTTP/2 run; they end with their connection.
+    tasks: TaskTracker,
 }
 
 impl Serving {
-    pub(super) fn new(limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(super) fn new(limits: Limits, metrics: Arc<Metrics>, tasks: TaskTracker) -> Arc<Self> {
         Arc::new(Self {
-            http1: builder(&limits),
+            http1: h1::builder(&limits),
             limits,
             metrics,
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
+            tasks,
         })
     }
-}
-
-fn builder(limits: &Limits) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .header_read_timeout(None)
-        .half_close(false)
-        .keep_alive(true)
-        .pipeline_flush(false)
-        .max_buf_size(limits.max_head_bytes.max(LEAST_HEAD));
-    if limits.max_headers != DEFAULT_HEADERS {
-        builder.max_headers(limits.max_headers);
-    }
-    builder
 }
 
 /// What a client speaks on its connection: by ALPN, or by its first bytes.
@@ -117,301 +93,45 @@ where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
 {
     match protocol {
-        Protocol::Http1 => http1(io, meter, serving, handle).await,
-        Protocol::Http2 => todo!("HTTP/2 on the client's side"),
-    }
-}
-
-async fn http1<I, H, B>(io: I, meter: Arc<Meter>, serving: Arc<Serving>, handle: H)
-where
-    I: AsyncRead + AsyncWrite + HangUp + Unpin + Send + 'static,
-    H: Fn(Request<Incoming>) -> Answering<B> + Send + 'static,
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
-{
-    let activity = Arc::new(Activity::new(meter));
-    let io = Guarded::new(io);
-    let verdict = io.verdict();
-    let service = {
-        let (activity, switch) = (activity.clone(), verdict.clone());
-        service_fn(move |mut request: Request<Incoming>| {
-            let busy = Busy::new(&activity);
-            if request.version() < Version::HTTP_11 {
-                activity.http10.store(true, Ordering::Relaxed);
-            }
-            if request.headers().contains_key(http::header::UPGRADE) {
-                request.extensions_mut().insert(Switch(switch.clone()));
-            }
-            if !request.body().is_end_stream() {
-                // An answer may end before the upload does.
-                request.extensions_mut().insert(busy.clone());
-            }
-            let answering = handle(request);
-            async move { Ok::<_, Infallible>(answering.await.map(|body| Counted { body, _busy: busy })) }
-        })
-    };
-    let mut connection = serving.http1.serve_connection(TokioIo::new(io), service).with_upgrades();
-    let ended = {
-        let mut watch = Watch::default();
-        let mut gate = Gate::default();
-        let mut sleep = pin!(tokio::time::sleep(serving.limits.head_timeout));
-        let mut drained = pin!(serving.drain.cancelled());
-        let mut aborted = pin!(serving.abort.cancelled());
-        let mut draining = false;
-        std::future::poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-                    return Poll::Ready(Ended::ByItself(result));
-                }
-                if verdict.is_due(activity.done.load(Ordering::Relaxed)) {
-                    return Poll::Ready(Ended::Malformed);
-                }
-                if !gate.opened(cx) {
-                    return Poll::Pending;
-                }
-                let cx = &mut gate.context();
-                if aborted.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Ended::Aborted);
-                }
-                let mut again = false;
-                if !draining && drained.as_mut().poll(cx).is_ready() {
-                    draining = true;
-                    again = true;
-                    Pin::new(&mut connection).graceful_shutdown();
-                }
-                while sleep.as_mut().poll(cx).is_ready() {
-                    match watch.look(activity.seen(), &serving.limits) {
-                        Verdict::Wait(time) => sleep.as_mut().reset(Instant::now() + time),
-                        Verdict::Idle if watch.closing => return Poll::Ready(Ended::TimedOut),
-                        Verdict::Idle => {
-                            watch.closing = true;
-                            again = true;
-                            Pin::new(&mut connection).graceful_shutdown();
-                            sleep.as_mut().reset(Instant::now() + serving.limits.head_timeout);
-                        }
-                        Verdict::SlowHead => return Poll::Ready(Ended::SlowHead),
-                        Verdict::Stalled => return Poll::Ready(Ended::TimedOut),
-                    }
-                }
-                if !again {
-                    return Poll::Pending;
-                }
-            }
-        })
-        .await
-    };
-    let refused = verdict.refused();
-    // An answer that broke off must not look whole to a client that knows no chunks.
-    let broke_off = match &ended {
-        Ended::ByItself(result) => result.as_ref().is_err_and(hyper::Error::is_user),
-        Ended::Aborted | Ended::TimedOut => activity.seen().busy,
-        Ended::Malformed | Ended::SlowHead => false,
-    };
-    if broke_off && activity.http10.load(Ordering::Relaxed) {
-        if let Some(parts) = connection.into_parts() {
-            parts.io.into_inner().into_inner().hang_up();
-        }
-        return;
-    }
-    if let Some(why) = refused {
-        serving.metrics.client_malformed.add();
-        tracing::debug!(%why, "the framing gate refused what a client sent");
-    }
-    let last_word = match ended {
-        Ended::ByItself(result) => {
-            if let Err(error) = result {
-                if refused.is_none() && error.is_parse() {
-                    serving.metrics.client_malformed.add();
-                }
-                tracing::debug!(%error, "client connection ended");
-            }
-            // The exchange whose body was refused has been answered, if that was still possible.
-            refused.map(|_| Vec::new())
-        }
-        Ended::Malformed => refused.map(|why| error::written(&Failure::new(Code::RequestMalformed, why.0))),
-        Ended::SlowHead => {
-            serving.metrics.client_timeouts.add();
-            Some(error::written(&Failure::new(Code::LimitRequestTimeout, "the head did not arrive in time")))
-        }
-        Ended::TimedOut => {
-            serving.metrics.client_timeouts.add();
-            None
-        }
-        Ended::Aborted => None,
-    };
-    if let (Some(last_word), Some(parts)) = (last_word, connection.into_parts()) {
-        let farewell = farewell(parts.io.into_inner().into_inner(), &last_word);
-        tokio::select! {
-            _ = tokio::time::timeout(FAREWELL, farewell) => {}
-            () = serving.abort.cancelled() => {}
-        }
+        Protocol::Http1 => h1::serve(io, meter, 0, serving, handle).await,
+        // Boxed: its state is larger, and most connections speak HTTP/1.1.
+        Protocol::Http2 => Box::pin(h2::serve(io, serving, handle)).await,
     }
 }
 
 /// A request as the front ends take it: with a body that is counted, has its idle limit, and, if nobody wants it, is still
-/// read for a moment, so that whatever refuses the request is heard.
+/// read for a moment, so that whatever refuses the request is heard. The [`Busy`] of a CONNECT stays among its extensions.
+///
+/// On HTTP/2 an unwanted body would not take the answer with it, but clients are known that treat the RST_STREAM that
+/// follows the answer (RFC 9113 section 8.1) as a failure; so it is read for the same moment. And there a client that
+/// expects `100 Continue` cannot be told so, because hyper sends no interim response: its body is passed on as soon as
+/// it comes, which it does when the client's own patience ends. The origin still sees the expectation, and its refusal
+/// is heard before that.
 pub(super) fn taken(request: Request<Incoming>, limits: &Limits) -> Request<RequestBody> {
     let (mut parts, body) = request.into_parts();
-    let busy = parts.extensions.remove::<Busy>();
-    let expects = headers::expects_continue(&parts.headers, parts.version);
-    let body = RequestBody::new(body, limits.upload_idle_timeout, expects).holding(busy);
-    Request::from_parts(parts, body)
-}
-
-/// How serving ended.
-enum Ended {
-    ByItself(hyper::Result<()>),
-    /// The gate refused a message before anyone acted on it, and it is its turn.
-    Malformed,
-    Aborted,
-    TimedOut,
-    SlowHead,
-}
-
-/// Says a last word that hyper has none for, and closes so that the client can hear it.
-async fn farewell<I: AsyncRead + AsyncWrite + Unpin>(mut io: I, last_word: &[u8]) -> io::Result<()> {
-    io.write_all(last_word).await?;
-    io.shutdown().await?;
-    tokio::io::copy(&mut io.take(LINGER_BYTES), &mut tokio::io::sink()).await.map(drop)
-}
-
-/// What the timer looks at.
-struct Activity {
-    meter: Arc<Meter>,
-    /// Exchanges that run: from the head until the last byte of the answer was taken, and of the upload.
-    busy: AtomicU64,
-    /// The client spoke HTTP/1.0: to it, the end of the connection may be the end of an answer.
-    http10: AtomicBool,
-    /// Exchanges that have ended.
-    done: AtomicU64,
-    /// What the meter had read when the last exchange ended: more means that the next head has begun.
-    mark: AtomicU64,
-}
-
-impl Activity {
-    fn new(meter: Arc<Meter>) -> Self {
-        let mark = AtomicU64::new(meter.read());
-        Self { meter, busy: AtomicU64::new(0), http10: AtomicBool::new(false), done: AtomicU64::new(0), mark }
+    let busy = if parts.method == Method::CONNECT { None } else { parts.extensions.remove::<Busy>() };
+    let expects = parts.version < Version::HTTP_2 && headers::expects_continue(&parts.headers, parts.version);
+    let body = RequestBody::new(body, limits.upload_idle_timeout, expects);
+    if let (Some(Busy(exchange)), Some(upload)) = (&busy, body.upload()) {
+        exchange.uploads(upload);
     }
-
-    fn seen(&self) -> Seen {
-        Seen {
-            busy: self.busy.load(Ordering::Relaxed) > 0,
-            done: self.done.load(Ordering::Relaxed),
-            head_begun: self.meter.read() > self.mark.load(Ordering::Relaxed),
-            idle: self.meter.idle(),
-            now: Instant::now(),
-        }
-    }
+    Request::from_parts(parts, body.holding(busy))
 }
 
-/// Marks an exchange as running while it or a clone lives. A request with a body carries one among its extensions, for
-/// whoever takes the body.
+/// An exchange that runs, as those who hold its [`Busy`] can touch it. On HTTP/1.1 it is its connection that is touched.
+trait Exchange: Send + Sync {
+    /// What moves there is a sign of life.
+    fn uploads(&self, _upload: &Arc<Upload>) {}
+    /// Ends it so that its client sees that it was cut.
+    fn cut(&self) {}
+    /// The tunnel that it became has no other end any more.
+    fn let_go(&self) {}
+}
+
+/// Marks an exchange as running while it or a clone lives. A request with a body, and a CONNECT on HTTP/2, carries one
+/// among its extensions, for whoever takes the body or opens the tunnel.
 #[derive(Clone)]
-pub(super) struct Busy {
-    _running: Arc<Running>,
-}
-
-impl Busy {
-    fn new(activity: &Arc<Activity>) -> Self {
-        activity.busy.fetch_add(1, Ordering::Relaxed);
-        Self { _running: Arc::new(Running(activity.clone())) }
-    }
-}
-
-/// One exchange: however many hold on to it, it is counted once.
-struct Running(Arc<Activity>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.mark.store(self.0.meter.read(), Ordering::Relaxed);
-        self.0.done.fetch_add(1, Ordering::Relaxed);
-        self.0.busy.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// An answer's body, with the mark that its exchange still runs.
-struct Counted<B> {
-    body: B,
-    _busy: Busy,
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A connection at one look.
-#[derive(Clone, Copy)]
-struct Seen {
-    busy: bool,
-    done: u64,
-    head_begun: bool,
-    idle: Duration,
-    now: Instant,
-}
-
-/// What a look says.
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    /// All is well; look again after this.
-    Wait(Duration),
-    /// No request came in time.
-    Idle,
-    /// A head began and did not end in time.
-    SlowHead,
-    /// An exchange runs, and nothing has moved for longer than any exchange may be silent.
-    Stalled,
-}
-
-/// Remembers from one look to the next.
-#[derive(Default)]
-struct Watch {
-    /// A head that was seen unfinished: after how many exchanges, and when first.
-    head: Option<(u64, Instant)>,
-    /// It was idle and hyper was told to close.
-    closing: bool,
-}
-
-impl Watch {
-    fn look(&mut self, seen: Seen, limits: &Limits) -> Verdict {
-        let often = limits.head_timeout;
-        if seen.busy {
-            self.head = None;
-            // Waiting for an answer's head and then for its bytes are limited by the waist; a client that does
-            // not take what is there is limited here.
-            let silent = limits.response_timeout + limits.download_idle_timeout;
-            return if seen.idle >= silent { Verdict::Stalled } else { Verdict::Wait(often) };
-        }
-        if seen.head_begun {
-            return match self.head {
-                Some((done, since)) if done == seen.done => {
-                    let left = limits.head_timeout.saturating_sub(seen.now - since);
-                    if left.is_zero() { Verdict::SlowHead } else { Verdict::Wait(left) }
-                }
-                _ => {
-                    self.head = Some((seen.done, seen.now));
-                    Verdict::Wait(limits.head_timeout)
-                }
-            };
-        }
-        self.head = None;
-        let limit = if seen.done == 0 { limits.head_timeout } else { limits.keep_alive_timeout };
-        let left = limit.saturating_sub(seen.idle);
-        if left.is_zero() { Verdict::Idle } else { Verdict::Wait(left.min(often)) }
-    }
-}
+pub(super) struct Busy(Arc<dyn Exchange>);
 
 /// Lets timers and tokens be polled only when it was they who woke the task, not with every packet: their
 /// polls take locks that all connections share.
@@ -466,6 +186,3 @@ impl Wake for Side {
         self.task.wake();
     }
 }
-
-#[cfg(test)]
-mod tests;

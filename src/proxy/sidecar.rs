@@ -1,4 +1,4 @@
-//! Front end: the sidecar. Plain HTTP to a port of its own, whose one origin is fixed, or named by `Host`.
+//! Front end: the sidecar. Plain HTTP, 1.1 or 2 with prior knowledge, to a port of its own, whose one origin is fixed, or named by `Host`.
 //!
 //! With a fixed origin the authority that the client used means nothing: the origin's own is sent. On a listener
 //! with `auth = "token"` the credential comes in `Proxy-Authorization` here too, because `Authorization` belongs
@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use http::{Method, Request, Response, Version};
 
-use super::Inbound;
 use super::explicit::{malformed, missing_host};
 use super::headers::only_host;
 use super::listener::{Client, Refused};
+use super::{Inbound, target};
 use crate::config::ListenerMode;
 use crate::domain::{Code, HTTPS_PORT, Origin};
 use crate::upstream::{Destination, Failure, ReplyBody, RequestBody};
@@ -40,14 +40,21 @@ pub(super) async fn answer(client: Arc<Client>, request: Request<RequestBody>) -
 
 /// Where the request goes.
 fn origin<B>(request: &Request<B>, fixed: Option<&Origin>) -> Result<Origin, Failure> {
-    if request.method() == Method::CONNECT {
-        return Err(Failure::new(Code::RequestMalformed, "this is a sidecar for one origin, not a forward proxy")
-            .fix("send plain HTTP requests to this port, or use a listener with mode = \"forward\" as the proxy"));
-    }
+    target::opens_websocket(request, || {
+        Failure::new(Code::RequestMalformed, "this is a sidecar for one origin, not a forward proxy")
+            .fix("send plain HTTP requests to this port, or use a listener with mode = \"forward\" as the proxy")
+    })?;
     let uri = request.uri();
     let asterisk = uri.path() == "*" && request.method() == Method::OPTIONS;
     if !uri.path().starts_with('/') && !asterisk {
         return Err(Failure::new(Code::RequestMalformed, "the request's target is not a path"));
+    }
+    if request.version() == Version::HTTP_2 {
+        let authority = target::authority(request)?;
+        return match fixed {
+            Some(fixed) => Ok(fixed.clone()),
+            None => Origin::from_authority(authority, HTTPS_PORT).map_err(|e| malformed(&e)),
+        };
     }
     let host = only_host(request.headers())?;
     if host.is_none() && request.version() >= Version::HTTP_11 {
@@ -95,6 +102,30 @@ mod tests {
         assert_eq!(goes_to(&request("GET", "/", &["api.test:8443"]), None).as_deref(), Ok("https://api.test:8443"));
         let absolute = request("GET", "http://b.test/x", &["a.test"]);
         assert_eq!(goes_to(&absolute, None).as_deref(), Ok("https://b.test"));
+    }
+
+    #[test]
+    fn takes_the_authority_of_http_2() {
+        let fixed = Origin::parse("https://api.partner.example").unwrap();
+        let h2 = |uri: &str, hosts: &[&str]| {
+            let mut request = request("GET", uri, hosts);
+            *request.version_mut() = Version::HTTP_2;
+            request
+        };
+        assert_eq!(goes_to(&h2("http://b.test/x", &[]), None).as_deref(), Ok("https://b.test"));
+        assert_eq!(goes_to(&h2("/x", &["b.test:8443"]), None).as_deref(), Ok("https://b.test:8443"));
+        for at in [Some(&fixed), None] {
+            assert!(goes_to(&h2("http://b.test/x", &["b.test"]), at).is_ok());
+            for bad in [h2("http://b.test/x", &["c.test"]), h2("/x", &[]), h2("http://b.test/", &["b.test", "b.test"])]
+            {
+                assert_eq!(goes_to(&bad, at), Err(Code::RequestMalformed), "{bad:?}");
+            }
+        }
+        let mut websocket = h2("http://localhost:15001/chat", &[]);
+        *websocket.method_mut() = Method::CONNECT;
+        assert_eq!(goes_to(&websocket, Some(&fixed)), Err(Code::RequestMalformed));
+        websocket.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
+        assert_eq!(goes_to(&websocket, Some(&fixed)).as_deref(), Ok("https://api.partner.example"));
     }
 
     #[test]

@@ -5,14 +5,12 @@
 //! for `limits.tunnel_idle_timeout` is closed; the timer looks at the meter, so a chunk costs it nothing.
 
 use std::future::Future;
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 
 use tokio::time::Instant;
 
@@ -20,69 +18,12 @@ use super::Inbound;
 use super::listener::Client;
 use super::serve::Gate;
 use crate::domain::Origin;
-use crate::net::{HangUp, Io, Meter, Stream};
+use crate::net::{Held, Io, Meter, Stream};
 use crate::observe::{Exchange, Metrics};
-use crate::upstream::Failure;
+use crate::upstream::{Destination, Failure};
 
 /// Bytes that a direction holds at most.
 const BUFFER: usize = 16 * 1024;
-
-/// A connection with bytes that were read ahead; they come first.
-pub(super) struct Held<S> {
-    held: Bytes,
-    io: S,
-}
-
-impl<S> Held<S> {
-    pub(super) fn new(held: Bytes, io: S) -> Self {
-        Self { held, io }
-    }
-}
-
-impl<S: HangUp> HangUp for Held<S> {
-    fn hang_up(&self) {
-        self.io.hang_up();
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.held.is_empty() {
-            return Pin::new(&mut this.io).poll_read(cx, buf);
-        }
-        let bytes = this.held.len().min(buf.remaining());
-        buf.put_slice(&this.held[..bytes]);
-        this.held.advance(bytes);
-        if this.held.is_empty() {
-            // Lets go of the buffer that they came in.
-            this.held = Bytes::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
-    }
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
-    }
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
-    }
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
-    }
-}
 
 /// What a tunnel's line says.
 #[derive(Clone, Copy)]
@@ -110,13 +51,16 @@ pub(super) async fn run(client: &Arc<Client>, io: Held<Io<Stream>>, upstream: St
     let serving = &client.proxy.serving;
     let _open = Open::new(&serving.metrics);
     upstream.set_nodelay();
-    let (read, written) = (client.meter.read() - io.held.len() as u64, client.meter.written());
-    let end = copy(io, upstream, &client.meter, serving.limits.tunnel_idle_timeout, serving.abort.cancelled()).await;
+    let meter = io.meter().clone();
+    let (read, written) = (meter.read() - io.waiting() as u64, meter.written());
+    let end = copy(io, upstream, &meter, serving.limits.tunnel_idle_timeout, serving.abort.cancelled()).await;
     let origin = format!("{}:{}", facts.origin.host(), facts.origin.port());
+    let parent = parent(client, facts);
     let mut line = line(client, facts, &origin);
+    line.parent = parent.as_deref();
     line.complete = end == End::Closed;
-    line.bytes_up = client.meter.read() - read;
-    line.bytes_down = client.meter.written() - written;
+    line.bytes_up = meter.read() - read;
+    line.bytes_down = meter.written() - written;
     client.proxy.forwarder.access().write(&line);
     tracing::debug!(?end, origin = %facts.origin, "tunnel ended");
 }
@@ -124,14 +68,20 @@ pub(super) async fn run(client: &Arc<Client>, io: Held<Io<Stream>>, upstream: St
 /// A tunnel that was answered with 200 and whose origin could not be reached afterwards.
 pub(super) fn failed(client: &Client, failure: &Failure, facts: Facts<'_>) {
     let metrics = &client.proxy.serving.metrics;
-    metrics.exchanges.add();
-    metrics.exchanges_failed.add();
+    metrics.refused(failure.code);
     let origin = format!("{}:{}", facts.origin.host(), facts.origin.port());
+    let parent = parent(client, facts);
     let mut line = line(client, facts, &origin);
+    line.parent = parent.as_deref();
     line.complete = false;
     line.code = Some(failure.code.as_str());
     line.reason = Some(&failure.detail);
     client.proxy.forwarder.access().write(&line);
+}
+
+/// The parent proxy on the way of a tunnel.
+fn parent(client: &Client, facts: Facts<'_>) -> Option<Arc<str>> {
+    client.proxy.upstreams.parent(&Destination::Tls(facts.origin.clone()))
 }
 
 #[expect(clippy::ptr_arg, reason = "a str has no size, so a reference to one is no dyn Display")]
@@ -186,6 +136,7 @@ struct Open<'a>(&'a Metrics);
 impl<'a> Open<'a> {
     fn new(metrics: &'a Metrics) -> Self {
         metrics.tunnels.add();
+        metrics.tunnels_opened.add();
         Self(metrics)
     }
 }
@@ -205,20 +156,6 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
-
-    #[tokio::test]
-    async fn gives_held_bytes_first() {
-        let (mut far, near) = duplex(64);
-        far.write_all(b"later").await.unwrap();
-        drop(far);
-        let mut held = Held::new(Bytes::from_static(b"first "), near);
-        let mut small = [0; 3];
-        held.read_exact(&mut small).await.unwrap();
-        assert_eq!(&small, b"fir");
-        let mut rest = String::new();
-        held.read_to_string(&mut rest).await.unwrap();
-        assert_eq!(rest, "st later");
-    }
 
     #[tokio::test]
     async fn passes_the_end_of_one_side_on_and_keeps_the_other_open() {

@@ -23,6 +23,7 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::serve::{Busy, carried};
 use super::tunnel;
 use crate::domain::Code;
 use crate::net::{Io, Meter, Verdict};
@@ -60,6 +61,8 @@ pub(super) fn may_upgrade<B>(request: &Request<B>) -> bool {
 /// A request for a WebSocket, with the client's side of it.
 pub(super) struct Ask {
     client: OnUpgrade,
+    /// Of HTTP/2: while it lives the client's connection is not idle, and the stream can be reset.
+    busy: Option<Busy>,
     seat: Option<Held>,
     switch: Option<Switch>,
     /// The key that egret made for a client of HTTP/2, which has none of its own (RFC 8441 section 5).
@@ -87,7 +90,7 @@ impl Ask {
             rand::fill(&mut nonce).expect("the system gives random numbers");
             STANDARD.encode(nonce)
         });
-        Some(Self { client, seat: extensions.remove(), switch: extensions.remove(), key })
+        Some(Self { client, busy: extensions.remove(), seat: extensions.remove(), switch: extensions.remove(), key })
     }
 
     /// Makes the cleaned head the question that the origin is asked.
@@ -188,7 +191,7 @@ impl Bridges {
         }
         let (abort, idle, metrics) = (self.abort.clone(), self.idle, self.metrics.clone());
         self.tasks.spawn(async move {
-            let Ask { client, seat, .. } = ask;
+            let Ask { client, busy, seat, .. } = ask;
             let both = async { tokio::try_join!(client, upstream) };
             let joined = tokio::select! {
                 joined = both => joined,
@@ -197,7 +200,7 @@ impl Bridges {
             let Ok((client, upstream)) = joined else { return ended(false, 0, 0) };
             let open = Open::new(&metrics);
             let meter = Meter::new();
-            let io = Io::new(TokioIo::new(client), meter.clone());
+            let io = Io::new(carried(client, busy), meter.clone());
             let cut = async {
                 match tie {
                     Some(mut tie) => tokio::select! {

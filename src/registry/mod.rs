@@ -5,26 +5,31 @@
 //! - a project is in the map of ids exactly as long as its name is in the map of names;
 //! - who may be cached by a caller changes only together with [`Registry::token_generation`].
 
+mod foresight;
 mod project;
 mod snapshot;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tokens;
+mod trace;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::digest;
 use dashmap::DashMap;
+use time::OffsetDateTime;
 
-use crate::domain::{ProjectId, Team};
+use crate::domain::{ProjectId, Team, time as clock};
 
+pub use foresight::{Foresight, Refused, Remembered, Treatment, WayIn};
 pub use project::{Project, Retired};
 pub use snapshot::{
     Binding, Certificate, RecordName, Selection, Snapshot, SnapshotEdit, Target, UNREADABLE_ID, Unavailable,
 };
-pub use tokens::{Token, TokenScope};
+pub use tokens::{Token, TokenScope, TokenSource};
+pub use trace::{Outcome, Place, Step};
 
 /// The in-memory store: projects and tokens. Returns only owned `Arc`s, never map guards.
 #[derive(Default)]
@@ -71,6 +76,14 @@ impl Registry {
         }
     }
 
+    /// Every project with this id or this name, whatever its team.
+    #[must_use]
+    pub fn called(&self, id_or_name: &str) -> Vec<Arc<Project>> {
+        let mut found = self.names.get(id_or_name).map(|list| list.value().clone()).unwrap_or_default();
+        found.extend(self.projects.get(id_or_name).map(|p| p.value().clone()));
+        found
+    }
+
     /// All projects, by name (namesakes by id).
     #[must_use]
     pub fn projects(&self) -> Vec<Arc<Project>> {
@@ -109,22 +122,60 @@ impl Registry {
         self.names.remove_if(&name, |_, list| list.is_empty());
     }
 
-    /// The token with this text. Only its SHA-256 is looked at.
+    /// The token with this text, unless it has expired. Only its SHA-256 is looked at.
     #[must_use]
     pub fn token(&self, presented: &[u8]) -> Option<Arc<Token>> {
         let hash = digest::digest(&digest::SHA256, presented);
-        let hash: &[u8; 32] = hash.as_ref().try_into().expect("SHA-256 has 32 bytes");
-        self.tokens.get(hash).map(|token| token.value().clone())
+        self.token_by_digest(hash.as_ref().try_into().expect("SHA-256 has 32 bytes"), None)
     }
 
-    /// Adds a token by its digest.
+    /// The token whose text has this SHA-256, unless it has expired `at` that time (`None` = now).
+    #[must_use]
+    pub fn token_by_digest(&self, sha256: &[u8; 32], at: Option<OffsetDateTime>) -> Option<Arc<Token>> {
+        let token = self.tokens.get(sha256).map(|token| token.value().clone())?;
+        // Most tokens never expire, and then no clock is asked.
+        let ended = token.expires_at.is_some() && token.is_expired(at.unwrap_or_else(clock::now));
+        (!ended).then_some(token)
+    }
+
+    /// All tokens with their digests, by name; those included that have expired and are not swept yet.
+    #[must_use]
+    pub fn tokens(&self) -> Vec<([u8; 32], Arc<Token>)> {
+        let mut all: Vec<_> = self.tokens.iter().map(|t| (*t.key(), t.value().clone())).collect();
+        all.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name).then_with(|| a.id.cmp(&b.id)));
+        all
+    }
+
+    /// Whether `scope` reaches nothing that `token` does not reach.
+    #[must_use]
+    pub fn covers(&self, token: &Token, scope: &TokenScope) -> bool {
+        let reached = |named: &String| match self.find(named, None, None) {
+            Some(project) => token.reaches(project.id(), &project.load().info().name),
+            None => token.reaches_name(named),
+        };
+        match (&token.scope, scope) {
+            (TokenScope::All, _) => true,
+            (TokenScope::Projects(_), TokenScope::All) => false,
+            (TokenScope::Projects(_), TokenScope::Projects(list)) => list.iter().all(reached),
+        }
+    }
+
+    /// Adds a token by its digest, or replaces it.
     pub fn insert_token(&self, sha256: [u8; 32], token: Token) {
         self.tokens.insert(sha256, Arc::new(token));
         self.generation.fetch_add(1, Ordering::Release);
     }
 
+    /// Removes a token. When this returns, nothing that was concluded from it holds any more
+    /// ([`Registry::token_generation`]).
+    pub fn remove_token(&self, sha256: &[u8; 32]) -> Option<Arc<Token>> {
+        let (_, token) = self.tokens.remove(sha256)?;
+        self.generation.fetch_add(1, Ordering::Release);
+        Some(token)
+    }
+
     /// A number that changes whenever a token or a project comes or goes: what was concluded from a credential holds
-    /// as long as the number stays.
+    /// as long as the number stays, and the token has not expired (which nothing tells but the clock).
     #[must_use]
     pub fn token_generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)

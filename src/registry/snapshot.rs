@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::table::Table;
-use crate::domain::{CertificateId, CertificateInfo, Origin, Pattern, PortRule, ProjectInfo, Rule, Source};
+use crate::domain::{CertificateId, CertificateInfo, Host, Lift, Origin, Pattern, PortRule, ProjectInfo, Rule, Source};
 use crate::identity::{ClientIdentity, UpstreamTls};
 
 /// Stands for the certificate of a binding whose own record is damaged: nobody knows which one it named.
@@ -78,6 +78,8 @@ pub struct Binding {
     pub source: Source,
     /// When it was written.
     pub since: time::OffsetDateTime,
+    /// Whether plain http requests are lifted to TLS by it.
+    pub lift: bool,
 }
 
 /// What [`Snapshot::select`] answers.
@@ -216,6 +218,22 @@ impl Snapshot {
         self.nothing()
     }
 
+    /// Whether a plain http request that names `origin` (its port 80 already made 443) goes on over TLS: as
+    /// [`ProjectInfo::lift`] says, unless the binding that applies is *none* or says no.
+    #[must_use]
+    pub fn lifts(&self, origin: &Origin) -> bool {
+        if self.info.lift == Lift::Never {
+            return false;
+        }
+        let Selection { rule, binding, .. } = self.select(origin);
+        let asked = match rule {
+            Rule::Exact | Rule::Wildcard => true,
+            Rule::Default | Rule::Nothing => self.info.lift == Lift::Always,
+            Rule::None => false,
+        };
+        asked && binding.is_none_or(|b| b.lift && !matches!(b.target, Target::None))
+    }
+
     fn nothing(&self) -> Selection {
         Selection { tls: self.anonymous.clone(), rule: Rule::Nothing, binding: None }
     }
@@ -240,6 +258,16 @@ impl Snapshot {
         };
         let at = ports.binary_search_by_key(rule, |(rule, _)| *rule).ok()?;
         Some(ports[at].1.clone())
+    }
+
+    /// The bindings of this host, whatever their port.
+    pub(super) fn on_any_port(&self, host: &Host) -> Vec<Arc<Binding>> {
+        self.exact.get(host.as_str()).map(|ports| ports.iter().map(|(_, b)| b.clone()).collect()).unwrap_or_default()
+    }
+
+    /// The wildcards directly above the labels of this suffix, whatever their port.
+    pub(super) fn below(&self, suffix: &str) -> Vec<Arc<Binding>> {
+        self.wildcard.get(suffix).map(|ports| ports.iter().map(|(_, b)| b.clone()).collect()).unwrap_or_default()
     }
 
     /// All bindings, by pattern (default first).
@@ -325,6 +353,8 @@ fn damaged(pattern: Pattern) -> Binding {
         }),
         source: Source::Api,
         since: time::OffsetDateTime::UNIX_EPOCH,
+        // The failure is to be told, not the request sent in the clear.
+        lift: true,
     }
 }
 

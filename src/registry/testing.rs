@@ -81,5 +81,6 @@ pub(crate) fn binding(pattern: &str, target: Target) -> Binding {
         target,
         source: Source::Api,
         since: time::OffsetDateTime::UNIX_EPOCH,
+        lift: true,
     }
 }

@@ -106,13 +106,54 @@ fn knows_a_token_by_its_text_alone() {
     let registry = Registry::default();
     let generation = registry.token_generation();
     let sha256 = |text: &[u8]| digest::digest(&digest::SHA256, text).as_ref().try_into().expect("32 bytes");
-    let token = Token { name: "ci".to_owned(), email: None, role: Role::Write, scope: TokenScope::All };
+    let token = Token::declared("ci", Role::Write, TokenScope::All, &sha256(b"secret"), "egret.toml");
     registry.insert_token(sha256(b"secret"), token);
     assert_eq!(registry.token(b"secret").expect("known").name, "ci");
     assert!(registry.token(b"Secret").is_none());
     assert!(registry.token(b"").is_none());
     assert!(registry.token(&sha256(b"secret")).is_none(), "a digest is no token");
     assert_ne!(registry.token_generation(), generation);
+}
+
+#[test]
+fn ends_a_token_at_its_hour_and_by_hand() {
+    let registry = Registry::default();
+    let sha256: [u8; 32] = digest::digest(&digest::SHA256, b"secret").as_ref().try_into().expect("32 bytes");
+    let end = time::OffsetDateTime::UNIX_EPOCH + time::Duration::days(36_500);
+    let token = Token::declared("ci", Role::Write, TokenScope::All, &sha256, "egret.toml");
+    registry.insert_token(sha256, Token { expires_at: Some(end), ..token });
+    assert!(registry.token(b"secret").is_some());
+    let second = time::Duration::seconds(1);
+    assert!(registry.token_by_digest(&sha256, Some(end - second)).is_some());
+    assert!(registry.token_by_digest(&sha256, Some(end)).is_none());
+    assert_eq!(registry.tokens().len(), 1, "not swept yet");
+
+    let generation = registry.token_generation();
+    assert_eq!(registry.remove_token(&sha256).expect("there").name, "ci");
+    assert!(registry.token(b"secret").is_none() && registry.tokens().is_empty());
+    assert_ne!(registry.token_generation(), generation);
+    assert!(registry.remove_token(&sha256).is_none());
+}
+
+#[test]
+fn knows_which_reach_covers_which() {
+    let registry = Registry::default();
+    let (payments, web) = (project("payments", None), project("web", None));
+    registry.insert(payments.clone());
+    registry.insert(web.clone());
+    let scope = |names: &[&str]| TokenScope::Projects(names.iter().map(|n| (*n).to_owned()).collect());
+    let token = |scope| Token::declared("ci", Role::Admin, scope, &[0; 32], "egret.toml");
+    // By name or by id: what counts is the project.
+    for own in [scope(&["payments"]), scope(&[payments.id().as_str()])] {
+        let own = token(own);
+        assert!(registry.covers(&own, &scope(&["payments"])));
+        assert!(registry.covers(&own, &scope(&[payments.id().as_str()])));
+        assert!(!registry.covers(&own, &scope(&["payments", "web"])));
+        assert!(!registry.covers(&own, &scope(&[web.id().as_str()])));
+        assert!(!registry.covers(&own, &scope(&["unknown"])));
+        assert!(!registry.covers(&own, &TokenScope::All));
+    }
+    assert!(registry.covers(&token(TokenScope::All), &TokenScope::All));
 }
 
 #[test]

@@ -189,8 +189,11 @@ impl RequestBody {
         self.upload.as_ref()
     }
 
+    /// Holds the body back behind `gate`, unless its client sends without being asked.
     pub(super) fn wait_for(&mut self, gate: Arc<Gate>) {
-        self.gate = Some(Box::pin(gate.passed()));
+        if matches!(&self.inner, Inner::Direct(source) if !source.flows()) {
+            self.gate = Some(Box::pin(gate.passed()));
+        }
     }
 
     /// Goes on a stream of HTTP/2, which it keeps open as long as it has not ended.

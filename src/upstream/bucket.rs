@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use super::connect::server_name;
 use super::connection::{Conn, Live};
 use super::multi::Multi;
+use super::route::Parent;
 use super::{Destination, Failure};
 use crate::config::Limits;
 use crate::domain::Code;
@@ -43,6 +44,8 @@ impl Spoken {
 pub(super) struct Bucket {
     pub(super) to: Destination,
     pub(super) tls: Arc<UpstreamTls>,
+    /// The parent on the way.
+    pub(super) via: Option<Arc<Parent>>,
     /// The Host header of every request that goes here.
     pub(super) authority: HeaderValue,
     /// The same for HTTP/2's `:authority`.
@@ -151,6 +154,7 @@ impl Drop for Waiting<'_> {
 impl Bucket {
     pub(super) fn new(
         tls: &Arc<UpstreamTls>,
+        via: Option<Arc<Parent>>,
         to: &Destination,
         spoken: Spoken,
         limits: &Limits,
@@ -165,6 +169,7 @@ impl Bucket {
         Ok(Self {
             to: to.clone(),
             tls: tls.clone(),
+            via,
             authority,
             uri_authority,
             name,
@@ -186,6 +191,11 @@ impl Bucket {
             emptied: Notify::new(),
             quiet: AtomicUsize::new(0),
         })
+    }
+
+    /// The parent that requests of this bucket are sent to in absolute form, if there is one.
+    pub(super) fn absolute(&self) -> Option<&Arc<Parent>> {
+        self.via.as_ref().filter(|parent| self.name.is_none() && parent.takes_absolute_form())
     }
 
     pub(super) fn touch(&self) {
@@ -263,6 +273,11 @@ impl Bucket {
         }
         let failures = lock(&self.failures);
         failures.1.clone().filter(|_| failures.0 != seen)
+    }
+
+    /// Requests that wait for a connection.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Wakes all who wait: each looks for itself.

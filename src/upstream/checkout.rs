@@ -156,7 +156,7 @@ impl Upstreams {
         let _dial = self.dial_permit(bucket).await?;
         let metrics = &self.pool.metrics;
         let (Destination::Tls(_), Some(_)) = (&bucket.to, &bucket.name) else {
-            let (stream, address) = self.dialer.tcp(project, bucket.to.host(), bucket.to.port()).await?;
+            let (stream, address) = self.reach_plain(project, bucket).await?;
             let about = Arc::new(About::new(address, None, false, None));
             let conn = connection::start(stream, about, bucket, place, metrics, false).await.map_err(unstarted)?;
             return Ok(Some(Carrier::One(conn)));
@@ -204,7 +204,7 @@ impl Upstreams {
             let (stream, about, _) = self.secure(project, bucket, Offer::Http1).await?;
             connection::start(stream, about, bucket, place, metrics, true).await
         } else {
-            let (stream, address) = self.dialer.tcp(project, bucket.to.host(), bucket.to.port()).await?;
+            let (stream, address) = self.reach_plain(project, bucket).await?;
             let about = Arc::new(About::new(address, None, false, None));
             connection::start(stream, about, bucket, place, metrics, true).await
         };
@@ -214,6 +214,15 @@ impl Upstreams {
         }
         self.pool.metrics.retired_handshakes.add();
         Ok(None)
+    }
+
+    async fn reach_plain(
+        &self,
+        project: &ProjectId,
+        bucket: &Bucket,
+    ) -> Result<(crate::net::Stream, std::net::SocketAddr), Failure> {
+        let (host, port) = (bucket.to.host(), bucket.to.port());
+        self.dialer.reach_plain(project, bucket.via.as_ref(), host, port).await
     }
 
     async fn dial_permit<'a>(&self, bucket: &'a Bucket) -> Result<tokio::sync::SemaphorePermit<'a>, Failure> {
@@ -233,7 +242,8 @@ impl Upstreams {
         let (Destination::Tls(origin), Some(name)) = (&bucket.to, &bucket.name) else {
             return Err(Failure::new(Code::Internal, "TLS was asked for where there is none"));
         };
-        let secured = self.dialer.tls(project, &bucket.tls, origin, name, Handshake::Any, offer).await?;
+        let secured =
+            self.dialer.tls(project, &bucket.tls, bucket.via.as_ref(), origin, name, Handshake::Any, offer).await?;
         let asked = if secured.resumed {
             bucket.tls.last_asked(origin.host())
         } else {

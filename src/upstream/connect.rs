@@ -1,7 +1,8 @@
-//! Dialling: resolve, judge every address, connect to judged addresses only, shake hands.
+//! Dialling: resolve, judge every address, connect to judged addresses only, shake hands. Through a parent proxy: see
+//! `parent`.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,20 +12,21 @@ use moka::sync::Cache;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::resolve::Resolver;
+use super::route::{Parent, Parents, Way};
 use super::socket::Socket;
-use super::{Failure, explain};
-use crate::config::Limits;
+use super::{Failure, WaysOut, explain};
+use crate::config::{DnsMixed, Limits, SourceAddresses};
 use crate::domain::{Code, Host, HostKind, Origin, ProjectId};
 use crate::identity::{Asked, UpstreamTls, recorded};
 use crate::net::Stream;
 use crate::observe::Metrics;
-use crate::policy::EgressPolicy;
+use crate::policy::{Denied, EgressPolicy};
 
 /// RFC 8305 section 5, "Connection Attempt Delay".
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -44,6 +46,9 @@ pub(super) struct Secured {
 /// Dials.
 pub(super) struct Dialer {
     pub(super) resolver: Resolver,
+    parents: Parents,
+    sources: SourceAddresses,
+    mixed: DnsMixed,
     pub(super) policy: Arc<EgressPolicy>,
     pub(super) connect_timeout: Duration,
     pub(super) handshake_timeout: Duration,
@@ -53,15 +58,25 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    pub(super) fn new(resolver: Resolver, policy: Arc<EgressPolicy>, limits: &Limits, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(ways: WaysOut, policy: Arc<EgressPolicy>, limits: &Limits, metrics: Arc<Metrics>) -> Self {
+        let WaysOut { hosts, servers, mixed, parents, sources } = ways;
         Self {
-            resolver,
+            resolver: Resolver::new(hosts, &servers, limits, metrics.clone()),
+            parents,
+            sources,
+            mixed,
             policy,
             connect_timeout: limits.connect_timeout,
             handshake_timeout: limits.handshake_timeout,
             metrics,
             classical: Cache::builder().max_capacity(MAX_CLASSICAL).time_to_live(CLASSICAL_TTL).build(),
         }
+    }
+
+    /// The way to a destination; the same every time.
+    pub(super) fn way(&self, host: &Host, port: u16, tls: bool) -> Way<'_> {
+        let own = if self.parents.is_empty() { &[] } else { self.resolver.own(host) };
+        self.parents.way(host, port, tls, own)
     }
 
     /// A TCP connection to one of the host's permitted addresses.
@@ -71,22 +86,41 @@ impl Dialer {
         host: &Host,
         port: u16,
     ) -> Result<(Stream, SocketAddr), Failure> {
+        let allowed = self.permitted(project, host, port, |address| self.policy.judge_address(address)).await?;
+        self.connect(allowed, &format!("{host}:{port}")).await
+    }
+
+    /// The addresses of a host that `judge` permits, at least one.
+    pub(super) async fn permitted(
+        &self,
+        project: &ProjectId,
+        host: &Host,
+        port: u16,
+        judge: impl Fn(SocketAddr) -> Result<(), Denied>,
+    ) -> Result<Vec<SocketAddr>, Failure> {
         let mut allowed = self.resolver.resolve(project, host, port).await?;
         let mut refusal = None;
-        allowed.retain(|address| match self.policy.judge_address(*address) {
+        allowed.retain(|address| match judge(*address) {
             Ok(()) => true,
             Err(denied) => {
                 refusal.get_or_insert(denied);
                 false
             }
         });
-        if allowed.is_empty() {
-            return Err(match refusal {
-                Some(denied) => Failure::new(denied.code, denied.why),
-                None => Failure::new(Code::DnsNotFound, format!("{host} has no address")),
-            });
+        match refusal {
+            Some(denied) if allowed.is_empty() => Err(Failure::new(denied.code, denied.why)),
+            Some(denied) if self.mixed == DnsMixed::Refuse => {
+                let why = format!("one of the addresses of {host} may not be reached: {}", denied.why);
+                Err(Failure::new(denied.code, why).fix("correct the name's addresses, or write [dns] mixed = \"drop\""))
+            }
+            None if allowed.is_empty() => Err(Failure::new(Code::DnsNotFound, format!("{host} has no address"))),
+            _ => Ok(allowed),
         }
-        match tokio::time::timeout(self.connect_timeout, race(interleave(allowed))).await {
+    }
+
+    /// A TCP connection to the first of these addresses that accepts one, happy eyeballs. `to` says what they are.
+    pub(super) async fn connect(&self, addresses: Vec<SocketAddr>, to: &str) -> Result<(Stream, SocketAddr), Failure> {
+        match tokio::time::timeout(self.connect_timeout, race(interleave(addresses), self.sources)).await {
             Ok(Ok((stream, address))) => {
                 // Answers are small and awaited: Nagle's delay buys nothing here.
                 let stream = Stream::from(stream);
@@ -94,13 +128,19 @@ impl Dialer {
                 Ok((stream, address))
             }
             Ok(Err((error, address))) => {
-                let mut failure = explain::connect(&error, &format!("{host}:{port}"));
+                let mut failure = explain::connect(&error, to);
+                if error.kind() == io::ErrorKind::AddrNotAvailable && self.sources != SourceAddresses::default() {
+                    failure.detail =
+                        format!("no connection to {to} could be opened from the configured source address");
+                    failure =
+                        failure.fix("check that the address of [egress] source_addresses is still this machine's");
+                }
                 failure.facts.address = Some(address);
                 Err(failure)
             }
             Err(_) => Err(Failure::new(
                 Code::NetTimeout,
-                format!("{host}:{port} accepted no connection within {:?}", self.connect_timeout),
+                format!("{to} accepted no connection within {:?}", self.connect_timeout),
             )),
         }
     }
@@ -110,6 +150,7 @@ impl Dialer {
         &self,
         project: &ProjectId,
         tls: &Arc<UpstreamTls>,
+        via: Option<&Arc<Parent>>,
         origin: &Origin,
         name: &ServerName<'static>,
         handshake: Handshake,
@@ -117,19 +158,16 @@ impl Dialer {
     ) -> Result<Secured, Failure> {
         let key = (project.clone(), origin.clone());
         let hybrid = tls.is_post_quantum() && !self.classical.contains_key(&key);
-        let config = if hybrid {
-            tls.config()
-        } else if tls.is_post_quantum() {
-            tls.classical_config()
-        } else {
-            tls.config()
+        let prepared = |classical| {
+            handshake.with(if classical { tls.classical_config() } else { tls.config() }, || {
+                via.map(|parent| tls.sessions_via(parent.id, classical))
+            })
         };
-        let config = handshake.with(config);
-        match self.shake(project, config, origin, name, offer).await {
+        match self.shake(project, prepared(!hybrid && tls.is_post_quantum()), via, origin, name, offer).await {
             Ok(secured) => Ok(secured),
             Err(refused) if hybrid && refused.silent => {
                 tracing::info!(%origin, "no answer to a ClientHello with a post-quantum key share; trying once without");
-                let second = self.shake(project, handshake.with(tls.classical_config()), origin, name, offer).await;
+                let second = self.shake(project, prepared(true), via, origin, name, offer).await;
                 if second.is_ok() {
                     self.classical.insert(key, ());
                 }
@@ -143,11 +181,13 @@ impl Dialer {
         &self,
         project: &ProjectId,
         config: Arc<ClientConfig>,
+        via: Option<&Arc<Parent>>,
         origin: &Origin,
         name: &ServerName<'static>,
         offer: Offer,
     ) -> Result<Secured, Refused> {
-        let (stream, address) = self.tcp(project, origin.host(), origin.port()).await.map_err(Refused::from)?;
+        let reached = self.reach(project, via, origin.host(), origin.port()).await;
+        let (stream, address) = reached.map_err(Refused::from)?;
         let connect = TlsConnector::from(config)
             .with_alpn(offer.alpn())
             .connect(name.clone(), Socket::new(stream))
@@ -218,15 +258,16 @@ pub(super) enum Handshake {
 }
 
 impl Handshake {
-    fn with(self, config: Arc<ClientConfig>) -> Arc<ClientConfig> {
-        match self {
-            Self::Any => config,
-            Self::Full => {
-                let mut config = ClientConfig::clone(&config);
-                config.resumption = Resumption::disabled();
-                Arc::new(config)
-            }
-        }
+    /// `config` with the tickets that this handshake may use: its own, those of `other`, or none.
+    fn with(self, config: Arc<ClientConfig>, other: impl FnOnce() -> Option<Resumption>) -> Arc<ClientConfig> {
+        let resumption = match self {
+            Self::Any => other(),
+            Self::Full => Some(Resumption::disabled()),
+        };
+        let Some(resumption) = resumption else { return config };
+        let mut config = ClientConfig::clone(&config);
+        config.resumption = resumption;
+        Arc::new(config)
     }
 }
 
@@ -268,9 +309,25 @@ fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     mixed
 }
 
+/// Connects from the source address of the family, if there is one.
+async fn open(sources: SourceAddresses, to: SocketAddr) -> io::Result<TcpStream> {
+    // An IPv4 address in its mapped form is reached over IPv4.
+    let to = if sources.v4.is_some() { SocketAddr::new(to.ip().to_canonical(), to.port()) } else { to };
+    let (socket, source) = match (to, sources) {
+        (SocketAddr::V4(_), SourceAddresses { v4: Some(ip), .. }) => (TcpSocket::new_v4()?, IpAddr::V4(ip)),
+        (SocketAddr::V6(_), SourceAddresses { v6: Some(ip), .. }) => (TcpSocket::new_v6()?, IpAddr::V6(ip)),
+        _ => return TcpStream::connect(to).await,
+    };
+    socket.bind(SocketAddr::new(source, 0))?;
+    socket.connect(to).await
+}
+
 /// Happy eyeballs: the next attempt starts when the last one failed or 250 ms have passed; the first success wins.
-async fn race(addresses: Vec<SocketAddr>) -> Result<(TcpStream, SocketAddr), (io::Error, SocketAddr)> {
-    let attempt = |address: SocketAddr| async move { (TcpStream::connect(address).await, address) };
+async fn race(
+    addresses: Vec<SocketAddr>,
+    sources: SourceAddresses,
+) -> Result<(TcpStream, SocketAddr), (io::Error, SocketAddr)> {
+    let attempt = |address: SocketAddr| async move { (open(sources, address).await, address) };
     let mut waiting = addresses.into_iter();
     let first = waiting.next().expect("the caller checked that there is one");
     let mut running = FuturesUnordered::new();
@@ -318,7 +375,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let good = listener.local_addr().unwrap();
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (_, address) = race(vec![closed, good]).await.unwrap();
+        let (_, address) = race(vec![closed, good], SourceAddresses::default()).await.unwrap();
         assert_eq!(address, good);
     }
 }

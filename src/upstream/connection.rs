@@ -238,6 +238,7 @@ impl Guard {
     ) -> Self {
         let id = bucket.add_live(live.clone());
         metrics.upstream_connections.add();
+        metrics.upstream_connections_opened.add();
         Self { bucket: bucket.clone(), id, about, metrics: metrics.clone(), _place: place }
     }
 }

@@ -11,8 +11,10 @@ use crate::identity::Asked;
 pub struct Facts {
     /// `https://host[:port]` or `http://…`.
     pub origin: Option<String>,
-    /// The address dialled.
+    /// The address dialled: the origin's, or its parent proxy's.
     pub address: Option<SocketAddr>,
+    /// The parent proxy on the way, `http://proxy.corp:3128`.
+    pub parent: Option<Arc<str>>,
     /// `TLSv1.2` or `TLSv1.3`.
     pub tls_version: Option<&'static str>,
     /// The origin's CertificateRequest; `None` = it did not ask (as far as was seen).

@@ -12,9 +12,11 @@ mod explain;
 mod failure;
 mod frames;
 mod multi;
+mod parent;
 mod pool;
 mod prepare;
 mod resolve;
+mod route;
 mod send;
 mod socket;
 mod upgrade;
@@ -22,16 +24,18 @@ mod wire;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 pub use body::{Ended, ReplyBody, RequestBody, Upload};
 pub use connection::Tie;
 pub use failure::{Facts, Failure};
 pub use prepare::is_grpc;
+pub use route::{ParentError, Parents, Route};
 pub use send::{Lease, Refusal, Reply};
 
-use crate::config::Limits;
+use crate::config::{DnsMixed, Limits, SourceAddresses};
 use crate::domain::{Host, HttpTarget, Origin, ProjectId};
 use crate::identity::{Asked, UpstreamTls};
 use crate::net::Stream;
@@ -76,34 +80,78 @@ impl fmt::Display for Destination {
     }
 }
 
+/// How origins are found and reached. The default: by the system's resolver, directly.
+#[derive(Debug, Default)]
+pub struct WaysOut {
+    /// Names that egret answers itself.
+    pub hosts: HashMap<Host, Vec<IpAddr>>,
+    /// Name servers for all others; none = the system's resolver.
+    pub servers: Vec<SocketAddr>,
+    /// What becomes of a name of which only some addresses may be reached.
+    pub mixed: DnsMixed,
+    /// Parent proxies.
+    pub parents: Parents,
+    /// Where connections come from; see [`check_sources`].
+    pub sources: SourceAddresses,
+}
+
+/// Whether these addresses are this machine's, as far as it can be told now.
+///
+/// # Errors
+/// The address that is not, with what the system says. Nothing is sent to find out.
+pub fn check_sources(sources: SourceAddresses) -> Result<(), (IpAddr, io::Error)> {
+    let each = [sources.v4.map(IpAddr::V4), sources.v6.map(IpAddr::V6)];
+    each.into_iter().flatten().try_for_each(|ip| UdpSocket::bind((ip, 0)).map(drop).map_err(|error| (ip, error)))
+}
+
 /// The only dialler: resolves, judges addresses, connects, pools.
 pub struct Upstreams {
     dialer: connect::Dialer,
     pool: Arc<pool::Pool>,
 }
 
+/// How a pool stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PoolState {
+    /// Connections that wait for a request.
+    pub idle: usize,
+    /// Requests that wait for a connection.
+    pub waiting: usize,
+}
+
 impl Upstreams {
     /// A dialler with an empty pool. Must be called on the runtime that will use it: it spawns the task that
     /// looks over idle connections, which ends when this is dropped.
     #[must_use]
-    pub fn new(
-        hosts: HashMap<Host, Vec<IpAddr>>,
-        policy: Arc<EgressPolicy>,
-        limits: &Limits,
-        metrics: Arc<Metrics>,
-    ) -> Arc<Self> {
-        let resolver = resolve::Resolver::new(hosts, limits, metrics.clone());
+    pub fn new(ways: WaysOut, policy: Arc<EgressPolicy>, limits: &Limits, metrics: Arc<Metrics>) -> Arc<Self> {
         let pool = pool::Pool::new(limits.clone(), metrics.clone());
         tokio::spawn(pool::Pool::sweep(Arc::downgrade(&pool)));
-        Arc::new(Self { dialer: connect::Dialer::new(resolver, policy, limits, metrics), pool })
+        Arc::new(Self { dialer: connect::Dialer::new(ways, policy, limits, metrics), pool })
     }
 
-    /// A connection for a blind tunnel: resolved, judged by the address guard, happy eyeballs.
+    /// The way to a destination: direct or through a parent proxy, and why.
+    #[must_use]
+    pub fn route(&self, to: &Destination) -> Route {
+        self.way(to).describe()
+    }
+
+    /// The parent proxy on the way to a destination, as `http://proxy.corp:3128`.
+    #[must_use]
+    pub fn parent(&self, to: &Destination) -> Option<Arc<str>> {
+        self.way(to).parent().map(|parent| parent.label.clone())
+    }
+
+    fn way(&self, to: &Destination) -> route::Way<'_> {
+        self.dialer.way(to.host(), to.port(), matches!(to, Destination::Tls(_)))
+    }
+
+    /// A connection for a blind tunnel: by its way, judged by the address guard, happy eyeballs.
     ///
     /// # Errors
-    /// `policy.address_denied`, `dns.*`, `net.*`.
+    /// `policy.address_denied`, `dns.*`, `net.*`, and for an `https://` parent `trust.*` and `tls.*`.
     pub async fn dial(&self, project: &ProjectId, host: &Host, port: u16) -> Result<Stream, Failure> {
-        self.dialer.tcp(project, host, port).await.map(|(stream, _)| stream)
+        let via = self.dialer.way(host, port, true).parent();
+        self.dialer.reach(project, via.as_ref(), host, port).await.map(|(stream, _)| stream)
     }
 
     /// *Ask first*: a handshake that presents nothing. What the origin asked for; `None` if it did not ask.
@@ -120,13 +168,24 @@ impl Upstreams {
     ) -> Result<Option<Asked>, Failure> {
         let name = connect::server_name(origin.host())?;
         self.dialer.metrics.asked.add();
-        match self.dialer.tls(project, tls, origin, &name, connect::Handshake::Full, connect::Offer::Both).await {
+        let via = self.dialer.way(origin.host(), origin.port(), true).parent();
+        match self
+            .dialer
+            .tls(project, tls, via.as_ref(), origin, &name, connect::Handshake::Full, connect::Offer::Both)
+            .await
+        {
             Ok(secured) => Ok(secured.asked),
             Err(mut failure) => match failure.facts.asked.take() {
                 Some(asked) => Ok(Some(asked)),
                 None => Err(failure),
             },
         }
+    }
+
+    /// How its pool stands; looks at every bucket, so it is for those who ask now and then.
+    #[must_use]
+    pub fn pool_state(&self) -> PoolState {
+        self.pool.state()
     }
 
     /// Cuts every upstream connection: the end of egret's drain.

@@ -1,4 +1,4 @@
-//! Pooled connections, keyed by (serial, destination) and by nothing else.
+//! Pooled connections, keyed by (serial, way, destination) and by nothing else.
 //!
 //! What must stay true:
 //! - a connection is only ever given to a request whose selection holds the very `UpstreamTls` that
@@ -18,10 +18,11 @@ use moka::sync::Cache;
 use super::bucket::{Bucket, Idle, Spoken, lock};
 use super::connection::Conn;
 use super::multi::{Multi, Slot};
-use super::{Destination, Failure};
+use super::route::Way;
+use super::{Destination, Failure, PoolState};
 use crate::config::Limits;
 use crate::domain::ProjectId;
-use crate::identity::{Serial, UpstreamTls};
+use crate::identity::{RouteId, Serial, UpstreamTls};
 use crate::net::ticks;
 use crate::observe::Metrics;
 
@@ -34,6 +35,8 @@ const MAX_SPOKEN: u64 = 16_384;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct PoolKey {
     serial: Serial,
+    /// The parent on the way.
+    via: Option<RouteId>,
     to: Destination,
 }
 
@@ -64,9 +67,14 @@ impl Pool {
         self: &Arc<Self>,
         project: &ProjectId,
         tls: &Arc<UpstreamTls>,
+        way: Way<'_>,
         to: &Destination,
     ) -> Result<Arc<Bucket>, Failure> {
-        let key = PoolKey { serial: tls.serial(), to: to.clone() };
+        let via = match way {
+            Way::Direct(..) => None,
+            Way::Through(parent) => Some(parent.id),
+        };
+        let key = PoolKey { serial: tls.serial(), via, to: to.clone() };
         if let Some(found) = self.buckets.get(&key).map(|b| b.value().clone()) {
             return Ok(found);
         }
@@ -74,7 +82,7 @@ impl Pool {
             Destination::Plain(_) => Spoken::Http1,
             Destination::Tls(_) => self.spoken.get(&(project.clone(), to.clone())).unwrap_or(Spoken::Unknown),
         };
-        let fresh = Arc::new(Bucket::new(tls, to, spoken, &self.limits)?);
+        let fresh = Arc::new(Bucket::new(tls, way.parent(), to, spoken, &self.limits)?);
         let bucket = self.buckets.entry(key.clone()).or_insert_with(|| fresh.clone()).value().clone();
         if Arc::ptr_eq(&bucket, &fresh) {
             tokio::spawn(watch(Arc::downgrade(self), key, fresh));
@@ -183,6 +191,11 @@ impl Pool {
             self.idle.fetch_add(1, Ordering::Relaxed);
         }
         bucket.wake_one();
+    }
+
+    pub(super) fn state(&self) -> PoolState {
+        let waiting = self.buckets.iter().map(|bucket| bucket.waiting()).sum();
+        PoolState { idle: self.idle.load(Ordering::Relaxed), waiting }
     }
 
     fn is_old(&self, conn: &Conn) -> bool {

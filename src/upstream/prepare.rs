@@ -3,12 +3,12 @@
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Uri, header};
 
-use super::RequestBody;
 use super::body::Spare;
 use super::bucket::Bucket;
+use super::{Failure, RequestBody};
 
-/// HTTP/1.1: origin form, Host, framing written out.
-pub(super) fn http1(request: &mut Request<RequestBody>, bucket: &Bucket) {
+/// HTTP/1.1: origin form (absolute form where a parent proxy is to send it on over plain http), Host, framing written out.
+pub(super) fn http1(request: &mut Request<RequestBody>, bucket: &Bucket) -> Result<(), Failure> {
     if request.uri().authority().is_some() {
         // It was on its way over HTTP/2 before.
         *request.uri_mut() = Uri::from(path_of(request.uri()));
@@ -23,6 +23,10 @@ pub(super) fn http1(request: &mut Request<RequestBody>, bucket: &Bucket) {
     if chunked {
         // Written out, because hyper takes a GET or HEAD without it for one without a body.
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    match bucket.absolute() {
+        Some(parent) => parent.address(&bucket.authority, request),
+        None => Ok(()),
     }
 }
 

@@ -1,7 +1,11 @@
-//! Names to addresses: own answers first, then the system, briefly remembered.
+//! Names to addresses: own answers first, then `[dns] servers` or the system, briefly remembered.
 //!
 //! A name is resolved once per dial; every address is judged by the caller and only judged addresses
 //! are dialled, so nothing can change between check and use (DNS rebinding).
+
+mod servers;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,6 +17,8 @@ use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
 use super::Failure;
+use servers::Servers;
+
 use crate::config::Limits;
 use crate::domain::{Code, Host, HostKind, ProjectId};
 use crate::observe::Metrics;
@@ -27,7 +33,8 @@ const MAX_ADDRESSES: usize = 32;
 
 #[derive(Clone)]
 enum Answer {
-    Addresses(Arc<[IpAddr]>),
+    /// And how long they hold.
+    Addresses(Arc<[IpAddr]>, Duration),
     NotFound,
 }
 
@@ -36,7 +43,7 @@ struct ByAnswer;
 impl Expiry<(ProjectId, Host), Answer> for ByAnswer {
     fn expire_after_create(&self, _: &(ProjectId, Host), value: &Answer, _: std::time::Instant) -> Option<Duration> {
         Some(match value {
-            Answer::Addresses(_) => POSITIVE,
+            Answer::Addresses(_, ttl) => *ttl,
             Answer::NotFound => NEGATIVE,
         })
     }
@@ -48,18 +55,31 @@ pub(super) struct Resolver {
     cache: Cache<(ProjectId, Host), Answer>,
     permits: Semaphore,
     timeout: Duration,
+    /// `None`: the system's resolver.
+    servers: Option<Servers>,
     metrics: Arc<Metrics>,
 }
 
 impl Resolver {
-    pub(super) fn new(hosts: HashMap<Host, Vec<IpAddr>>, limits: &Limits, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        hosts: HashMap<Host, Vec<IpAddr>>,
+        servers: &[SocketAddr],
+        limits: &Limits,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             hosts,
             cache: Cache::builder().max_capacity(MAX_NAMES).expire_after(ByAnswer).build(),
             permits: Semaphore::new(limits.dns_concurrency),
             timeout: limits.dns_timeout,
+            servers: Servers::new(servers, limits.dns_timeout),
             metrics,
         }
+    }
+
+    /// What `[dns] hosts` answers, without anybody being asked.
+    pub(super) fn own(&self, host: &Host) -> &[IpAddr] {
+        self.hosts.get(host).map_or(&[], Vec::as_slice)
     }
 
     /// All addresses of a host, unjudged.
@@ -95,7 +115,7 @@ impl Resolver {
             }
         };
         match answer {
-            Answer::Addresses(ips) => Ok(with_port(&ips)),
+            Answer::Addresses(ips, _) => Ok(with_port(&ips)),
             Answer::NotFound => Err(not_found(host)),
         }
     }
@@ -104,21 +124,30 @@ impl Resolver {
         let lookup = async {
             let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
             self.metrics.dns_lookups.add();
-            tokio::net::lookup_host((host.as_str(), 0)).await.map(|found| {
-                let mut ips: Vec<IpAddr> = found.map(|a| a.ip()).take(MAX_ADDRESSES).collect();
-                ips.dedup();
-                ips
-            })
+            match &self.servers {
+                Some(servers) => servers.lookup(host).await,
+                None => ask_system(host).await,
+            }
         };
         match tokio::time::timeout(self.timeout, lookup).await {
             Err(_) => {
                 Err(Failure::new(Code::DnsFailed, format!("resolving {host} took longer than {:?}", self.timeout)))
             }
-            Ok(Ok(ips)) if ips.is_empty() => Ok(Answer::NotFound),
-            Ok(Ok(ips)) => Ok(Answer::Addresses(ips.into())),
-            Ok(Err(error)) if is_not_found(&error) => Ok(Answer::NotFound),
-            Ok(Err(error)) => Err(Failure::new(Code::DnsFailed, format!("{host} could not be resolved: {error}"))),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(why)) => Err(Failure::new(Code::DnsFailed, format!("{host} could not be resolved: {why}"))),
         }
+    }
+}
+
+async fn ask_system(host: &Host) -> Result<Answer, String> {
+    match tokio::net::lookup_host((host.as_str(), 0)).await {
+        Ok(found) => {
+            let mut ips: Vec<IpAddr> = found.map(|a| a.ip()).take(MAX_ADDRESSES).collect();
+            ips.dedup();
+            Ok(if ips.is_empty() { Answer::NotFound } else { Answer::Addresses(ips.into(), POSITIVE) })
+        }
+        Err(error) if is_not_found(&error) => Ok(Answer::NotFound),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -144,7 +144,7 @@ impl Upstreams {
         to: &Destination,
         mut request: Request<RequestBody>,
     ) -> Result<Reply, Refusal> {
-        let bucket = self.pool.bucket(project, tls, to).map_err(Refusal::Failed)?;
+        let bucket = self.pool.bucket(project, tls, self.way(to), to).map_err(Refusal::Failed)?;
         bucket.touch();
         let mut tries = Tries {
             idempotent: is_idempotent(request.method()),
@@ -175,7 +175,8 @@ impl Upstreams {
             }
             let (about, meter) = (carrier.about().clone(), carrier.meter().clone());
             let (received, first) = (meter.read(), !about.has_answered());
-            let Sent { outcome, second, interim } = self.transmit(request, &mut carrier, &bucket, reused, &tries).await;
+            let Sent { outcome, second, interim } =
+                self.transmit(request, &mut carrier, &bucket, reused, &tries).await?;
             let error = match outcome {
                 Some(Ok(response)) => {
                     about.answered();
@@ -186,6 +187,9 @@ impl Upstreams {
                     }
                     if let Some(second) = second {
                         second.let_go();
+                    }
+                    if let Some(failure) = bucket.absolute().and_then(|parent| parent.refused_plain(&response)) {
+                        return Err(Refusal::Failed(with_facts(failure, &carrier, true)));
                     }
                     if reused {
                         self.pool.metrics.upstream_reused.add();
@@ -233,16 +237,16 @@ impl Upstreams {
         bucket: &Bucket,
         reused: bool,
         tries: &Tries,
-    ) -> Sent {
+    ) -> Result<Sent, Refusal> {
         let upload = tries.upload.as_deref();
         match carrier {
             Carrier::One(conn) => {
-                prepare::http1(&mut request, bucket);
+                prepare::http1(&mut request, bucket).map_err(Refusal::Failed)?;
                 let second = (reused && !tries.resent && tries.idempotent && request.body().is_empty())
                     .then(|| Second::new(&request));
                 let interim = Some(self.watch_interim(&mut request, &conn.meter));
                 let outcome = self.answered(conn.sender.try_send_request(request), upload).await;
-                Sent { outcome, second, interim }
+                Ok(Sent { outcome, second, interim })
             }
             Carrier::Many(slot) => {
                 prepare::http2(&mut request, bucket);
@@ -255,7 +259,7 @@ impl Upstreams {
                 }
                 let mut sender = slot.sender();
                 let outcome = self.answered(sender.try_send_request(Request::from_parts(parts, body)), upload).await;
-                Sent { outcome, second, interim: None }
+                Ok(Sent { outcome, second, interim: None })
             }
         }
     }

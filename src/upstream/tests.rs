@@ -2,9 +2,10 @@
 
 mod multiplexed;
 mod origin;
+mod parents;
+mod proxies;
 mod script;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use http::{Method, Request};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
-use super::{Destination, Ended, Refusal, Reply, ReplyBody, RequestBody, Upstreams};
+use super::{Destination, Ended, Refusal, Reply, ReplyBody, RequestBody, Upstreams, WaysOut};
 use crate::config::{EgressSettings, Limits};
 use crate::domain::{Code, Origin, Pattern, ProjectId};
 use crate::identity::UpstreamTls;
@@ -28,10 +29,14 @@ struct Client {
 
 impl Client {
     fn new(limits: &Limits) -> Self {
+        Self::by(WaysOut::default(), limits)
+    }
+
+    fn by(ways: WaysOut, limits: &Limits) -> Self {
         let metrics: Arc<Metrics> = Arc::default();
         let egress = EgressSettings { allow: vec![Pattern::Default], ..EgressSettings::default() };
         let policy = Arc::new(EgressPolicy::new(&egress));
-        let upstreams = Upstreams::new(HashMap::new(), policy, limits, metrics.clone());
+        let upstreams = Upstreams::new(ways, policy, limits, metrics.clone());
         Self { upstreams, project: ProjectId::parse("prj_1").unwrap(), metrics }
     }
 

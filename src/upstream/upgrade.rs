@@ -26,14 +26,14 @@ impl Upstreams {
         to: &Destination,
         mut request: Request<RequestBody>,
     ) -> Result<Reply, Refusal> {
-        let bucket = self.pool.bucket(project, tls, to).map_err(Refusal::Failed)?;
+        let bucket = self.pool.bucket(project, tls, self.way(to), to).map_err(Refusal::Failed)?;
         bucket.touch();
         let began = Instant::now();
         let Some(mut conn) = self.open_upgradable(project, &bucket).await.map_err(Refusal::Failed)? else {
             return Err(Refusal::Retired(Box::new(request)));
         };
         let connecting = began.elapsed();
-        prepare::http1(&mut request, &bucket);
+        prepare::http1(&mut request, &bucket).map_err(Refusal::Failed)?;
         let (about, meter) = (conn.about.clone(), conn.meter.clone());
         let received = meter.read();
         let interim = self.watch_interim(&mut request, &meter);

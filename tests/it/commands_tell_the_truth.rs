@@ -155,6 +155,20 @@ fn is_alive_and_ready(egret: &Egret) {
 }
 
 #[test]
+fn a_variable_that_is_set_to_nothing_is_not_set() {
+    let world = World::new();
+    let mut check = program();
+    check.arg("check").env("EGRET_CONFIG", "").env("EGRET_DATA_DIR", "").env("HOME", world.path("."));
+    let (code, said) = run(&mut check);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("none, the defaults"), "{said}");
+    let egret = Setup::new(&world).start();
+    json(egret.cli(&["certs", "list", "--json"]).env("EGRET_PROJECT", "").env("EGRET_CONFIG", ""));
+    // Said by a flag, it is a mistake.
+    assert_eq!(run(program().args(["check", "--config", ""])).0, Some(2));
+}
+
+#[test]
 fn demo_exits_0_and_shows_what_the_origin_saw() {
     let world = World::new();
     let output = run_within(Duration::from_secs(60), program().arg("demo").current_dir(world.path(".")));
@@ -180,10 +194,10 @@ fn wrong_usage_exits_with_2_and_help_lists_only_what_exists() {
     assert_eq!(run(program().arg("serv")).0, Some(2));
     assert_eq!(run(program().args(["serve", "--no-such-flag"])).0, Some(2));
     let help = stdout_of(program().arg("--help"));
-    for there in ["serve", "demo", "certs", "ca", "check", "status"] {
+    for there in ["serve", "demo", "run", "env", "certs", "tokens", "ca", "check", "explain", "status", "store"] {
         assert!(help.contains(&format!("\n  {there} ")), "{there}: {help}");
     }
-    for later in ["explain", "probe", "tokens", "audit", "rekey", "etcd"] {
+    for later in ["probe", "audit", "etcd"] {
         assert!(!help.contains(&format!("\n  {later} ")), "{later} does not exist yet: {help}");
     }
 }

@@ -101,3 +101,37 @@ fn a_tunnel_carries_a_protocol_in_which_the_server_speaks_first() {
     drop(wire);
     assert_eq!(server.join().expect("the server ends"), b"\x00\xffnot http, not tls\r\n");
 }
+
+#[test]
+fn a_client_that_takes_its_time_is_intercepted_all_the_same() {
+    let (world, nginx, egret) = scene();
+    egret.upload("default", Some(&nginx.origin(STRICT)), &world.client("slow"));
+    let authority = format!("{STRICT}:{}", nginx.port());
+    let tunnel = Wire::tunnel(egret.proxy(), &authority).expect("egret accepts the tunnel");
+    // Longer than a server that speaks first is waited for.
+    std::thread::sleep(std::time::Duration::from_millis(900));
+    let mut inside = tunnel.tls(STRICT, &egret.ca_pem()).expect("egret's leaf, not the origin's own");
+    assert_eq!(inside.request("GET", "/", &authority).seen("subject"), "CN=slow");
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard_although_its_origin_is_bound() {
+    let world = World::new();
+    let server = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let port = server.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        for stream in server.incoming().map_while(Result::ok) {
+            let mut stream = stream;
+            let _ = stream.write_all(b"220 at your service\r\n");
+            let mut said = [0; 6];
+            let _ = stream.read_exact(&mut said);
+            let _ = stream.write_all(b"221 bye\r\n");
+        }
+    });
+    let egret = Setup::new(&world).hosts(&["mail.test"]).start();
+    egret.upload("default", Some(&format!("https://mail.test:{port}")), &world.client("mail"));
+    let mut tunnel = Wire::tunnel(egret.proxy(), &format!("mail.test:{port}")).expect("egret accepts the tunnel");
+    assert_eq!(tunnel.raw(21), b"220 at your service\r\n");
+    tunnel.send("QUIT\r\n");
+    assert_eq!(tunnel.raw(9), b"221 bye\r\n");
+}

@@ -1,7 +1,10 @@
 //! The server over small routers: no registry is needed to see that it bounds and ends.
 
+use std::net::SocketAddr;
+
 use axum::extract::Request as Asked;
 use axum::routing::{any, get};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -17,11 +20,12 @@ struct Running {
 }
 
 async fn start(router: Router, limits: Limits) -> Running {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = crate::net::listen::Listening::bind(&"127.0.0.1:0".parse().unwrap(), 0, false).unwrap();
+    let address = listener.endpoint().tcp().unwrap();
+    let listener = listener.accepting().unwrap();
     let (stop, stopped) = oneshot::channel();
     let shutdown = async { stopped.await.unwrap_or(()) };
-    let task = tokio::spawn(run(listener, router, Arc::new(limits), shutdown));
+    let task = tokio::spawn(run(listener, None, router, Arc::new(limits), Arc::default(), shutdown));
     Running { address, stop: Some(stop), task }
 }
 
@@ -43,8 +47,8 @@ async fn tells_handlers_both_ends() {
     let router = Router::new().route(
         "/",
         get(|request: Asked| async move {
-            let ends = request.extensions().get::<Ends>().copied().unwrap();
-            format!("{} {}", ends.peer, ends.local)
+            let (peer, local) = request.extensions().get::<Ends>().unwrap().socket.unwrap();
+            format!("{peer} {local}")
         }),
     );
     let running = start(router, Limits::default()).await;

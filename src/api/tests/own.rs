@@ -25,10 +25,18 @@ async fn binds_one_certificate_to_many_patterns_and_none() {
         assert_eq!(listed[at]["origin"], origin);
         assert_eq!(listed[at]["certId"], certificate);
         assert_eq!(listed[at]["source"], "api");
+        assert_eq!(listed[at]["lift"], true);
         assert!(listed[at]["since"].as_str().unwrap().ends_with('Z'));
     }
     let certs = world.get(READER, "/v1/projects/payments/client-cert").await.body;
     assert_eq!(certs, json!({"clientCerts": [{"origin": "https://a.test", "id": id}]}), "none is no certificate");
+
+    let plain = json!({"origin": "https://a.test", "certId": id, "lift": false});
+    assert_eq!(world.send(PAYMENTS, "PUT", target, &plain).await.body["updated"], true);
+    let lift = || async { world.get(READER, target).await.body["bindings"][0]["lift"].clone() };
+    assert_eq!(lift().await, false);
+    put("https://a.test", id.clone().into()).await;
+    assert_eq!(lift().await, false, "left out, it stays as it is");
 
     assert_eq!(world.delete(PAYMENTS, target).await.status, 400);
     let unbound = world.delete(PAYMENTS, &format!("{target}?origin=b.test")).await;
@@ -119,7 +127,7 @@ async fn reports_how_it_is_to_each_as_far_as_they_reach() {
     let world = world().await;
     world.uploaded("default", "*").await;
     let id = world.uploaded("payments", "https://a.test").await;
-    world.management.info.set_management("127.0.0.1:9090".parse().unwrap());
+    world.management.info.set_management("http://127.0.0.1:9090".to_owned());
     world.management.info.reach(Stage::Running);
     let all = world.get(READER, "/v1/status").await.body;
     assert_eq!((&all["version"], &all["state"]), (&json!(env!("CARGO_PKG_VERSION")), &json!("ready")));

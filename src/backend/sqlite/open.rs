@@ -11,17 +11,17 @@ use super::records::{Lock, Store};
 use crate::backend::BackendError;
 use crate::pki::files::{self, FileError};
 
-const FILE: &str = "egret.db";
-const LOCK: &str = "egret.lock";
+pub(super) const FILE: &str = "egret.db";
+pub(super) const LOCK: &str = "egret.lock";
 /// `egrt`: tells a store of egret's from any other SQLite file.
-const APPLICATION: i64 = 0x6567_7274;
+pub(super) const APPLICATION: i64 = 0x6567_7274;
 /// Complaints of `quick_check` that are kept; after so many, more say nothing new.
 const MAX_COMPLAINTS: usize = 20;
 /// A person's `sqlite3` may hold the file for so long before a commit fails.
 const BUSY: Duration = Duration::from_secs(5);
 
 /// Each brings the schema one version on (`user_version`). Never changed once released; only added to.
-const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &["
     CREATE TABLE records (
         kind    TEXT    NOT NULL,
         project TEXT    NOT NULL,
@@ -143,7 +143,7 @@ fn quick_check(connection: &Connection) -> Vec<String> {
     }
 }
 
-fn explain(path: &Path, error: &rusqlite::Error) -> BackendError {
+pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> BackendError {
     let path = path.display();
     unavailable(match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => {
@@ -153,7 +153,7 @@ fn explain(path: &Path, error: &rusqlite::Error) -> BackendError {
     })
 }
 
-fn unavailable(cause: String) -> BackendError {
+pub(super) fn unavailable(cause: String) -> BackendError {
     BackendError::Unavailable { doing: "opened", cause }
 }
 

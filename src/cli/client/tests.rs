@@ -34,7 +34,7 @@ async fn server(answers: &'static [&'static str]) -> (String, tokio::task::JoinH
 }
 
 fn api(url: &str, token: Token) -> Api {
-    Api { authority: parse_url(url).unwrap(), token, connection: None }
+    Api { place: parse_url(url).unwrap(), token, connection: None }
 }
 
 fn secret() -> Token {
@@ -100,14 +100,35 @@ async fn what_is_not_egret_is_said_to_be_foreign() {
 }
 
 #[test]
-fn urls_are_http_and_nothing_more() {
-    assert_eq!(parse_url("http://127.0.0.1:9090").unwrap(), "127.0.0.1:9090");
-    assert_eq!(parse_url("http://[::1]:9090/").unwrap(), "[::1]:9090");
-    for bad in ["https://a", "127.0.0.1:9090", "http://u@a", "http://a/v1", "http://a/?q", "", "http://"] {
+fn urls_name_a_place_and_nothing_more() {
+    for (text, place) in [
+        ("http://127.0.0.1:9090", Place::Http("127.0.0.1:9090".to_owned())),
+        ("http://[::1]:9090/", Place::Http("[::1]:9090".to_owned())),
+        ("https://egret.corp", Place::Https("egret.corp".to_owned())),
+        ("unix:/run/egret.sock", Place::Unix("/run/egret.sock".into())),
+        ("unix:egret.sock", Place::Unix("egret.sock".into())),
+    ] {
+        let parsed = parse_url(text).unwrap();
+        assert_eq!(parsed, place);
+        assert_eq!(parsed.to_string(), text.trim_end_matches('/'));
+    }
+    for bad in [
+        "ftp://a",
+        "unix:",
+        "unix:/",
+        "unix:@a",
+        "127.0.0.1:9090",
+        "http://u@a",
+        "http://a/v1",
+        "http://a/?q",
+        "",
+        "http://",
+    ] {
         assert!(parse_url(bad).unwrap_err().is::<Usage>(), "{bad}");
     }
-    assert_eq!(api("http://[::1]", secret()).address(), "[::1]:80");
-    assert_eq!(api("http://localhost:1", secret()).address(), "localhost:1");
+    assert_eq!(with_port("[::1]", 80), "[::1]:80");
+    assert_eq!(with_port("localhost:1", 80), "localhost:1");
+    assert_eq!(with_port("egret.corp", 443), "egret.corp:443");
 }
 
 #[test]

@@ -104,6 +104,7 @@ impl Checker<'_> {
             state: table.state.unwrap_or_default(),
             default_scope: self.scope(&format!("{at}.default"), table.default.as_ref()),
             on_expiry: table.on_expiry.unwrap_or_default(),
+            lift: table.lift.unwrap_or_default(),
             servers: table.servers.unwrap_or(servers),
             team,
             declared: true,
@@ -195,7 +196,8 @@ impl Checker<'_> {
             if let (Some(cert), Some(key), Some(ca)) = (cert, key, ca) {
                 let skip_validation = table.skip_validation.unwrap_or(false);
                 self.places.push((at.clone(), self.source.line(&at)));
-                certificates.push(DeclaredCertificate { project, pattern, cert, key, ca, skip_validation });
+                let lift = table.lift.unwrap_or(true);
+                certificates.push(DeclaredCertificate { project, pattern, cert, key, ca, skip_validation, lift });
             }
         }
         certificates
@@ -251,12 +253,13 @@ impl Checker<'_> {
             if tokens.iter().any(|t| t.sha256 == sha256) {
                 self.complain(&at, "another token has the same text", "make one token per holder");
             }
-            let (email, limit) = (table.email.clone(), table.projects.clone());
-            for (n, named) in limit.iter().flatten().enumerate() {
-                // One that is not declared may be made through the API.
-                if projects.0.iter().filter(|p| p.name == *named).count() > 1 {
-                    let key = format!("{at}.projects[{n}]");
-                    self.complain(&key, "several teams have a project of this name", "write its id");
+            let (email, mut limit) = (table.email.clone(), table.projects.clone());
+            for (n, named) in limit.iter_mut().flatten().enumerate() {
+                // One that is not declared may be made through the API. One that is, is meant by its id: a later
+                // namesake of another team is another project.
+                if projects.0.iter().any(|p| p.name == *named || p.id.as_str() == named) {
+                    let id = self.project(&format!("{at}.projects[{n}]"), named, projects);
+                    *named = id.map_or_else(String::new, |id| id.as_str().to_owned());
                 }
             }
             tokens.push(TokenSettings { name: name.clone(), email, sha256, role, projects: limit });
@@ -340,12 +343,12 @@ fn parse_sha256(hex: &str) -> Option<[u8; 32]> {
 }
 
 #[cfg(unix)]
-fn is_world_readable(metadata: &std::fs::Metadata) -> bool {
+pub(super) fn is_world_readable(metadata: &std::fs::Metadata) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     metadata.mode() & 0o004 != 0
 }
 
 #[cfg(not(unix))]
-fn is_world_readable(_metadata: &std::fs::Metadata) -> bool {
+pub(super) fn is_world_readable(_metadata: &std::fs::Metadata) -> bool {
     false
 }

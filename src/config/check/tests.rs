@@ -1,9 +1,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::{Complaint, Intercept, Loaded, Overlay, PostQuantum, Settings, load, load_text};
+use super::super::{
+    CallerSettings, Complaint, DEFAULT_MANAGEMENT, DEFAULT_PROXY, Intercept, ListenerMode, Loaded, Overlay,
+    PostQuantum, Settings, load, load_text,
+};
 use super::*;
-use crate::domain::{DefaultScope, ProjectId, Role};
+use crate::domain::{DefaultScope, Host, Origin, ProjectId, Role};
 
 const PATH: &str = "/etc/egret/egret.toml";
 /// SHA-256 of "token" and nothing else.
@@ -13,6 +16,7 @@ fn environment(name: &str) -> Option<String> {
     match name {
         "HOME" => Some("/home/u".to_owned()),
         "DEPLOY_TOKEN" => Some("token\n".to_owned()),
+        "PROXY_PASSWORD" => Some("password".to_owned()),
         _ => None,
     }
 }
@@ -38,14 +42,14 @@ fn refused(text: &str) -> Vec<String> {
 fn without_a_file_there_is_a_laptop_proxy() {
     let settings = load(&Overlay::default(), &environment).expect("the defaults are fine").settings;
     assert_eq!(settings.data_dir, Path::new("/home/u/.local/share/egret"));
-    assert_eq!(settings.management, DEFAULT_MANAGEMENT);
+    assert_eq!(settings.management.listen, DEFAULT_MANAGEMENT.into());
     assert!(settings.workers >= 1);
     assert_eq!(settings.projects.len(), 1);
     assert!(settings.tokens.is_empty());
     let [listener] = settings.listeners.as_slice() else { panic!("one listener") };
     assert_eq!(
-        (listener.name.as_str(), listener.listen, &listener.mode),
-        ("default", DEFAULT_PROXY, &ListenerMode::Forward)
+        (listener.name.as_str(), &listener.listen, &listener.mode),
+        ("default", &DEFAULT_PROXY.into(), &ListenerMode::Forward)
     );
     assert_eq!(listener.caller, CallerSettings::Project(ProjectId::derived("default", None)));
     assert_eq!(settings.egress.allow, [Pattern::Default]);
@@ -79,8 +83,8 @@ fn flags_win_over_the_file() {
     "#;
     let settings = load_text(text, Path::new(PATH), &overlay, &environment).unwrap().settings;
     assert_eq!(settings.data_dir, Path::new("/data"));
-    assert_eq!(settings.management.port(), 2);
-    let ports: Vec<u16> = settings.listeners.iter().map(|l| l.listen.port()).collect();
+    assert_eq!(settings.management.listen.tcp().expect("TCP").port(), 2);
+    let ports: Vec<u16> = settings.listeners.iter().map(|l| l.listen.tcp().expect("TCP").port()).collect();
     assert_eq!(ports, [4, 1, 6]);
     let origin = Origin::parse("https://api.example.com").unwrap();
     assert_eq!(settings.listeners[0].mode, ListenerMode::Sidecar(Some(origin)));
@@ -126,7 +130,7 @@ mode = "sidecar"
 [limits]
 head_timeout = "soon"
 max_headers = 0
-[health]
+[audit]
 listen = "127.0.0.1:1"
 "#;
     assert_eq!(
@@ -135,7 +139,8 @@ listen = "127.0.0.1:1"
             "1 workers",
             "2 proxy",
             "4 management.listen",
-            "5 management.tls",
+            "5 management.tls.cert",
+            "5 management.tls.key",
             "9 listeners[0].mode",
             "10 listeners[1].name",
             "12 listeners[1].project",
@@ -143,7 +148,7 @@ listen = "127.0.0.1:1"
             "14 listeners[2].name",
             "18 limits.head_timeout",
             "19 limits.max_headers",
-            "20 health",
+            "20 audit",
         ]
     );
 }
@@ -400,6 +405,12 @@ fn the_examples_of_the_shipped_file_are_right() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("laptop.token"), "another").unwrap();
     std::fs::write(folder.path().join("kek"), [7; 32]).unwrap();
+    std::fs::create_dir(folder.path().join("certs")).unwrap();
+    std::fs::write(folder.path().join("certs/proxy-ca.crt"), "").unwrap();
+    std::fs::create_dir(folder.path().join("tls")).unwrap();
+    for file in ["management.crt", "management.key", "proxy.crt", "proxy.key", "callers-ca.crt"] {
+        std::fs::write(folder.path().join("tls").join(file), "").unwrap();
+    }
     let text: String = SHIPPED
         .lines()
         .map(|line| match line.strip_prefix('#') {
@@ -410,8 +421,9 @@ fn the_examples_of_the_shipped_file_are_right() {
     let text = text.replace("/etc/egret/key-encryption-key", "kek");
     let loaded = load_text(&text, &folder.path().join("egret.toml"), &Overlay::default(), &environment)
         .unwrap_or_else(|refused| panic!("{refused}"));
-    assert_eq!(loaded.settings.listeners.len(), 3);
+    assert_eq!(loaded.settings.listeners.len(), 5);
     assert_eq!(loaded.settings.tokens.len(), 3);
+    assert_eq!(loaded.settings.egress.parents.len(), 1);
     assert_eq!(loaded.unready.len(), 3, "the example certificate's files are not there");
 }
 
@@ -421,6 +433,7 @@ fn the_shipped_file_shows_every_key() {
     let tables = [
         "",
         "[management]",
+        "[management.tls]",
         "[[listeners]]",
         "[[projects]]",
         "[projects.team]",
@@ -428,6 +441,8 @@ fn the_shipped_file_shows_every_key() {
         "[[certificates]]",
         "[[tokens]]",
         "[egress]",
+        "[[egress.parent]]",
+        "[egress.parent.password]",
         "[store]",
         "[store.key_encryption_key]",
         "[dns]",
@@ -438,6 +453,7 @@ fn the_shipped_file_shows_every_key() {
     let mut keys = Vec::new();
     for table in tables {
         let table = table.replace("[projects.", "[[projects]]\n[projects.");
+        let table = table.replace("[egress.parent.", "[[egress.parent]]\n[egress.parent.");
         let complaints = refused_with(&format!("{table}\nno_such_key = 1"), &Overlay::default());
         let complaint = complaints.iter().find(|c| c.what == "unknown key").expect("an unknown key");
         let known = complaint.remedy.strip_prefix("the keys known here are: ").expect("known keys");

@@ -117,7 +117,7 @@ async fn hands_the_records_of_a_project_to_its_declaration_and_back() {
         assert_eq!(*project.id(), ProjectId::derived("payments", None), "the id of the file");
         assert_eq!((project.load().info().state, project.load().info().declared), (state, true));
         assert_eq!(select(&project, "a.test").rule, Rule::Exact);
-        egret.control.bind(&project, pattern("https://b.test"), None).await.expect("bound");
+        egret.control.bind(&project, pattern("https://b.test"), None, None).await.expect("bound");
     }
     let egret = Egret::start(&shelf, &settings()).await;
     let project = egret.project("payments");

@@ -35,7 +35,7 @@ async fn brings_everything_back() {
         let mut upload = material.upload("https://a.test:8443");
         upload.skip_validation = true;
         let a = egret.control.upload(&project, upload, Drain::Grace).await.expect("uploaded").certificate;
-        egret.control.bind(&project, pattern("*.example.com:*"), None).await.expect("bound");
+        egret.control.bind(&project, pattern("*.example.com:*"), None, None).await.expect("bound");
         let loose = egret.upload("*", &Material::new("l")).await.expect("uploaded").certificate.info.id.clone();
         egret.control.unbind(&project, &pattern("*")).await.expect("unbound");
         (a, loose)
@@ -174,6 +174,7 @@ fn declare(settings: &mut Settings, folder: &Path, at: &str, material: &Material
         cert: folder.join("c.crt"),
         key: folder.join("c.key"),
         ca: folder.join("ca.crt"),
+        lift: true,
         skip_validation: false,
     });
 }
@@ -201,10 +202,14 @@ async fn gives_a_declared_certificate_its_slot_and_keeps_the_stored_one() {
         assert!(is_declared(&refused));
         assert!(is_declared(&egret.control.delete(&project, &id, Drain::Grace).await.expect_err("declared")));
         assert!(is_declared(
-            &egret.control.bind(&project, pattern("https://a.test"), None).await.expect_err("declared")
+            &egret.control.bind(&project, pattern("https://a.test"), None, None).await.expect_err("declared")
         ));
         assert!(is_declared(&egret.control.unbind(&project, &pattern("https://a.test")).await.expect_err("declared")));
-        egret.control.bind(&project, pattern("https://b.test"), Some(&id)).await.expect("bound to another origin too");
+        egret
+            .control
+            .bind(&project, pattern("https://b.test"), Some(&id), None)
+            .await
+            .expect("bound to another origin too");
         id
     };
     let egret = Egret::start(&shelf, &with).await;

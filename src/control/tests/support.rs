@@ -13,8 +13,8 @@ use crate::backend::{
     Backend, BackendError, BoxFuture, Changes, Expect, Loaded, Op, RecordKey, RecordKind, Revision, SealedRecord,
 };
 use crate::config::{
-    EgressSettings, KeySource, Limits, PostQuantum, Profile, Settings, StoreBackend, StoreSettings, TelemetrySettings,
-    TrustSettings,
+    EgressSettings, KeySource, Limits, ManagementSettings, PostQuantum, Profile, Settings, StoreBackend, StoreSettings,
+    TelemetrySettings, TrustSettings,
 };
 use crate::control::{Control, ControlError, Drain, Upload, Uploaded};
 use crate::domain::{Origin, Pattern, ProjectInfo, ServerTrust};
@@ -115,7 +115,12 @@ pub(super) fn settings() -> Settings {
         data_dir: PathBuf::new(),
         workers: 1,
         config_file: Some(PathBuf::from("egret.toml")),
-        management: "127.0.0.1:0".parse().expect("an address"),
+        management: ManagementSettings {
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            socket_mode: 0o600,
+            tls: None,
+        },
+        health: None,
         listeners: Vec::new(),
         projects: vec![ProjectInfo::named("default")],
         certificates: Vec::new(),
@@ -123,6 +128,8 @@ pub(super) fn settings() -> Settings {
         egress: EgressSettings::default(),
         store: StoreSettings { backend: StoreBackend::Memory, key_encryption_key: KeySource::Generated },
         dns_hosts: std::collections::HashMap::new(),
+        dns_servers: Vec::new(),
+        dns_mixed: crate::config::DnsMixed::Drop,
         limits: Limits::default(),
         trust: TrustSettings { anchors: Vec::new(), servers: ServerTrust::SystemAndCa, post_quantum: PostQuantum::Off },
         telemetry: TelemetrySettings { access_log: false },

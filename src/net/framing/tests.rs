@@ -224,11 +224,12 @@ fn refuses_malformed_request_lines() {
         assert!(judge(stream.as_bytes()).is_err() && judge_bytewise(stream.as_bytes()).is_err(), "{stream:?}");
     }
     for version in
-        ["HTTP/1.2", "HTTP/2.0", "HTTP/0.9", "http/1.1", "HTTP/1.1 ", "HTTP/1.10", "HTTP/01.1", "HTTP/1,1", "XTTP/1.1"]
+        ["HTTP/1.2", "HTTP/3.0", "HTTP/0.9", "http/1.1", "HTTP/1.1 ", "HTTP/1.10", "HTTP/01.1", "HTTP/1,1", "XTTP/1.1"]
     {
         refused(format!("GET / {version}\r\n\r\n").as_bytes(), "HTTP/1.1 or HTTP/1.0");
     }
-    refused(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1 or HTTP/1.0");
+    refused(b"GET / HTTP/2.0\r\n\r\n", "this connection speaks HTTP/1.1");
+    refused(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "this connection speaks HTTP/1.1");
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn a_client_that_trusts_the_ca_accepts_names_and_addresses() {
         let config = issuer.server_config("prj_1", &host(canonical)).unwrap();
         for versions in [BOTH, &[&version::TLS12]] {
             let client = handshake(issuer.ca_pem(), name, true, versions, config.clone()).unwrap();
-            assert_eq!(client.alpn_protocol(), Some(&b"http/1.1"[..]), "{name}");
+            assert_eq!(client.alpn_protocol(), Some(&b"h2"[..]), "{name}");
             // The leaf alone.
             assert_eq!(client.peer_certificates().unwrap().len(), 1);
         }

@@ -136,3 +136,14 @@ fn two_that_start_at_once_agree_on_one_key() {
     });
     assert!(keys.iter().all(|k| **k == *keys[0]));
 }
+
+#[test]
+fn finds_the_key_of_a_store_and_makes_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data");
+    let missing = existing(&KeySource::Generated, &data_dir).unwrap_err();
+    assert!(matches!(missing, KekError::KeyMissing { .. }), "{missing}");
+    assert!(!data_dir.exists(), "nothing is made");
+    let made = load(&KeySource::Generated, &data_dir, StoreBackend::Embedded).unwrap();
+    assert_eq!(existing(&KeySource::Generated, &data_dir).unwrap(), made);
+}

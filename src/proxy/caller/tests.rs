@@ -36,7 +36,7 @@ fn refuses_what_is_no_credential_without_repeating_it() {
 #[test]
 fn asks_for_a_credential_before_anything_is_looked_up() {
     let (memo, registry, throttle) = (Memo::default(), Registry::default(), Throttle::default());
-    let peer = IpAddr::from([192, 0, 2, 1]);
+    let peer = Peer::from(IpAddr::from([192, 0, 2, 1]));
     let mut headers = HeaderMap::new();
     for _ in 0..100 {
         let failure = by_token(&headers, &memo, &registry, &throttle, peer).err().unwrap();
@@ -51,7 +51,7 @@ fn asks_for_a_credential_before_anything_is_looked_up() {
 #[test]
 fn slows_down_who_guesses() {
     let (memo, registry, throttle) = (Memo::default(), Registry::default(), Throttle::default());
-    let peer = IpAddr::from([192, 0, 2, 1]);
+    let peer = Peer::from(IpAddr::from([192, 0, 2, 1]));
     let mut headers = HeaderMap::new();
     headers.append(PROXY_AUTHORIZATION, "Digest x".parse().unwrap());
     let codes: Vec<_> =
@@ -60,20 +60,20 @@ fn slows_down_who_guesses() {
     assert!(codes[10..].iter().all(|c| *c == Code::LimitAuthentication));
     // Who shares the address and has a valid token is not locked out.
     let digest = digest::digest(&digest::SHA256, b"right").as_ref().try_into().unwrap();
-    let token = Token { name: "t".to_owned(), email: None, role: Role::Read, scope: TokenScope::All };
+    let token = Token::declared("t", Role::Read, TokenScope::All, &digest, "egret.toml");
     registry.insert_token(digest, token);
     let mut valid = HeaderMap::new();
     valid.append(PROXY_AUTHORIZATION, "Bearer right".parse().unwrap());
     let failure = by_token(&valid, &memo, &registry, &throttle, peer).err().unwrap();
     assert_eq!(failure.code, Code::CallerForbidden, "known, and judged by its role");
-    let other = IpAddr::from([192, 0, 2, 2]);
+    let other = Peer::from(IpAddr::from([192, 0, 2, 2]));
     assert_eq!(by_token(&headers, &memo, &registry, &throttle, other).err().unwrap().code, Code::CallerUnauthenticated);
 }
 
 #[test]
 fn forgives_after_a_second_and_stays_bounded() {
     let throttle = Throttle::default();
-    let (peer, now) = (IpAddr::from([192, 0, 2, 1]), Instant::now());
+    let (peer, now) = (Peer::from(IpAddr::from([192, 0, 2, 1])), Instant::now());
     for _ in 0..Throttle::ALLOWED {
         assert!(throttle.may_try(peer, now));
         throttle.failed(peer, now);
@@ -81,17 +81,75 @@ fn forgives_after_a_second_and_stays_bounded() {
     assert!(!throttle.may_try(peer, now));
     assert!(throttle.may_try(peer, now + Throttle::WINDOW));
     for n in 0..20_000_u32 {
-        throttle.failed(IpAddr::from(n.to_be_bytes()), now);
+        throttle.failed(IpAddr::from(n.to_be_bytes()).into(), now);
     }
     assert!(throttle.0.lock().unwrap().len() <= Throttle::SOURCES);
 }
 
 #[test]
 fn counts_a_network_as_one_source() {
-    let a: IpAddr = "2001:db8:1:2::1".parse().unwrap();
-    let b: IpAddr = "2001:db8:1:2:ffff::9".parse().unwrap();
-    let c: IpAddr = "2001:db8:1:3::1".parse().unwrap();
-    assert_eq!(source(a), source(b));
-    assert_ne!(source(a), source(c));
-    assert_eq!(source("::ffff:192.0.2.1".parse().unwrap()), IpAddr::from([192, 0, 2, 1]));
+    let of = |text: &str| source(text.parse::<IpAddr>().unwrap().into());
+    assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
+    assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+    assert_eq!(of("::ffff:192.0.2.1"), Peer::Ip(IpAddr::from([192, 0, 2, 1])));
+    assert_ne!(source(Peer::Unix(Some(1))), source(Peer::Unix(Some(2))), "each user of this machine for himself");
+}
+
+/// A registry with project `payments`, and a token for it that ends then.
+fn with_token(expires_at: Option<OffsetDateTime>) -> (Registry, [u8; 32], Arc<Project>) {
+    let registry = Registry::default();
+    let info = crate::domain::ProjectInfo::named("payments");
+    let project = Project::new(crate::registry::testing::empty(info));
+    registry.insert(project.clone());
+    let sha256: [u8; 32] = digest::digest(&digest::SHA256, b"secret").as_ref().try_into().unwrap();
+    let scope = TokenScope::Projects(vec![project.id().as_str().to_owned()]);
+    let token = Token::declared("t", Role::Proxy, scope, &sha256, "egret.toml");
+    registry.insert_token(sha256, Token { expires_at, ..token });
+    (registry, sha256, project)
+}
+
+#[test]
+fn what_is_remembered_ends_with_the_token() {
+    let (memo, throttle) = (Memo::default(), Throttle::default());
+    let peer = Peer::Ip(IpAddr::from([192, 0, 2, 1]));
+    let (registry, sha256, project) = with_token(None);
+    let mut headers = HeaderMap::new();
+    headers.append(PROXY_AUTHORIZATION, "Bearer secret".parse().unwrap());
+    let ask = || by_token(&headers, &memo, &registry, &throttle, peer).map_err(|f| f.code);
+    let pass = ask().unwrap().pass.expect("a token has one");
+    assert!(Arc::ptr_eq(&ask().unwrap().pass.unwrap(), &pass), "remembered");
+    assert!(pass.holds(&registry, &project));
+    // Another token comes: this one is judged again and found good.
+    let other = Token::declared("other", Role::Read, TokenScope::All, &[1; 32], "egret.toml");
+    registry.insert_token([1; 32], other);
+    assert!(pass.holds(&registry, &project) && ask().is_ok());
+    // It is limited to another project now.
+    let token = Token::clone(&registry.token(b"secret").unwrap());
+    let elsewhere = Token { scope: TokenScope::Projects(vec!["prj_other".to_owned()]), ..token.clone() };
+    registry.insert_token(sha256, elsewhere);
+    assert!(!pass.holds(&registry, &project));
+    assert_eq!(ask().err(), Some(Code::CallerForbidden));
+    registry.insert_token(sha256, token);
+    assert!(pass.holds(&registry, &project) && ask().is_ok());
+    registry.remove_token(&sha256);
+    assert!(!pass.holds(&registry, &project));
+    assert_eq!(ask().err(), Some(Code::CallerUnauthenticated));
+}
+
+#[test]
+fn what_is_remembered_ends_at_the_hour_of_the_token() {
+    let (memo, throttle) = (Memo::default(), Throttle::default());
+    let (registry, sha256, project) = with_token(Some(clock::now() + time::Duration::hours(1)));
+    let mut headers = HeaderMap::new();
+    headers.append(PROXY_AUTHORIZATION, "Bearer secret".parse().unwrap());
+    let ask =
+        || by_token(&headers, &memo, &registry, &throttle, Peer::Ip(IpAddr::from([192, 0, 2, 1]))).map_err(|f| f.code);
+    assert!(ask().unwrap().pass.unwrap().holds(&registry, &project));
+    // What was remembered an hour ago, with the registry unchanged since.
+    let generation = registry.token_generation();
+    let late = Some(clock::now() - time::Duration::seconds(1));
+    let pass = Arc::new(Pass { sha256, until: late, generation: AtomicU64::new(generation) });
+    assert!(!pass.holds(&registry, &project));
+    memo.0.lock().unwrap().as_mut().unwrap().admitted.pass = Some(pass.clone());
+    assert!(!Arc::ptr_eq(&ask().unwrap().pass.unwrap(), &pass), "judged anew");
 }

@@ -1,5 +1,6 @@
 use tokio::io::{AsyncWriteExt as _, duplex};
 
+use super::first::{SILENCE, classify};
 use super::*;
 
 #[test]
@@ -197,5 +198,41 @@ fn a_none_binding_tunnels_and_does_not_hide_what_another_port_is_bound_to() {
             let of = |text: &str| plan(Intercept::Always, &snapshot, &Origin::parse(text).unwrap(), || unreachable!());
             assert!(matches!(of("https://other.test"), Plan::Tunnel(_)));
         }
+    }
+}
+
+#[test]
+fn a_project_that_lifts_always_serves_plain_http_and_leaves_tls_as_it_is() {
+    use crate::domain::{Lift, ProjectInfo};
+    use crate::registry::Binding;
+    use crate::registry::testing::{binding, certificate, empty};
+    let snapshot = |lift: Lift, default: bool| {
+        let mut edit = empty(ProjectInfo { lift, ..ProjectInfo::named("test") }).edit();
+        let bound = || Target::Certificate(certificate("c"));
+        edit.bind(Binding { lift: false, ..binding("https://plain.test:80", bound()) });
+        if default {
+            edit.bind(binding("*", bound()));
+        }
+        edit.finish()
+    };
+    let of = |snapshot: &Snapshot, text: &str, before: Option<Option<Arc<Asked>>>| {
+        plan(Intercept::Registered, snapshot, &Origin::parse(text).unwrap(), || before)
+    };
+    let lifted = |text: &str| Some(Destination::Tls(Origin::parse(text).unwrap()));
+    let always = snapshot(Lift::Always, false);
+    let plain = lifted("https://other.test");
+    assert_eq!(of(&always, "https://other.test:80", None), Plan::Intercept { tls: false, plain });
+    // The binding is for port 80; plain http is looked up where it is lifted to, and nothing there says no.
+    let plain = lifted("https://plain.test");
+    assert_eq!(of(&always, "https://plain.test:80", None), Plan::Intercept { tls: true, plain });
+    let asking = snapshot(Lift::Always, true);
+    let plain = || lifted("https://other.test:8443");
+    assert_eq!(of(&asking, "https://other.test:8443", None), Plan::Ask { plain: plain() });
+    let silent = of(&asking, "https://other.test:8443", Some(None));
+    assert_eq!(silent, Plan::Intercept { tls: false, plain: plain() });
+    for lift in [Lift::Registered, Lift::Never] {
+        let asking = snapshot(lift, true);
+        assert_eq!(of(&asking, "https://other.test:8443", None), Plan::Ask { plain: None });
+        assert!(matches!(of(&asking, "https://other.test:8443", Some(None)), Plan::Tunnel(_)));
     }
 }

@@ -10,6 +10,7 @@ fn rich() -> Failure {
     *failure.facts = Facts {
         origin: Some("https://api.test:8443".into()),
         address: Some("192.0.2.7:8443".parse().unwrap()),
+        parent: Some("http://proxy.test:3128".into()),
         tls_version: Some("TLSv1.3"),
         asked: Some(Asked {
             // O=Acme\, Inc.

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::super::Outcome;
 use super::super::testing::{binding, certificate, empty};
 use super::*;
 use crate::domain::DefaultScope;
@@ -132,6 +133,40 @@ fn copies_one_shard_for_one_change_among_many_bindings() {
     assert_eq!(after.wildcard.differing_shards(&before.wildcard), 0);
 }
 
+#[test]
+fn traces_every_place_in_order_and_names_what_comes_close() {
+    let snapshot = project(&["https://api.example.com:8443", "https://*.example.com", "https://example.com", "*"]);
+    let near = |text: &str| -> Vec<String> {
+        snapshot.near_misses(&origin(text)).iter().map(|b| b.pattern.to_string()).collect()
+    };
+    assert_eq!(near("https://api.example.com"), ["https://api.example.com:8443", "https://example.com"]);
+    assert_eq!(near("https://example.com:8443"), ["https://example.com", "https://*.example.com"]);
+    assert_eq!(near("https://b.a.example.com"), ["https://*.example.com", "https://example.com"]);
+    assert!(near("https://a.test").is_empty() && near("https://192.0.2.1").is_empty());
+
+    let texts = |text: &str| -> Vec<String> {
+        let told = |pattern: &Pattern| pattern.to_string();
+        snapshot.trace(&origin(text)).iter().map(|s| s.pattern.as_ref().map_or("-".to_owned(), told)).collect()
+    };
+    assert_eq!(
+        texts("https://a.example.com:1"),
+        [
+            "https://a.example.com:1",
+            "https://a.example.com:*",
+            "https://*.example.com:1",
+            "https://*.example.com:*",
+            "*"
+        ]
+    );
+    // No wildcard above an address or a public suffix.
+    for text in ["https://192.0.2.1:1", "https://example.com:1"] {
+        assert_eq!(texts(text)[2..], ["-", "-", "*"], "{text}");
+    }
+    let trace = snapshot.trace(&origin("https://api.example.com:8443"));
+    assert!(matches!(&trace[0].outcome, Outcome::Chosen(_)));
+    assert!(matches!(&trace[4].outcome, Outcome::Overruled(_)));
+}
+
 /// Names records as a sealer would, without a key.
 fn name_of() -> RecordName {
     Arc::new(|text: &str| format!("name of {text}"))
@@ -248,6 +283,19 @@ proptest! {
                 let selection = snapshot.select(&at);
                 let expected = naive(model, &scope, &at);
                 prop_assert_eq!(selection.binding.as_ref().map(|b| &b.pattern), expected.map(|(p, _)| p));
+                // What is told of a selection is what was selected.
+                let trace = snapshot.trace(&at);
+                let told: Vec<_> = trace.iter().filter_map(|step| match &step.outcome {
+                    Outcome::Chosen(binding) => Some((step.pattern.clone(), binding.pattern.clone())),
+                    _ => None,
+                }).collect();
+                let selected: Vec<_> = selection.binding.iter().map(|b| (Some(b.pattern.clone()), b.pattern.clone())).collect();
+                prop_assert_eq!(told, selected);
+                let place = trace.iter().position(|step| matches!(step.outcome, Outcome::Chosen(_)));
+                let above = &trace[..place.unwrap_or(trace.len())];
+                let passed = above.iter().all(|s| matches!(s.outcome, Outcome::Unbound | Outcome::Impossible | Outcome::OutOfScope(_)));
+                prop_assert!(passed, "nothing that is bound is passed over");
+                prop_assert!(snapshot.near_misses(&at).iter().all(|b| !b.pattern.covers(&at)));
                 let (rule, tls) = match expected {
                     None => (Rule::Nothing, snapshot.anonymous()),
                     Some((_, 1)) => (Rule::None, snapshot.anonymous()),
@@ -258,5 +306,37 @@ proptest! {
                 prop_assert_eq!((selection.rule, selection.tls.serial()), (rule, tls.serial()));
             }
         }
+    }
+}
+
+#[test]
+fn lifts_as_project_and_binding_say() {
+    use crate::domain::Lift;
+    let bound = |pattern: &str, lift: bool| {
+        let target = Target::Certificate(certificate(&format!("c{}", pattern.len())));
+        Binding { lift, ..binding(pattern, target) }
+    };
+    for (lift, of_default, of_nothing) in
+        [(Lift::Registered, false, false), (Lift::Always, true, true), (Lift::Never, false, false)]
+    {
+        let info = ProjectInfo { lift, ..ProjectInfo::named("test") };
+        let mut edit = empty(info.clone()).edit();
+        edit.bind(bound("https://exact.test", true));
+        edit.bind(bound("https://*.wild.test:*", true));
+        edit.bind(bound("https://plain.test", false));
+        edit.bind(binding("https://none.test:*", Target::None));
+        let snapshot = edit.finish();
+        let lifts = |snapshot: &Snapshot, origin: &str| snapshot.lifts(&Origin::parse(origin).unwrap());
+        for origin in ["https://exact.test", "https://a.wild.test:8080"] {
+            assert_eq!(lifts(&snapshot, origin), lift != Lift::Never, "{origin} {lift:?}");
+        }
+        assert!(!lifts(&snapshot, "https://plain.test") && !lifts(&snapshot, "https://none.test"), "{lift:?}");
+        assert_eq!(lifts(&snapshot, "https://other.test"), of_nothing, "{lift:?}");
+        let mut edit = snapshot.edit();
+        edit.bind(bound("*", true));
+        assert_eq!(lifts(&edit.finish(), "https://other.test"), of_default, "{lift:?}");
+        let mut edit = empty(info).edit();
+        edit.bind(bound("*", false));
+        assert!(!lifts(&edit.finish(), "https://other.test"), "{lift:?}: the default that applies says no");
     }
 }

@@ -43,6 +43,11 @@ impl Source {
         self.held = Some(Box::new(token));
     }
 
+    /// Whether the client sends without being asked.
+    pub(super) fn flows(&self) -> bool {
+        self.flows
+    }
+
     /// The next frame; the errors are the client's.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };

@@ -95,7 +95,8 @@ impl World {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
         let verifier = if behaviour.optional { verifier.allow_unauthenticated() } else { verifier };
         let verifier = verifier.build().unwrap();
-        let (certificate, key) = issue(&authority, "origin", vec!["origin.localhost".to_owned()]);
+        let (certificate, key) =
+            issue(&authority, "origin", vec!["origin.localhost".to_owned(), "origin.test".to_owned()]);
         let versions = if behaviour.tls12 { vec![&rustls::version::TLS12] } else { vec![&rustls::version::TLS13] };
         let mut config = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&versions)
@@ -119,6 +120,35 @@ impl World {
             anchors: SharedAnchors::load(&[], &provider).unwrap(),
             factory,
         }
+    }
+
+    /// The same under a name that is not loopback's, as a parent proxy resolves it.
+    pub(super) fn abroad(&self) -> Origin {
+        Origin::parse(&format!("https://origin.test:{}", self.origin.port())).unwrap()
+    }
+
+    /// A server of the same CA under another name.
+    pub(super) fn acceptor(&self, name: &str) -> TlsAcceptor {
+        let (certificate, key) = issue(&self.ca, name, vec![name.to_owned()]);
+        let config = ServerConfig::builder_with_provider(self.factory.provider().clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key_der(&key))
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// The CA's certificate, PEM.
+    pub(super) fn ca_pem(&self) -> String {
+        use base64::Engine as _;
+        let text = base64::engine::general_purpose::STANDARD.encode(&self.ca.der);
+        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+    }
+
+    /// Parents as they are written, ready.
+    pub(super) fn parents(&self, settings: &[crate::config::ParentSettings]) -> crate::upstream::Parents {
+        crate::upstream::Parents::load(settings, &self.anchors, &self.factory).unwrap()
     }
 
     pub(super) fn seen(&self) -> Seen {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SerialNumber,
+    KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -63,9 +63,28 @@ impl Authority {
         self.pair(name, &[], ExtendedKeyUsagePurpose::ClientAuth, key)
     }
 
+    /// A client certificate with these DNS names and URIs among its subject alternative names.
+    pub(crate) fn caller(&self, name: &str, names: &[&str], uris: &[&str]) -> Pair {
+        let key = KeyPair::generate().expect("P-256");
+        let uris = uris.iter().map(|&uri| SanType::URI(uri.try_into().expect("a URI is ASCII")));
+        self.issue(name, names, uris.collect(), ExtendedKeyUsagePurpose::ClientAuth, &key)
+    }
+
     fn pair(&self, name: &str, names: &[&str], usage: ExtendedKeyUsagePurpose, key: &KeyPair) -> Pair {
+        self.issue(name, names, Vec::new(), usage, key)
+    }
+
+    fn issue(
+        &self,
+        name: &str,
+        names: &[&str],
+        uris: Vec<SanType>,
+        usage: ExtendedKeyUsagePurpose,
+        key: &KeyPair,
+    ) -> Pair {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names of tests are valid");
+        params.subject_alt_names.extend(uris);
         params.distinguished_name = common_name(name);
         params.serial_number = Some(SerialNumber::from_slice(&serial()));
         params.not_before = OffsetDateTime::now_utc() - Duration::hours(1);

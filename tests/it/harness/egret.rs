@@ -33,6 +33,7 @@ pub(crate) struct Setup {
     listeners: Vec<(String, String)>,
     sections: String,
     hosts: String,
+    management: String,
     token: bool,
     workers: usize,
 }
@@ -51,15 +52,27 @@ impl Setup {
             listeners: Vec::new(),
             sections: String::new(),
             hosts: String::new(),
+            management: "listen = \"127.0.0.1:0\"".to_owned(),
             token: true,
             workers: 2,
         }
     }
 
     /// Another way in; without any there is one, `dev`, for project `default`.
-    pub(crate) fn listener(mut self, name: &str, mode: &str, keys: &str) -> Self {
-        let text = format!("[[listeners]]\nname = \"{name}\"\nlisten = \"127.0.0.1:0\"\nmode = \"{mode}\"\n{keys}\n");
+    pub(crate) fn listener(self, name: &str, mode: &str, keys: &str) -> Self {
+        self.listener_at("127.0.0.1:0", name, mode, keys)
+    }
+
+    /// The same at another address, or `unix:PATH`, where a relative path starts at the file's folder.
+    pub(crate) fn listener_at(mut self, listen: &str, name: &str, mode: &str, keys: &str) -> Self {
+        let text = format!("[[listeners]]\nname = \"{name}\"\nlisten = \"{listen}\"\nmode = \"{mode}\"\n{keys}\n");
         self.listeners.push((name.to_owned(), text));
+        self
+    }
+
+    /// The lines of `[management]`.
+    pub(crate) fn management(mut self, lines: &str) -> Self {
+        self.management = lines.to_owned();
         self
     }
 
@@ -117,8 +130,8 @@ impl Setup {
             self.listeners.iter().map(|(_, text)| format!("{text}\n")).collect()
         };
         let text = format!(
-            "data_dir = {:?}\nworkers = {}\n\n[management]\nlisten = \"127.0.0.1:0\"\n\n{listeners}\n{}\n{}\n[trust]\nanchors = [{:?}]\n\n[dns.hosts]\n{}",
-            self.data_dir, self.workers, self.sections, self.store, self.anchors, self.hosts
+            "data_dir = {:?}\nworkers = {}\n\n[management]\n{}\n\n{listeners}\n{}\n{}\n[trust]\nanchors = [{:?}]\n\n[dns.hosts]\n{}",
+            self.data_dir, self.workers, self.management, self.sections, self.store, self.anchors, self.hosts
         );
         std::fs::write(&path, text).expect("writable");
         path
@@ -146,29 +159,31 @@ impl Setup {
         let stdout = BufReader::new(process.0.stdout.take().expect("piped"));
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let mut listeners = Vec::new();
-        let management = loop {
+        let management_url = loop {
             let Ok(line) = lines.recv_timeout(PATIENCE) else {
                 let log = std::fs::read_to_string(&log).unwrap_or_default();
                 panic!("egret did not say where its management API listens; its log:\n{log}");
             };
-            if let Some(address) = line.strip_prefix("management listening on http://") {
-                break address.parse().expect("HOST:PORT");
+            if let Some(url) = line.strip_prefix("management listening on ") {
+                break url.to_owned();
             }
             listeners.push(parse_listener(&line));
         };
         let names: Vec<_> = listeners.iter().map(|(name, _)| name.as_str()).collect();
         let expected: Vec<_> = self.listeners.iter().map(|(name, _)| name.as_str()).collect();
         assert!(self.listeners.is_empty() && names == ["dev"] || names == expected, "{names:?}, not {expected:?}");
-        Egret { process, listeners, management, setup: Some(self) }
+        let management = management_url.rsplit('/').next().and_then(|address| address.parse().ok());
+        let management = management.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+        Egret { process, listeners, management, management_url, setup: Some(self) }
     }
 }
 
-/// `proxy listening on HOST:PORT (NAME, MODE)`
-fn parse_listener(line: &str) -> (String, SocketAddr) {
+/// `proxy listening on HOST:PORT (NAME, MODE)`, or `unix:PATH` in place of the address.
+fn parse_listener(line: &str) -> (String, String) {
     let parsed = line.strip_prefix("proxy listening on ").and_then(|rest| {
         let (address, rest) = rest.split_once(" (")?;
         let (name, _mode) = rest.strip_suffix(')')?.split_once(", ")?;
-        Some((name.to_owned(), address.parse().ok()?))
+        Some((name.to_owned(), address.to_owned()))
     });
     parsed.unwrap_or_else(|| panic!("not the line of a listener: {line}"))
 }
@@ -176,22 +191,36 @@ fn parse_listener(line: &str) -> (String, SocketAddr) {
 /// A running egret. Killed when dropped; its log is shown if the test failed.
 pub(crate) struct Egret {
     process: Process,
-    listeners: Vec<(String, SocketAddr)>,
-    /// The management API.
+    listeners: Vec<(String, String)>,
+    /// The management API, if it is on TCP.
     pub(crate) management: SocketAddr,
+    /// The same as `EGRET_URL` takes it.
+    pub(crate) management_url: String,
     setup: Option<Setup>,
 }
 
 impl Egret {
     /// The address of the first listener.
     pub(crate) fn proxy(&self) -> SocketAddr {
-        self.listeners[0].1
+        self.listener(&self.listeners[0].0)
     }
 
     /// The address of a listener by name.
     #[track_caller]
     pub(crate) fn listener(&self, name: &str) -> SocketAddr {
-        self.listeners.iter().find(|(n, _)| n == name).expect("a listener of this name").1
+        self.announced(name).parse().expect("HOST:PORT")
+    }
+
+    /// Where a listener is, as it said itself: `HOST:PORT` or `unix:PATH`.
+    #[track_caller]
+    pub(crate) fn announced(&self, name: &str) -> &str {
+        &self.listeners.iter().find(|(n, _)| n == name).expect("a listener of this name").1
+    }
+
+    /// The file of a listener on a Unix socket.
+    #[track_caller]
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
+        PathBuf::from(self.announced(name).strip_prefix("unix:").expect("a Unix socket"))
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -215,7 +244,7 @@ impl Egret {
     pub(crate) fn cli(&self, arguments: &[&str]) -> Command {
         let mut cli = program();
         cli.args(arguments)
-            .env("EGRET_URL", format!("http://{}", self.management))
+            .env("EGRET_URL", &self.management_url)
             .env("EGRET_CONFIG", self.setup().folder.path().join("egret.toml"))
             .env("EGRET_DATA_DIR", &self.setup().data_dir);
         if self.setup().token {

@@ -5,9 +5,11 @@
 pub(crate) mod certificates;
 pub(crate) mod clients;
 pub(crate) mod egret;
+pub(crate) mod laptop;
 pub(crate) mod nginx;
 pub(crate) mod openssl;
 pub(crate) mod origin;
+pub(crate) mod parents;
 pub(crate) mod partner;
 pub(crate) mod wire;
 pub(crate) mod world;

@@ -5,10 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 
 use super::PATIENCE;
+use super::certificates::Pair;
 
 /// A response as it stood on the wire.
 #[derive(Debug)]
@@ -64,6 +65,8 @@ impl Reply {
 pub(crate) struct Wire {
     stream: Box<dyn Stream>,
     unread: Vec<u8>,
+    /// Of the innermost TLS: whether its session was resumed.
+    pub(crate) resumed: bool,
 }
 
 trait Stream: Read + Write + Send {}
@@ -82,28 +85,52 @@ impl Wire {
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream: Box::new(stream), unread: Vec::new() })
+        Ok(Self { stream: Box::new(stream), unread: Vec::new(), resumed: false })
+    }
+
+    /// A Unix socket.
+    #[track_caller]
+    pub(crate) fn connect_unix(path: &std::path::Path) -> Self {
+        let stream = std::os::unix::net::UnixStream::connect(path).expect("somebody listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        Self { stream: Box::new(stream), unread: Vec::new(), resumed: false }
     }
 
     /// CONNECT through a proxy; the proxy's answer if it is not 200.
     pub(crate) fn tunnel(proxy: SocketAddr, authority: &str) -> Result<Self, Reply> {
-        let mut wire = Self::connect(proxy);
+        Self::connect(proxy).connected(authority)
+    }
+
+    /// The same on a connection to the proxy.
+    pub(crate) fn connected(mut self, authority: &str) -> Result<Self, Reply> {
+        let wire = &mut self;
         wire.send(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n"));
         let reply = wire.reply("CONNECT");
-        if reply.status == 200 { Ok(wire) } else { Err(reply) }
+        if reply.status == 200 { Ok(self) } else { Err(reply) }
     }
 
     /// TLS on top of this connection, verified for `host` against the authorities in `roots` (PEM).
     pub(crate) fn tls(self, host: &str, roots: &str) -> io::Result<Self> {
+        self.tls_with(host, client_config(roots, None))
+    }
+
+    /// The same with a client certificate.
+    pub(crate) fn tls_as(self, host: &str, roots: &str, client: &Pair) -> io::Result<Self> {
+        self.tls_with(host, client_config(roots, Some(client)))
+    }
+
+    /// The same; connections with one configuration resume each other's sessions.
+    pub(crate) fn tls_with(self, host: &str, config: Arc<ClientConfig>) -> io::Result<Self> {
         assert!(self.unread.is_empty(), "the peer spoke first");
-        let connection =
-            ClientConnection::new(client_config(roots), ServerName::try_from(host.to_owned()).expect("a name"))
-                .map_err(io::Error::other)?;
+        let connection = ClientConnection::new(config, ServerName::try_from(host.to_owned()).expect("a name"))
+            .map_err(io::Error::other)?;
         let mut stream = StreamOwned::new(connection, self.stream);
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
         }
-        Ok(Self { stream: Box::new(stream), unread: Vec::new() })
+        let resumed = stream.conn.handshake_kind() == Some(HandshakeKind::Resumed);
+        Ok(Self { stream: Box::new(stream), unread: Vec::new(), resumed })
     }
 
     /// Writes bytes as they are.
@@ -267,17 +294,23 @@ pub(crate) fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-fn client_config(roots: &str) -> Arc<ClientConfig> {
+/// What [`Wire::tls_with`] takes.
+pub(crate) fn client_config(roots: &str, client: Option<&Pair>) -> Arc<ClientConfig> {
     let mut store = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(roots.as_bytes()) {
         store.add(certificate.expect("PEM")).expect("an authority");
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    Arc::new(
-        ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions of the provider")
-            .with_root_certificates(store)
-            .with_no_client_auth(),
-    )
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions of the provider")
+        .with_root_certificates(store);
+    Arc::new(match client {
+        None => builder.with_no_client_auth(),
+        Some(pair) => {
+            let chain = CertificateDer::pem_slice_iter(pair.chain.as_bytes()).map(|one| one.expect("PEM")).collect();
+            let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("a key");
+            builder.with_client_auth_cert(chain, key).expect("a usable pair")
+        }
+    })
 }

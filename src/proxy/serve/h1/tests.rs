@@ -1,6 +1,10 @@
+use http::{Request, Response};
 use http_body_util::Empty;
 use tokio::io::{AsyncReadExt as _, DuplexStream};
 
+use tokio_util::task::TaskTracker;
+
+use super::super::{Protocol, serve};
 use super::*;
 
 fn limits() -> Limits {
@@ -72,7 +76,7 @@ struct Served {
 }
 
 fn served(limits: Limits) -> Served {
-    let serving = Serving::new(limits, Arc::default());
+    let serving = Serving::new(limits, Arc::default(), TaskTracker::new());
     let (client, server) = tokio::io::duplex(4096);
     let meter = Meter::new();
     let io = crate::net::Io::new(server, meter.clone());
@@ -206,7 +210,7 @@ async fn does_not_answer_a_refusal_before_its_turn() {
     let meter = Meter::new();
     let io = crate::net::Io::new(server, meter.clone());
     let (answer, answered) = tokio::sync::watch::channel(false);
-    let serving = Serving::new(Limits::default(), Arc::default());
+    let serving = Serving::new(Limits::default(), Arc::default(), TaskTracker::new());
     let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
     let handle = move |_: Request<Incoming>| -> Answering<Empty<Bytes>> {
         let mut answered = answered.clone();
@@ -257,7 +261,13 @@ async fn counts_an_exchange_with_a_body_once() {
             Response::new(Empty::new())
         })
     };
-    let task = tokio::spawn(serve(io, Protocol::Http1, meter, Serving::new(Limits::default(), Arc::default()), handle));
+    let task = tokio::spawn(serve(
+        io,
+        Protocol::Http1,
+        meter,
+        Serving::new(Limits::default(), Arc::default(), TaskTracker::new()),
+        handle,
+    ));
     let post = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx";
     let get = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
     client.write_all(format!("{post}{get}\0").as_bytes()).await.unwrap();
@@ -288,7 +298,7 @@ async fn fails_a_body_that_is_refused_in_the_middle() {
             Response::new(Empty::new())
         })
     };
-    let serving = Serving::new(Limits::default(), Arc::default());
+    let serving = Serving::new(Limits::default(), Arc::default(), TaskTracker::new());
     let metrics = serving.metrics.clone();
     let task = tokio::spawn(serve(io, Protocol::Http1, meter, serving, handle));
     client.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab").await.unwrap();
@@ -315,7 +325,13 @@ async fn hands_a_tunnel_over_with_the_bytes_that_came_behind_its_head() {
         tell.send(hyper::upgrade::on(&mut request)).unwrap();
         Box::pin(async { Response::new(Empty::new()) })
     };
-    let task = tokio::spawn(serve(io, Protocol::Http1, meter, Serving::new(Limits::default(), Arc::default()), handle));
+    let task = tokio::spawn(serve(
+        io,
+        Protocol::Http1,
+        meter,
+        Serving::new(Limits::default(), Arc::default(), TaskTracker::new()),
+        handle,
+    ));
     client.write_all(b"CONNECT a.test:443 HTTP/1.1\r\n\r\nearly").await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -353,7 +369,13 @@ async fn drops_an_exchange_whose_client_has_gone() {
             std::future::pending().await
         })
     };
-    let task = tokio::spawn(serve(io, Protocol::Http1, meter, Serving::new(Limits::default(), Arc::default()), handle));
+    let task = tokio::spawn(serve(
+        io,
+        Protocol::Http1,
+        meter,
+        Serving::new(Limits::default(), Arc::default(), TaskTracker::new()),
+        handle,
+    ));
     client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     drop(client);
     told.recv().await.unwrap();

@@ -1,0 +1,32 @@
+//! Every path of the management API, and nothing else: what is not here does not exist.
+//!
+//! A handler comes with its documentation (`#[utoipa::path]`), so a path cannot be served without standing in
+//! `/openapi.json`. What every operation may answer (400, 401, 403, 429, and with a body 408, 413, 415) is added there.
+
+use std::sync::Arc;
+
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{Management, bindings, certificates, explain, openapi, projects, status, vercel};
+
+/// All of them, with their documentation.
+pub(super) fn all() -> OpenApiRouter<Arc<Management>> {
+    OpenApiRouter::with_openapi(openapi::ApiDoc::openapi())
+        // Vercel's dialect
+        .routes(routes!(vercel::list, vercel::upload))
+        .routes(routes!(vercel::remove))
+        // egret's own
+        .routes(routes!(projects::list, projects::create))
+        .routes(routes!(projects::remove))
+        .routes(routes!(bindings::list, bindings::put, bindings::remove))
+        .routes(routes!(certificates::details))
+        .routes(routes!(explain::explain))
+        .routes(routes!(status::status))
+        .routes(routes!(status::ca))
+        // without a token
+        .routes(routes!(status::healthz))
+        .routes(routes!(status::readyz))
+        .routes(routes!(openapi::document))
+}

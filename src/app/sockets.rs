@@ -1,0 +1,116 @@
+//! The sockets that clients connect to, and the TLS that they are met with: first of all, so that what is wrong with
+//! them is told before anything is touched.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use crate::config::{Complaint, Refused, ServerTlsSettings, Settings};
+use crate::domain::Endpoint;
+use crate::domain::time::now;
+use crate::net::listen::{Listening, Remover};
+use crate::pki::server::ServerTls;
+
+/// What clients of the proxy may speak inside TLS, the better first.
+const PROXY_ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+/// What clients of the management API may speak.
+const MANAGEMENT_ALPN: &[&[u8]] = &[b"http/1.1"];
+
+/// Every socket, bound.
+pub(super) struct Sockets {
+    /// In the order of the settings.
+    pub(super) listeners: Vec<Listening>,
+    pub(super) management: Listening,
+    pub(super) health: Option<Listening>,
+    /// Dropped last: what was not removed by then.
+    pub(super) removers: Vec<Remover>,
+}
+
+/// What the sockets are opened with, in the order of the settings; `None` = in the clear.
+pub(super) struct Tls {
+    pub(super) listeners: Vec<Option<Arc<ServerTls>>>,
+    pub(super) management: Option<Arc<ServerTls>>,
+}
+
+pub(super) fn bind(settings: &Settings) -> anyhow::Result<Sockets> {
+    let mut removers = Vec::new();
+    let endpoints = settings.listeners.iter().map(|l| &l.listen).chain([&settings.management.listen]);
+    let all: Vec<SocketAddr> = endpoints.filter_map(Endpoint::tcp).chain(settings.health).collect();
+    let mut open = |endpoint: &Endpoint, mode: u32, what: &str| {
+        let only_v6 = endpoint.tcp().is_some_and(|address| shares_its_port(address, &all));
+        let socket =
+            Listening::bind(endpoint, mode, only_v6).with_context(|| format!("{what} cannot listen on {endpoint}"))?;
+        removers.push(socket.remover());
+        anyhow::Ok(socket)
+    };
+    let listeners = settings
+        .listeners
+        .iter()
+        .map(|l| open(&l.listen, l.socket_mode, &format!("listener {}", l.name)))
+        .collect::<anyhow::Result<_>>()?;
+    let management = open(&settings.management.listen, settings.management.socket_mode, "the management API")?;
+    let health = settings.health.map(|at| open(&Endpoint::Tcp(at), 0, "the health listener")).transpose()?;
+    Ok(Sockets { listeners, management, health, removers })
+}
+
+/// `[::]:80` takes IPv4 clients too, unless a listener of its own is there for them.
+fn shares_its_port(address: SocketAddr, all: &[SocketAddr]) -> bool {
+    let four = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
+    address.ip() == IpAddr::from([0; 16]) && address.port() != 0 && all.iter().any(four)
+}
+
+/// Reads and checks every `tls = { … }`.
+///
+/// # Errors
+/// [`Refused`] with every complaint.
+pub(super) fn tls(settings: &Settings) -> anyhow::Result<Tls> {
+    let mut complaints = Vec::new();
+    let file = settings.config_file.as_deref();
+    let mut load = |tls: Option<&ServerTlsSettings>, alpn| match loaded(tls?, file, alpn) {
+        Ok((tls, warnings)) => {
+            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            Some(tls)
+        }
+        Err(found) => {
+            complaints.extend(found);
+            None
+        }
+    };
+    let listeners = settings.listeners.iter().map(|l| load(l.tls.as_ref(), PROXY_ALPN)).collect();
+    let management = load(settings.management.tls.as_ref(), MANAGEMENT_ALPN);
+    if complaints.is_empty() { Ok(Tls { listeners, management }) } else { Err(Refused(complaints).into()) }
+}
+
+type Loaded = Result<(Arc<ServerTls>, Vec<Complaint>), Vec<Complaint>>;
+
+fn loaded(tls: &ServerTlsSettings, file: Option<&Path>, alpn: &[&[u8]]) -> Loaded {
+    ServerTls::load(tls, file, alpn, now()).map(|(tls, warnings)| (Arc::new(tls), warnings))
+}
+
+/// What `egret check` says of every `tls = { … }`: complaints and warnings.
+pub(crate) fn checked(settings: &Settings) -> (Vec<Complaint>, Vec<Complaint>) {
+    let (mut complaints, mut warnings) = (Vec::new(), Vec::new());
+    let listeners = settings.listeners.iter().filter_map(|l| l.tls.as_ref());
+    for tls in listeners.chain(&settings.management.tls) {
+        match loaded(tls, settings.config_file.as_deref(), MANAGEMENT_ALPN) {
+            Ok((_, said)) => warnings.extend(said),
+            Err(found) => complaints.extend(found),
+        }
+    }
+    (complaints, warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv4_clients_are_left_to_the_listener_that_is_there_for_them() {
+        let all = ["0.0.0.0:80", "[::]:80", "[::]:81", "[::]:0", "127.0.0.1:81"].map(|text| text.parse().unwrap());
+        let shares = |text: &str| shares_its_port(text.parse().unwrap(), &all);
+        assert!(shares("[::]:80") && shares("[::]:81"));
+        assert!(!shares("[::]:82") && !shares("[::]:0") && !shares("[::1]:80") && !shares("0.0.0.0:80"));
+    }
+}

@@ -1,0 +1,226 @@
+//! Sockets that clients connect to: TCP, or a Unix socket in a file.
+//!
+//! What must stay true of a Unix socket:
+//! - Nobody ever connects to it under a wider mode than was asked for: the mode is set between `bind` and `listen`,
+//!   and a socket that does not listen yet refuses everybody (unix(7), `ECONNREFUSED`). (A umask would be the
+//!   process's, and a temporary name would not fit where the final one just does.)
+//! - A file is replaced only if it is a socket at which nobody listens. Two that start at once are kept apart by a
+//!   lock on the folder, so that neither takes the other's fresh socket for a dead one's.
+//! - The file is removed at the end only if it is still the one that was made.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use super::Stream;
+use crate::domain::{Endpoint, Peer};
+
+#[cfg(unix)]
+use unix::{SocketFile, UnixSocket};
+
+/// Clients that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Why nothing listens. Says what to do; the endpoint is for the caller to name.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// The system said no.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The address belongs to somebody.
+    #[error("the address is taken; end what listens there, or choose another port (0 finds a free one)")]
+    Taken,
+    /// Somebody listens at the socket.
+    #[error("another process listens at this socket; end it, or choose another path")]
+    Alive,
+    /// Something else has the name.
+    #[error("there is a file of another kind, which is never removed; move it away, or choose another path")]
+    NotASocket,
+    /// There is a socket, and whether anybody listens cannot be found out.
+    #[error(
+        "there is a socket whose owner cannot be asked ({0}); remove it if it is left over, or choose another path"
+    )]
+    Unknown(io::Error),
+    /// No such folder.
+    #[error("the folder of the socket does not exist; make it, with access for those who are to connect")]
+    NoFolder,
+}
+
+/// A socket that listens. Clients wait in the kernel's queue until somebody accepts.
+#[derive(Debug)]
+pub struct Listening {
+    endpoint: Endpoint,
+    socket: Socket,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixSocket),
+}
+
+impl Listening {
+    /// Binds `endpoint` and listens there. `mode` is the mode of a Unix socket's file; `only_v6` keeps an IPv6 address
+    /// from taking IPv4 clients too.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn bind(endpoint: &Endpoint, mode: u32, only_v6: bool) -> Result<Self, ListenError> {
+        match endpoint {
+            Endpoint::Tcp(address) => {
+                let socket = tcp(*address, only_v6).map_err(|error| match error.kind() {
+                    io::ErrorKind::AddrInUse => ListenError::Taken,
+                    _ => ListenError::Io(error),
+                })?;
+                Ok(Self { endpoint: socket.local_addr()?.into(), socket: Socket::Tcp(socket) })
+            }
+            #[cfg(unix)]
+            Endpoint::Unix(path) => {
+                Ok(Self { endpoint: endpoint.clone(), socket: Socket::Unix(UnixSocket::bind(path, mode)?) })
+            }
+            #[cfg(not(unix))]
+            Endpoint::Unix(_) => {
+                let _ = mode;
+                Err(ListenError::Io(io::ErrorKind::Unsupported.into()))
+            }
+        }
+    }
+
+    /// Where it listens; the real port if 0 was asked for.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Removes the file of a Unix socket when told to or when dropped; nothing for TCP.
+    #[must_use]
+    pub fn remover(&self) -> Remover {
+        Remover {
+            #[cfg(unix)]
+            file: match &self.socket {
+                Socket::Tcp(_) => None,
+                Socket::Unix(socket) => Some(socket.file()),
+            },
+        }
+    }
+
+    /// Begins to accept. Must be called inside a runtime.
+    ///
+    /// # Errors
+    /// The runtime does not take the socket.
+    pub fn accepting(self) -> io::Result<Accepting> {
+        Ok(match self.socket {
+            Socket::Tcp(socket) => Accepting::Tcp(tokio::net::TcpListener::from_std(socket)?),
+            #[cfg(unix)]
+            Socket::Unix(socket) => {
+                let (socket, file) = socket.into_parts();
+                Accepting::Unix(Removed(file), tokio::net::UnixListener::from_std(socket)?)
+            }
+        })
+    }
+}
+
+/// See [`Listening::remover`].
+#[derive(Debug)]
+pub struct Remover {
+    #[cfg(unix)]
+    file: Option<std::sync::Arc<SocketFile>>,
+}
+
+impl Drop for Remover {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Some(file) = &self.file {
+            file.remove();
+        }
+    }
+}
+
+/// A socket from which clients are accepted. Dropping it closes it and removes the file of a Unix socket.
+#[derive(Debug)]
+pub enum Accepting {
+    /// TCP.
+    Tcp(tokio::net::TcpListener),
+    /// A Unix socket. The file goes before the socket is closed: while it is open, no other file can have its number.
+    #[cfg(unix)]
+    Unix(Removed, tokio::net::UnixListener),
+}
+
+/// Removes the file when dropped.
+#[cfg(unix)]
+#[derive(Debug)]
+pub struct Removed(std::sync::Arc<SocketFile>);
+
+#[cfg(unix)]
+impl Drop for Removed {
+    fn drop(&mut self) {
+        self.0.remove();
+    }
+}
+
+/// A client.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its connection.
+    pub stream: Stream,
+    /// Who it is.
+    pub peer: Peer,
+    /// Its address and ours, for TCP.
+    pub ends: Option<(SocketAddr, SocketAddr)>,
+}
+
+impl Accepting {
+    /// The next client. May be dropped while it waits.
+    ///
+    /// # Errors
+    /// As accept(2); see [`is_of_the_connection`].
+    pub async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(socket) => {
+                let (stream, peer) = socket.accept().await?;
+                let ends = stream.local_addr().ok().map(|local| (peer, local));
+                Ok(Accepted { stream: stream.into(), peer: peer.ip().into(), ends })
+            }
+            #[cfg(unix)]
+            Self::Unix(_, socket) => {
+                let (stream, _) = socket.accept().await?;
+                let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
+                Ok(Accepted { stream: stream.into(), peer: Peer::Unix(uid), ends: None })
+            }
+        }
+    }
+}
+
+/// Whether accepting failed for one connection only, so that the next may follow at once.
+#[must_use]
+pub fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+fn tcp(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
+    let family = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(family, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    // A restart must not wait for old connections to leave TIME_WAIT.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    if only_v6 && address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(unix)]
+mod unix;
+
+#[cfg(all(test, unix))]
+mod tests;

@@ -1,0 +1,66 @@
+//! The management API against its own description, by programs that read nothing else.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::harness::egret::{Setup, TOKEN};
+use crate::harness::world::World;
+use crate::harness::{command, repository, run_within};
+
+/// A program of the environment that `./tests/run` makes.
+fn tool(name: &str) -> PathBuf {
+    let path = repository("target/openapi-venv/bin").join(name);
+    assert!(path.exists(), "{} is missing; ./tests/run makes it", path.display());
+    path
+}
+
+#[test]
+fn the_description_is_valid_openapi() {
+    let world = World::new();
+    let egret = Setup::new(&world).start();
+    let (status, document) = egret.api_as("", "GET", "/openapi.json", None);
+    assert_eq!(status, 200);
+    let file = world.write("openapi.json", &document.to_string());
+    let output = run_within(Duration::from_secs(60), command(tool("openapi-spec-validator")).arg(&file));
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Every documented operation, with data that fits its schema and data that does not: no server error, and no answer
+/// whose status, type, headers or body the description does not have.
+#[test]
+fn heavy_no_answer_is_undocumented() {
+    let world = World::new();
+    let egret = Setup::new(&world).project("payments").start();
+    let certificate = egret.upload("payments", Some("https://api.example.com"), &world.client("one"));
+    egret.upload("payments", None, &world.client("two"));
+    let url = format!("http://{}", egret.management);
+    let mut schemathesis = command(tool("schemathesis"));
+    schemathesis
+        .arg("--config-file")
+        .arg(repository("tests/openapi/schemathesis.toml"))
+        .args(["run", &format!("{url}/openapi.json"), "--header", &format!("Authorization: Bearer {TOKEN}")])
+        .args(["--max-examples", "40", "--generation-deterministic", "--no-color"])
+        .env("EGRET_PROJECT", "payments")
+        .env("EGRET_CERTIFICATE", certificate)
+        // It writes a folder of its own into the current one.
+        .current_dir(world.path("."));
+    let output = run_within(Duration::from_secs(240), &mut schemathesis);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    // All but the description itself, which it has read.
+    let operations = document_operations(&egret.api_as("", "GET", "/openapi.json", None).1) - 1;
+    assert!(said.contains(&format!("Tested: {operations}\n")), "every operation was tested: {said}");
+    // It saw much that was refused, and none of it in the log as a failure of egret's.
+    let log = egret.log();
+    assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+}
+
+fn document_operations(document: &serde_json::Value) -> usize {
+    let paths = document["paths"].as_object().expect("paths");
+    paths.values().map(|item| item.as_object().map_or(0, serde_json::Map::len)).sum()
+}
