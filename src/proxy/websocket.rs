@@ -66,7 +66,9 @@ pub(super) struct Ask {
     seat: Option<Held>,
     switch: Option<Switch>,
     /// The key that egret made for a client of HTTP/2, which has none of its own (RFC 8441 section 5).
-    key: Option<String>,
+    made: Option<String>,
+    /// What the origin must answer the key with.
+    accept: String,
 }
 
 impl Ask {
@@ -83,14 +85,22 @@ impl Ask {
         if !asked {
             return None;
         }
-        let client = hyper::upgrade::on(&mut *request);
-        let extensions = request.extensions_mut();
-        let key = extended.then(|| {
+        let made = extended.then(|| {
             let mut nonce = [0; 16];
             rand::fill(&mut nonce).expect("the system gives random numbers");
             STANDARD.encode(nonce)
         });
-        Some(Self { client, busy: extensions.remove(), seat: extensions.remove(), switch: extensions.remove(), key })
+        let accept = made.as_ref().map_or_else(|| only_key(request.headers()), |k| Some(k.as_bytes())).map(accept)?;
+        let client = hyper::upgrade::on(&mut *request);
+        let extensions = request.extensions_mut();
+        Some(Self {
+            client,
+            busy: extensions.remove(),
+            seat: extensions.remove(),
+            switch: extensions.remove(),
+            made,
+            accept,
+        })
     }
 
     /// Makes the cleaned head the question that the origin is asked.
@@ -101,7 +111,7 @@ impl Ask {
         headers.remove(TRANSFER_ENCODING);
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
-        if let Some(key) = &self.key {
+        if let Some(key) = &self.made {
             let key = HeaderValue::try_from(key.as_str()).expect("base64 is a field value");
             headers.insert(SEC_WEBSOCKET_KEY, key);
             headers.entry(SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
@@ -122,21 +132,18 @@ impl Ask {
         if !names(headers, &UPGRADE, WEBSOCKET) || !names(headers, &CONNECTION, "upgrade") {
             return wrong("switches to a protocol that was not asked for");
         }
-        match &self.key {
-            Some(key)
-                if headers.get(SEC_WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes) != Some(accept(key).as_bytes()) =>
-            {
-                wrong("does not answer the WebSocket key that it was asked with")
-            }
-            _ => Ok(()),
+        // Without this, whoever can make an origin say 101 has a tunnel to it that nobody looks into.
+        if headers.get(SEC_WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes) != Some(self.accept.as_bytes()) {
+            return wrong("does not answer the WebSocket key that it was asked with");
         }
+        Ok(())
     }
 
     /// Makes the cleaned head of the 101 what the client is told; its status.
     pub(super) fn tell(&self, headers: &mut HeaderMap) -> StatusCode {
         // RFC 9110 section 8.6: neither a 101 nor the 2xx of a CONNECT has one.
         headers.remove(CONTENT_LENGTH);
-        if self.key.is_some() {
+        if self.made.is_some() {
             headers.remove(SEC_WEBSOCKET_ACCEPT);
             return StatusCode::OK;
         }
@@ -159,9 +166,15 @@ fn names(headers: &HeaderMap, field: &http::HeaderName, word: &str) -> bool {
     elements.any(|e| e.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
 }
 
-fn accept(key: &str) -> String {
+/// The key that a client of HTTP/1.1 asks with: there is exactly one.
+fn only_key(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
+    keys.next().filter(|_| keys.next().is_none()).map(HeaderValue::as_bytes)
+}
+
+fn accept(key: &[u8]) -> String {
     let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
-    hash.update(key.as_bytes());
+    hash.update(key);
     hash.update(GUID.as_bytes());
     STANDARD.encode(hash.finish())
 }
@@ -240,7 +253,7 @@ mod tests {
 
     #[test]
     fn answers_the_key_as_the_standard_shows() {
-        assert_eq!(accept("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]

@@ -43,6 +43,12 @@ fn echo(conversation: &mut Conversation, head: &Head) -> io::Result<Next> {
             conversation.write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n")?;
             Ok(Next::Close)
         }
+        "/wrong" => {
+            conversation.write(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: HSmrc0sMlYUkAGmm5OPpG2HaGWk=\r\n\r\n",
+            )?;
+            Ok(Next::Close)
+        }
         "/refused" => conversation.answer("403 Forbidden", "", "no socket for you"),
         _ => conversation.answer("200 OK", "", "plain"),
     }
@@ -107,6 +113,8 @@ fn a_connection_that_becomes_something_else_than_was_asked_for_is_refused() {
         door.exchange("GET", "/other", ASK).assert_failure(502, "upstream.malformed");
         let mut door = partner.open(way);
         door.exchange("GET", "/socket", "").assert_failure(502, "upstream.malformed");
+        let mut door = partner.open(way);
+        door.exchange("GET", "/wrong", ASK).assert_failure(502, "upstream.malformed");
     }
 }
 
