@@ -118,6 +118,16 @@ impl Multi {
         })
     }
 
+    /// The first stream of a new connection. Of one that has ended meanwhile, too: who uses it learns why, which is
+    /// where a refused certificate shows in TLS 1.3.
+    pub(super) fn first_slot(self: &Arc<Self>) -> Option<Slot> {
+        let over = || {
+            self.streams.used.fetch_add(1, Ordering::AcqRel);
+            Slot { multi: self.clone(), reused: false }
+        };
+        self.slot().or_else(|| self.sender.is_closed().then(over))
+    }
+
     /// Takes no new stream ever again.
     pub(super) fn is_closed(&self) -> bool {
         self.sender.is_closed() || self.streams.closed.load(Ordering::Acquire)

@@ -119,7 +119,7 @@ impl Pool {
     /// A new HTTP/2 connection, with the first stream on it; the others who wait may take the rest. `None` if its
     /// identity was retired meanwhile.
     pub(super) fn add_multi(&self, bucket: &Bucket, multi: Arc<Multi>) -> Option<Slot> {
-        let slot = multi.slot();
+        let slot = multi.first_slot();
         {
             let mut multis = lock(&bucket.multis);
             // Under the lock: `close_idle` takes it after the life was flipped, so none can slip in behind it.

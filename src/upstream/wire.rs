@@ -12,6 +12,9 @@ use super::frames::{Frames, Said};
 use super::multi::Streams;
 use crate::net::{Io, Meter};
 
+/// Pieces of a kilobyte that are read and dropped in search of an alert.
+const MAX_UNREAD: usize = 64;
+
 /// A metered connection that remembers the first error under it, and, on HTTP/2, follows what the origin says.
 ///
 /// The error is kept here because HTTP/2 keeps only its text, and the alert by which an origin refuses a client
@@ -21,11 +24,53 @@ pub(super) struct Wire<S> {
     about: Arc<About>,
     /// HTTP/2 only.
     follows: Option<(Frames, Arc<Streams>)>,
+    /// The error of a write, until it is known whether the origin says more.
+    broken: Option<io::Error>,
 }
 
 impl<S> Wire<S> {
     pub(super) fn new(stream: S, meter: Arc<Meter>, about: Arc<About>, streams: Option<Arc<Streams>>) -> Self {
-        Self { io: Io::new(stream, meter), about, follows: streams.map(|s| (Frames::default(), s)) }
+        Self { io: Io::new(stream, meter), about, follows: streams.map(|s| (Frames::default(), s)), broken: None }
+    }
+
+    /// A write that failed. Over HTTP/2 nothing would be read after it, and yet the alert that says why may be there, or
+    /// on its way up: an origin that refuses a certificate closes at once, and what is written to it meanwhile is
+    /// answered with a reset. So the error waits for the end of what is to be read, which such a reset brings.
+    fn sent<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        match polled {
+            Poll::Ready(Err(error)) if self.follows.is_some() && self.about.fault().is_none() => {
+                self.broken = Some(error);
+                std::task::ready!(self.read_on(cx))?;
+                Poll::Pending
+            }
+            other => self.noted(other),
+        }
+    }
+
+    /// Fails with the error of a write once nothing is left to read.
+    fn read_on(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        if self.broken.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut spare = [0; 1024];
+        for _ in 0..MAX_UNREAD {
+            let mut buf = ReadBuf::new(&mut spare);
+            match std::task::ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {}
+                Ok(()) => break,
+                Err(error) => {
+                    self.about.note(error);
+                    break;
+                }
+            }
+        }
+        Poll::Ready(self.broken.take().map_or(Ok(()), Err))
     }
 
     fn noted<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -57,11 +102,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        std::task::ready!(this.read_on(cx))?;
         let polled = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.noted(polled)
+        this.sent(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -70,8 +116,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        std::task::ready!(this.read_on(cx))?;
         let polled = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.noted(polled)
+        this.sent(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -80,8 +127,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        std::task::ready!(this.read_on(cx))?;
         let polled = Pin::new(&mut this.io).poll_flush(cx);
-        this.noted(polled)
+        this.sent(cx, polled)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
