@@ -122,9 +122,9 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let (older, newer) = (home.path().join(SHARED), home.path().join("data/pki/nssdb"));
         let databases = |home: &Path| databases(home, &newer);
-        assert_eq!(databases(home.path()), [older.clone()], "which every version looks at once it is there");
+        assert_eq!(databases(home.path()), [older.as_path()], "which every version looks at once it is there");
         std::fs::create_dir_all(&newer).unwrap();
-        assert_eq!(databases(home.path()), [newer.clone()]);
+        assert_eq!(databases(home.path()), [newer.as_path()]);
         std::fs::create_dir_all(&older).unwrap();
         assert_eq!(databases(home.path()), [older]);
         for profile in ["b.default", "a.other", "no-profile"] {
