@@ -42,7 +42,7 @@ struct ListedBinding {
     /// Who wrote it: `api` or `file`.
     #[schema(pattern = "^(api|file)$")]
     source: &'static str,
-    /// Whether plain http is lifted to TLS by it.
+    /// Whether plain http to it may be lifted to TLS; what the project's `lift` says counts as well.
     lift: bool,
     /// Since when.
     #[schema(format = DateTime)]
@@ -65,6 +65,9 @@ struct BindingBody {
     /// A certificate of the project; `null`: *none*, present nothing here.
     #[schema(required, example = "cert_0123456789abcdef0123456789abcdef")]
     cert_id: Option<String>,
+    /// Whether plain http to it may be lifted to TLS. Left out: as it was, and true for a new binding.
+    #[schema(nullable = false)]
+    lift: Option<bool>,
 }
 
 /// What a change answers.

@@ -65,10 +65,10 @@ pub struct Explanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     remembered: Option<ExplainedMemory>,
-    /// The way to the origin, where it is not the direct one.
+    /// The way that leads there; absent where it is not let there, and where it could not be told.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    route: Option<String>,
+    route: Option<ExplainedRoute>,
     /// What happens at each listener that the project's callers can use.
     ways: Vec<ExplainedWay>,
     /// Every place that was looked at, in the order of selection.
@@ -254,6 +254,27 @@ struct ExplainedMemory {
     shown: bool,
 }
 
+/// The way to an origin: direct, or through a parent proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct ExplainedRoute {
+    /// All of it in one line, for people.
+    #[schema(example = "through http://proxy.example:3128 (egress.parent[0]: its origins name it)")]
+    summary: String,
+    /// The parent proxy, without its credential; absent: direct.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^(https?|socks5h?)://.+$", example = "http://proxy.example:3128")]
+    parent: Option<String>,
+    /// Which entry of `[egress] parent` decided, from 0; absent where none did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0)]
+    rule: Option<usize>,
+    /// Whether the parent resolves the name, so that only the name is judged and not what it leads to.
+    resolved_by_parent: bool,
+    /// Why.
+    why: &'static str,
+}
+
 /// A way in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 struct ExplainedWay {
@@ -273,7 +294,7 @@ struct ExplainedWay {
 enum ExplainedTreatment {
     /// Sent over TLS with what is selected.
     Tls,
-    /// Plain http that is lifted to TLS with the bound identity.
+    /// Plain http that is lifted to TLS with what is selected.
     Lifted,
     /// Sent on over plain http, without any certificate.
     Plain,

@@ -31,14 +31,18 @@ pub struct ListenerStatus {
     /// Its name in the configuration.
     pub name: String,
     /// `forward` or `sidecar`.
+    #[schema(pattern = "^(forward|sidecar)$")]
     pub mode: String,
     /// The address it is bound to, `host:port`, or `unix:PATH`.
+    #[schema(example = "127.0.0.1:8080")]
     pub address: String,
     /// Id of the project that everyone who can connect is; left out where the caller's credential names it, and for
     /// readers who do not reach that project.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^[A-Za-z0-9_-]{1,64}$")]
     pub project: Option<String>,
     /// How callers prove who they are: `none`, `token`, or `mtls`.
+    #[schema(pattern = "^(none|token|mtls)$")]
     pub auth: &'static str,
     /// It speaks TLS.
     pub tls: bool,

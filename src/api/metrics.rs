@@ -21,8 +21,17 @@ use crate::registry::Project;
 /// Where they are.
 pub(super) const METRICS: &str = "/metrics";
 
-/// `GET /metrics`, for any token that may read. One that is limited to projects sees the certificates of these; what
-/// all projects do together is not its holder's business.
+/// How it is, in numbers
+///
+/// For any token that may read; one limited to projects sees the certificates of these, and not what all projects do
+/// together. In the text that `Accept` prefers: Prometheus's own where that is named first, else OpenMetrics.
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "getMetrics", tag = "egret",
+    responses((status = 200, description = "Series for a Prometheus.", content(
+        (String = "application/openmetrics-text; version=1.0.0; charset=utf-8", example = "# HELP egret_ready Whether /readyz answers 200\n# TYPE egret_ready gauge\negret_ready 1\n# EOF\n"),
+        (String = "text/plain; version=0.0.4; charset=utf-8", example = "# HELP egret_ready Whether /readyz answers 200\n# TYPE egret_ready gauge\negret_ready 1\n"),
+    )))
+)]
 pub(super) async fn metrics(State(management): State<Arc<Management>>, caller: Caller, headers: HeaderMap) -> Response {
     let projects = caller.projects(&management.registry);
     let families = match caller.is_unlimited() {

@@ -37,7 +37,7 @@ const BEARER: &str = "bearer";
     security(("bearer" = [])),
     tags(
         (name = "client-cert", description = "Vercel's dialect: a project's client certificates"),
-        (name = "egret", description = "egret's own: projects, bindings, certificates, and how it all is"),
+        (name = "egret", description = "egret's own: projects, bindings, certificates, tokens, and how it all is"),
         (name = "health", description = "For orchestrators; no token, whatever the Host"),
         (name = "meta", description = "The API about itself"),
     ),
@@ -232,6 +232,16 @@ pub(super) struct CertificatePath {
     /// Id of the certificate
     #[param(rename = "certId", min_length = 1, example = "cert_0123456789abcdef0123456789abcdef")]
     certificate: String,
+}
+
+/// The token of a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "documentation; handlers read `request::Segments`")]
+pub(super) struct TokenPath {
+    /// Name or id of the token
+    #[param(min_length = 1, example = "ci")]
+    token: String,
 }
 
 /// The team of the project.

@@ -9,7 +9,7 @@ use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Management, bindings, certificates, explain, openapi, projects, status, vercel};
+use super::{Management, bindings, certificates, explain, metrics, openapi, projects, status, tokens, vercel};
 
 /// All of them, with their documentation.
 pub(super) fn all() -> OpenApiRouter<Arc<Management>> {
@@ -22,9 +22,12 @@ pub(super) fn all() -> OpenApiRouter<Arc<Management>> {
         .routes(routes!(projects::remove))
         .routes(routes!(bindings::list, bindings::put, bindings::remove))
         .routes(routes!(certificates::details))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::remove))
         .routes(routes!(explain::explain))
         .routes(routes!(status::status))
         .routes(routes!(status::ca))
+        .routes(routes!(metrics::metrics))
         // without a token
         .routes(routes!(status::healthz))
         .routes(routes!(status::readyz))

@@ -46,11 +46,11 @@ pub(super) struct Status {
     /// When it was started.
     #[schema(format = DateTime)]
     started_at: String,
-    /// Where the management API listens.
-    #[schema(required)]
+    /// Where the management API listens, as `EGRET_URL` takes it: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
+    #[schema(required, pattern = "^(https?://|unix:).+$", example = "http://127.0.0.1:9090")]
     management: Option<String>,
     /// The listener for probes and metrics; `null` where there is none.
-    #[schema(required)]
+    #[schema(required, pattern = "^http://.+$", example = "http://0.0.0.0:9091")]
     health: Option<String>,
     /// In file order.
     listeners: Vec<ListenerStatus>,
@@ -64,9 +64,9 @@ pub(super) struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     unloaded: Option<Vec<String>>,
-    /// By name, since the start. Not for limited tokens.
+    /// By name, since the start; what goes up and down among them as it stands. Not for limited tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
+    #[schema(nullable = false, example = json!({"exchanges": 7, "exchanges_failed": 2}))]
     counters: Option<BTreeMap<&'static str, u64>>,
 }
 

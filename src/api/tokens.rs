@@ -13,13 +13,15 @@ use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use serde::Serialize;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::Management;
 use super::auth::{Caller, Need, out_of_reach};
 use super::body;
 use super::fields::Fields;
-use super::problem::{Answer, Problem};
+use super::openapi::TokenPath;
+use super::problem::{Answer, ErrorBody, Problem};
 use super::request::Segments;
 use crate::control::{ControlError, NewToken};
 use crate::domain::time::{now, rfc3339};
@@ -33,46 +35,83 @@ const MAX_PROJECTS: usize = 256;
 /// RFC 5321 section 4.5.3.1.3, without the angle brackets.
 const MAX_EMAIL: usize = 254;
 
-/// A token as the API shows it.
-#[derive(Debug, Serialize)]
+/// A token as the API shows it: never its text.
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Token)]
 pub(super) struct ShownToken {
+    /// Its id.
+    #[schema(pattern = "^tok_[0-9a-f]{32}$", example = "tok_0123456789abcdef0123456789abcdef")]
     id: String,
+    /// Its name.
+    #[schema(min_length = 1, example = "ci")]
     name: String,
     role: Role,
+    /// What it is compared with in `X-Auth-Email`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "ci@example.com")]
     email: Option<String>,
     /// Ids; of tokens in the file also names of projects that do not exist yet. Left out: all projects.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     projects: Option<Vec<String>>,
     /// `api`, or `file` for those that egret only reads.
+    #[schema(pattern = "^(api|file)$")]
     source: &'static str,
     /// Of a token made through the API.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
     created_at: Option<String>,
-    /// Left out: never.
+    /// From then on it is good for nothing. Left out: never.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
     expires_at: Option<String>,
 }
 
+/// What a new token is. Only documented here: [`read_token`] reads it.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = TokenWanted)]
+#[expect(dead_code, reason = "the schema of a body that is read by hand")]
+struct TokenBody {
+    /// Its name, unique among all tokens, those of the file included; not dots alone.
+    #[schema(max_length = 100, pattern = r"^[A-Za-z0-9._-]*[A-Za-z0-9_-][A-Za-z0-9._-]*$", example = "ci")]
+    name: String,
+    role: Role,
+    /// What it is compared with in `X-Auth-Email`.
+    #[schema(nullable = false, max_length = 254, pattern = "^[!-?A-~]+@[!-~]+$", example = "ci@example.com")]
+    email: Option<String>,
+    /// Names or ids of the projects that it reaches. Left out: all, which takes a token without limits.
+    #[schema(nullable = false, min_items = 1, max_items = 256, example = json!(["payments"]))]
+    projects: Option<Vec<String>>,
+    /// Seconds until it expires. Left out: never, which takes a token that does not expire.
+    #[schema(nullable = false, minimum = 1, maximum = 315_360_000, example = 28_800)]
+    ttl: Option<u64>,
+}
+
 /// What a list answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Tokens)]
 pub(super) struct Listed {
+    /// By name; those that reach no more than the caller's token.
     tokens: Vec<ShownToken>,
 }
 
 /// What the making of a token answers.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = TokenCreated)]
 pub(super) struct Created {
     #[serde(flatten)]
     shown: ShownToken,
-    /// What its holder sends. Shown this once.
+    /// What its holder sends. It is in this answer and nowhere else.
     #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String, pattern = "^egret_[A-Za-z0-9_-]{43}$")]
     token: Zeroizing<String>,
 }
 
 /// What a revocation answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TokenRevoked)]
 pub(super) struct Revoked {}
 
 fn as_text<S: serde::Serializer>(text: &Zeroizing<String>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -113,7 +152,13 @@ impl IntoResponse for Created {
     }
 }
 
-/// `GET /v1/tokens`
+/// List tokens
+///
+/// Never their text. For administrators; one limited to projects sees those that reach no others.
+#[utoipa::path(
+    get, path = "/v1/tokens", operation_id = "listTokens", tag = "egret",
+    responses((status = 200, description = "Those that have not expired, of the file and of the API.", body = Listed))
+)]
 pub(super) async fn list(State(management): State<Arc<Management>>, caller: Caller) -> Answer<Listed> {
     caller.require(Need::Administer)?;
     let (registry, now) = (&management.registry, now());
@@ -122,7 +167,17 @@ pub(super) async fn list(State(management): State<Arc<Management>>, caller: Call
     Ok(Json(Listed { tokens: tokens.iter().map(|(_, token)| ShownToken::of(token)).collect() }))
 }
 
-/// `POST /v1/tokens`
+/// Make a token
+///
+/// In force at once. Nobody makes one that reaches more, or lasts longer, than their own.
+#[utoipa::path(
+    post, path = "/v1/tokens", operation_id = "createToken", tag = "egret", request_body = TokenBody,
+    responses(
+        (status = 200, description = "Made. Its text is in this answer and nowhere else.", body = Created),
+        (status = 409, description = "A token of this name exists, or there are as many as limits.max_tokens allows.", body = ErrorBody),
+        (status = 500, description = "It could not be stored; nothing was changed.", body = ErrorBody),
+    )
+)]
 pub(super) async fn create(
     State(management): State<Arc<Management>>,
     caller: Caller,
@@ -138,7 +193,18 @@ pub(super) async fn create(
     Ok(Created { shown: ShownToken::of(&created.token), token: created.text })
 }
 
-/// `DELETE /v1/tokens/{name}`
+/// Revoke a token
+///
+/// From then on it is good for nothing, on connections that are open too. What runs goes on.
+#[utoipa::path(
+    delete, path = "/v1/tokens/{token}", operation_id = "deleteToken", tag = "egret", params(TokenPath),
+    responses(
+        (status = 200, description = "Revoked.", body = Revoked),
+        (status = 403, description = "The token does not allow it, or the one to be revoked stands in a file or in the environment.", body = ErrorBody),
+        (status = 404, description = "No such token.", body = ErrorBody),
+        (status = 500, description = "It could not be stored; nothing was changed.", body = ErrorBody),
+    )
+)]
 pub(super) async fn remove(
     State(management): State<Arc<Management>>,
     caller: Caller,

@@ -35,7 +35,7 @@ use crate::policy::EgressPolicy;
 use crate::proxy::headers::Via;
 use crate::proxy::{Forwarder, Listener, Outlook, Parts, Proxy};
 use crate::registry::{Registry, Token, TokenScope};
-use crate::upstream::{Parents, Upstreams, WaysOut, check_sources};
+use crate::upstream::{Destination, Parents, Upstreams, WaysOut, check_sources};
 use ca::LocalCa;
 
 pub use rekey::{NewKey, rekey};
@@ -189,8 +189,9 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
             let _ = stopped.wait_for(|stop| *stop).await;
         }
     };
-    let outlook = Outlook::new(settings.listeners.clone(), Some(proxy.clone()));
-    info.set_explainer(Explainer::new(policy, Arc::new(outlook)));
+    let outlook = Outlook::new(settings.listeners.clone(), policy.clone(), Some(proxy.clone()));
+    let routes = upstreams.clone();
+    info.set_explainer(Explainer::new(policy, Arc::new(outlook)).with_route(move |to| routes.route(to)));
     let limits = Arc::new(settings.limits.clone());
     let served = Management::new(registry, control.clone(), metrics, limits, info.clone());
     let health_task = match sockets.health {
@@ -360,7 +361,7 @@ pub fn explain(settings: &Settings, project: &str, wanted: &Wanted) -> anyhow::R
         }
         None => None,
     };
-    let Outline { snapshots, unread, damage } = outline(settings, stored)?;
+    let Outline { snapshots, unread, mut damage } = outline(settings, stored)?;
     // As the registry finds them: by id, then by name, and of namesakes the one without a team.
     let named = || snapshots.iter().filter(|s| s.info().name == project);
     let snapshot = snapshots
@@ -370,9 +371,24 @@ pub fn explain(settings: &Settings, project: &str, wanted: &Wanted) -> anyhow::R
         .or_else(|| named().next().filter(|_| named().count() == 1))
         .with_context(|| "project not found in configuration and store; `egret check` lists what is declared")?;
     let policy = Arc::new(EgressPolicy::new(&settings.egress));
-    let outlook = Outlook::new(settings.listeners.clone(), None);
-    let explainer = Explainer::new(policy, Arc::new(outlook)).offline(unread);
+    let outlook = Outlook::new(settings.listeners.clone(), policy.clone(), None);
+    let mut explainer = Explainer::new(policy, Arc::new(outlook)).offline(unread);
+    match parents(settings) {
+        Ok(parents) => {
+            let hosts = settings.dns_hosts.clone();
+            let own = move |to: &Destination| parents.route(to, hosts.get(to.host()).map_or(&[], Vec::as_slice));
+            explainer = explainer.with_route(own);
+        }
+        Err(error) => damage.push(format!("which way leads there cannot be told: {error:#}")),
+    }
     Ok((explainer.explain(snapshot, wanted, crate::domain::time::now()), damage))
+}
+
+/// The parent proxies, for those who only ask for the way; nothing is dialled.
+fn parents(settings: &Settings) -> anyhow::Result<Parents> {
+    let factory = TlsFactory::new(settings.trust.post_quantum);
+    let anchors = SharedAnchors::load(&anchor_files(&settings.trust.anchors)?, factory.provider())?;
+    Ok(Parents::load(&settings.egress.parents, &anchors, &factory)?)
 }
 
 async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core> {

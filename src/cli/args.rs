@@ -193,6 +193,9 @@ pub struct CheckArgs {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE", env = "EGRET_CONFIG")]
     pub config: Option<PathBuf>,
+    /// Where egret keeps its own files [default: that of the configuration file, else ~/.local/share/egret]
+    #[arg(long, value_name = "DIR", env = "EGRET_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -21,7 +21,7 @@ struct Verdict {
 }
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let overlay = Overlay { config: args.config.clone(), ..Overlay::default() };
+    let overlay = Overlay { config: args.config.clone(), data_dir: args.data_dir.clone(), ..Overlay::default() };
     let verdict = judge(load(&overlay, &process_environment));
     if args.json {
         print_json(&as_json(&verdict))?

@@ -129,8 +129,10 @@ fn known(answer: &Value) -> Vec<(String, String)> {
         let cas = cas.map(|cas| format!(", of {}", text(&Value::Array(cas.clone())))).unwrap_or_default();
         say("the origin", format!("{asked}{cas}"));
     }
-    if let Some(route) = answer["route"].as_str() {
-        say("route", route.to_owned());
+    let route = &answer["route"];
+    // Direct for want of any parent goes without saying.
+    if route["parent"].is_string() || route["rule"].is_number() {
+        say("route", text(&route["summary"]));
     }
     known
 }

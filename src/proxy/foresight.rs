@@ -7,9 +7,10 @@ use super::connect::{Plan, is_wanted, plan};
 use super::error::rfc4514;
 use super::forward::check_usable;
 use crate::config::{CallerSettings, ListenerMode, ListenerSettings};
-use crate::domain::{HTTP_PORT, HTTPS_PORT, HttpTarget, Lift, Origin, Rule};
+use crate::domain::{HTTP_PORT, HTTPS_PORT, Host, HttpTarget, Origin, Rule};
 use crate::identity::Asked;
-use crate::registry::{Foresight, Refused, Remembered, Snapshot, Target, Treatment, WayIn};
+use crate::policy::EgressPolicy;
+use crate::registry::{Foresight, Refused, Remembered, Snapshot, Treatment, WayIn};
 use crate::upstream::Destination;
 
 /// CA names told of those that an origin listed.
@@ -18,6 +19,7 @@ const MAX_CAS: usize = 16;
 /// Looks ahead for explanations.
 pub struct Outlook {
     listeners: Vec<ListenerSettings>,
+    policy: Arc<EgressPolicy>,
     /// Who remembers; `None` where no egret runs.
     proxy: Option<Arc<Proxy>>,
 }
@@ -25,8 +27,17 @@ pub struct Outlook {
 impl Outlook {
     /// An outlook over these listeners; `proxy` knows what was learned of origins.
     #[must_use]
-    pub fn new(listeners: Vec<ListenerSettings>, proxy: Option<Arc<Proxy>>) -> Self {
-        Self { listeners, proxy }
+    pub fn new(listeners: Vec<ListenerSettings>, policy: Arc<EgressPolicy>, proxy: Option<Arc<Proxy>>) -> Self {
+        Self { listeners, policy, proxy }
+    }
+
+    /// What becomes of what goes to `host` and `port`, unless the policy on names has a word against it. A tunnel is
+    /// judged by its own port, whatever comes out of it.
+    fn judged(&self, host: &Host, port: u16, tls: bool, otherwise: (Treatment, String)) -> (Treatment, String) {
+        match self.policy.judge_origin(host, port, tls) {
+            Ok(()) => otherwise,
+            Err(denied) => (Treatment::Refuse, denied.why),
+        }
     }
 
     fn asked_before(&self, snapshot: &Snapshot, origin: &Origin) -> Option<Option<Arc<Asked>>> {
@@ -75,7 +86,8 @@ impl Outlook {
         };
         let port = plain.map_or(origin.port(), HttpTarget::port);
         let to = Origin::new(host.clone(), port);
-        let tunnel = way(format!("CONNECT {host}:{port}"), self.connect(at, snapshot, &to, plain.is_none()));
+        let tunnelled = self.judged(host, port, true, self.connect(at, snapshot, &to, plain.is_none()));
+        let tunnel = way(format!("CONNECT {host}:{port}"), tunnelled);
         let http = match plain {
             Some(target) => target.to_string(),
             None if port == HTTPS_PORT || port == HTTP_PORT => format!("http://{host}"),
@@ -84,39 +96,25 @@ impl Outlook {
         // Port 80 in an https URL is no port that plain http would be lifted to.
         let lifted =
             if plain.is_none() && port == HTTP_PORT { Origin::new(host.clone(), HTTPS_PORT) } else { origin.clone() };
-        let absolute = if self.lifts(snapshot, &lifted) {
-            (Treatment::Lift, lifting(snapshot, &lifted))
-        } else {
-            (Treatment::Plain, not_lifting(snapshot, &lifted))
+        let lifting = snapshot.lifting(&lifted);
+        let why = lifting.why(&lifted);
+        let absolute = match lifting.is_lifted() {
+            true => self.judged(host, lifted.port(), true, (Treatment::Lift, why)),
+            // The port of the URL above: 80, where it names none.
+            false => {
+                let port = if plain.is_none() && port == HTTPS_PORT { HTTP_PORT } else { port };
+                self.judged(host, port, false, (Treatment::Plain, why))
+            }
         };
         let absolute = way(format!("GET {http}/"), absolute);
         match plain {
             Some(_) => vec![absolute, tunnel],
             None => {
                 let secure = (Treatment::Tls, "absolute form is sent over TLS with what is selected".to_owned());
+                let secure = self.judged(host, port, true, secure);
                 vec![tunnel, way(format!("GET {origin}/"), secure), absolute]
             }
         }
-    }
-}
-
-fn lifting(snapshot: &Snapshot, to: &Origin) -> String {
-    match snapshot.select(to).rule {
-        Rule::Exact | Rule::Wildcard => format!("{to} is bound, so plain http to it is lifted to TLS"),
-        _ => format!("the project says lift = \"always\", so plain http is lifted to {to}"),
-    }
-}
-
-fn not_lifting(snapshot: &Snapshot, to: &Origin) -> String {
-    if snapshot.info().lift == Lift::Never {
-        return "the project says lift = \"never\"".to_owned();
-    }
-    match snapshot.select(to).binding {
-        Some(binding) if matches!(binding.target, Target::None) => {
-            format!("a binding says that nothing is presented to {to}, so it is not lifted")
-        }
-        Some(binding) if !binding.lift => format!("the binding of {} says lift = false", binding.pattern),
-        _ => format!("no exact or wildcard binding of a certificate covers {to}, so it is not lifted"),
     }
 }
 
@@ -137,14 +135,11 @@ impl Foresight for Outlook {
                 ListenerMode::Sidecar(None) => format!("GET / with Host: {}", origin.authority()),
                 ListenerMode::Sidecar(Some(_)) => continue,
             };
-            let why = "a sidecar sends everything over TLS with what is selected".to_owned();
-            ways.push(WayIn { listener: at.name.clone(), request, treatment: Treatment::Tls, why });
+            let sent = (Treatment::Tls, "a sidecar sends everything over TLS with what is selected".to_owned());
+            let (treatment, why) = self.judged(origin.host(), origin.port(), true, sent);
+            ways.push(WayIn { listener: at.name.clone(), request, treatment, why });
         }
         ways
-    }
-
-    fn lifts(&self, snapshot: &Snapshot, origin: &Origin) -> bool {
-        snapshot.lifts(origin)
     }
 
     fn refuses(&self, snapshot: &Snapshot, origin: &Origin) -> Option<Refused> {

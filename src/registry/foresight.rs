@@ -12,7 +12,7 @@ use crate::identity::Presented;
 pub enum Treatment {
     /// Sent over TLS with whatever is selected.
     Tls,
-    /// Plain http that is lifted to TLS with the bound identity.
+    /// Plain http that is lifted to TLS with what is selected.
     Lift,
     /// Sent on over plain http, without any certificate.
     Plain,
@@ -22,6 +22,8 @@ pub enum Treatment {
     AskFirst,
     /// A blind tunnel: no certificate can be applied.
     Tunnel,
+    /// Refused before anything is sent: `[egress]` does not let it be reached.
+    Refuse,
 }
 
 /// A way in and what happens there.
@@ -68,9 +70,6 @@ pub trait Foresight: Send + Sync {
     /// What would happen at each listener that the project's callers can use. `plain` = it is an `http://` request, and
     /// `origin` is where it would be lifted to.
     fn ways(&self, snapshot: &Snapshot, origin: &Origin, plain: Option<&HttpTarget>) -> Vec<WayIn>;
-
-    /// Whether plain http to an authority that is lifted to `origin` is lifted.
-    fn lifts(&self, snapshot: &Snapshot, origin: &Origin) -> bool;
 
     /// Why what is selected for `origin` would not be sent; `None` if it would.
     fn refuses(&self, snapshot: &Snapshot, origin: &Origin) -> Option<Refused>;

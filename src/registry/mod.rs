@@ -6,6 +6,7 @@
 //! - who may be cached by a caller changes only together with [`Registry::token_generation`].
 
 mod foresight;
+mod lifting;
 mod project;
 mod snapshot;
 mod table;
@@ -24,6 +25,7 @@ use time::OffsetDateTime;
 use crate::domain::{ProjectId, Team, time as clock};
 
 pub use foresight::{Foresight, Refused, Remembered, Treatment, WayIn};
+pub use lifting::Lifting;
 pub use project::{Project, Retired};
 pub use snapshot::{
     Binding, Certificate, RecordName, Selection, Snapshot, SnapshotEdit, Target, UNREADABLE_ID, Unavailable,

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::table::Table;
-use crate::domain::{CertificateId, CertificateInfo, Host, Lift, Origin, Pattern, PortRule, ProjectInfo, Rule, Source};
+use crate::domain::{CertificateId, CertificateInfo, Host, Origin, Pattern, PortRule, ProjectInfo, Rule, Source};
 use crate::identity::{ClientIdentity, UpstreamTls};
 
 /// Stands for the certificate of a binding whose own record is damaged: nobody knows which one it named.
@@ -216,22 +216,6 @@ impl Snapshot {
             }
         }
         self.nothing()
-    }
-
-    /// Whether a plain http request that names `origin` (its port 80 already made 443) goes on over TLS: as
-    /// [`ProjectInfo::lift`] says, unless the binding that applies is *none* or says no.
-    #[must_use]
-    pub fn lifts(&self, origin: &Origin) -> bool {
-        if self.info.lift == Lift::Never {
-            return false;
-        }
-        let Selection { rule, binding, .. } = self.select(origin);
-        let asked = match rule {
-            Rule::Exact | Rule::Wildcard => true,
-            Rule::Default | Rule::Nothing => self.info.lift == Lift::Always,
-            Rule::None => false,
-        };
-        asked && binding.is_none_or(|b| b.lift && !matches!(b.target, Target::None))
     }
 
     fn nothing(&self) -> Selection {

@@ -243,7 +243,7 @@ impl Upstreams {
             return Err(Failure::new(Code::Internal, "TLS was asked for where there is none"));
         };
         let secured =
-            self.dialer.tls(project, &bucket.tls, bucket.via.as_ref(), origin, name, Handshake::Any, offer).await?;
+            self.dialer.tls(project, &bucket.tls, bucket.via.as_ref(), origin, name, (Handshake::Any, offer)).await?;
         let asked = if secured.resumed {
             bucket.tls.last_asked(origin.host())
         } else {

@@ -18,9 +18,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::resolve::Resolver;
-use super::route::{Parent, Parents, Way};
+use super::route::{Parent, Parents, Route, Way};
 use super::socket::Socket;
-use super::{Failure, WaysOut, explain};
+use super::{Destination, Failure, WaysOut, explain};
 use crate::config::{DnsMixed, Limits, SourceAddresses};
 use crate::domain::{Code, Host, HostKind, Origin, ProjectId};
 use crate::identity::{Asked, UpstreamTls, recorded};
@@ -77,6 +77,11 @@ impl Dialer {
     pub(super) fn way(&self, host: &Host, port: u16, tls: bool) -> Way<'_> {
         let own = if self.parents.is_empty() { &[] } else { self.resolver.own(host) };
         self.parents.way(host, port, tls, own)
+    }
+
+    /// The same in words.
+    pub(super) fn route(&self, to: &Destination) -> Route {
+        self.parents.route(to, self.resolver.own(to.host()))
     }
 
     /// A TCP connection to one of the host's permitted addresses.
@@ -145,7 +150,7 @@ impl Dialer {
         }
     }
 
-    /// A TLS connection that presents what `tls` presents. `handshake`: resuming a session is cheaper, but asks nothing.
+    /// A TLS connection that presents what `tls` presents. The handshake: resuming a session is cheaper, but asks nothing.
     pub(super) async fn tls(
         &self,
         project: &ProjectId,
@@ -153,8 +158,7 @@ impl Dialer {
         via: Option<&Arc<Parent>>,
         origin: &Origin,
         name: &ServerName<'static>,
-        handshake: Handshake,
-        offer: Offer,
+        (handshake, offer): (Handshake, Offer),
     ) -> Result<Secured, Failure> {
         let key = (project.clone(), origin.clone());
         let hybrid = tls.is_post_quantum() && !self.classical.contains_key(&key);

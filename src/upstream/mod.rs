@@ -132,7 +132,7 @@ impl Upstreams {
     /// The way to a destination: direct or through a parent proxy, and why.
     #[must_use]
     pub fn route(&self, to: &Destination) -> Route {
-        self.way(to).describe()
+        self.dialer.route(to)
     }
 
     /// The parent proxy on the way to a destination, as `http://proxy.corp:3128`.
@@ -171,7 +171,7 @@ impl Upstreams {
         let via = self.dialer.way(origin.host(), origin.port(), true).parent();
         match self
             .dialer
-            .tls(project, tls, via.as_ref(), origin, &name, connect::Handshake::Full, connect::Offer::Both)
+            .tls(project, tls, via.as_ref(), origin, &name, (connect::Handshake::Full, connect::Offer::Both))
             .await
         {
             Ok(secured) => Ok(secured.asked),

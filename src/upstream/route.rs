@@ -16,6 +16,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
 use zeroize::Zeroizing;
 
+use super::Destination;
 use super::connect::server_name;
 use crate::config::{Credentials, ParentProtocol, ParentSettings};
 use crate::domain::{Host, HostPattern, ServerTrust};
@@ -76,6 +77,29 @@ impl Parents {
             .map(Self)
     }
 
+    /// The way to a destination, and why; nothing is dialled, and no name is looked up. `own` is what `[dns] hosts`
+    /// answers for its host.
+    #[must_use]
+    pub fn route(&self, to: &Destination, own: &[IpAddr]) -> Route {
+        let tls = matches!(to, Destination::Tls(_));
+        match self.way(to.host(), to.port(), tls, own) {
+            Way::Direct(why, rule) => Route { parent: None, rule, resolved_by_parent: false, why },
+            Way::Through(parent) => {
+                // What egret knows is handed on as an address, but for absolute form.
+                let known = to.host().ip().is_some() || !own.is_empty() && (tls || !parent.takes_absolute_form());
+                Route {
+                    parent: Some(parent.label.clone()),
+                    rule: Some(parent.index),
+                    resolved_by_parent: !known && parent.protocol != ParentProtocol::Socks5,
+                    why: match parent.origins {
+                        Some(_) => "its origins name it",
+                        None => "it is for everything",
+                    },
+                }
+            }
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -117,21 +141,6 @@ impl Way<'_> {
             Self::Through(parent) => Some(parent.clone()),
         }
     }
-
-    pub(super) fn describe(self) -> Route {
-        match self {
-            Self::Direct(why, rule) => Route { parent: None, rule, resolved_by_parent: false, why },
-            Self::Through(parent) => Route {
-                parent: Some(parent.label.clone()),
-                rule: Some(parent.index),
-                resolved_by_parent: parent.protocol != ParentProtocol::Socks5,
-                why: match parent.origins {
-                    Some(_) => "its origins name it",
-                    None => "it is for everything",
-                },
-            },
-        }
-    }
 }
 
 /// The way to a destination, in words.
@@ -141,7 +150,7 @@ pub struct Route {
     pub parent: Option<Arc<str>>,
     /// Which entry of `[egress] parent` decided, from 0.
     pub rule: Option<usize>,
-    /// Whether the parent resolves the name, so that the address guard cannot judge what it leads to.
+    /// Whether the parent resolves the name, so that the address guard does not know what it leads to.
     pub resolved_by_parent: bool,
     /// Why this way.
     pub why: &'static str,

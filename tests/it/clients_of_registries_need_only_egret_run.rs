@@ -19,6 +19,18 @@ fn registry_row(fetch: impl Fn(&Laptop, &str)) {
     });
 }
 
+/// A repository of git's among them; its URL.
+fn repository(laptop: &Laptop, url: &str) -> String {
+    let repository = laptop.nginx.files().join("registries/repository.git");
+    if !repository.exists() {
+        let script = "git init -q work && cd work && \
+            git -c user.name=t -c user.email=t@t.test commit -q --allow-empty -m one && \
+            git clone -q --bare . \"$1\" && cd \"$1\" && git update-server-info";
+        stdout_of(laptop.bare(&["sh", "-ec", script, "sh"]).arg(&repository));
+    }
+    format!("{url}/repository.git")
+}
+
 #[test]
 fn pip() {
     registry_row(|laptop, url| {
@@ -39,18 +51,42 @@ fn npm() {
     });
 }
 
+/// Where nothing listens; what a user has configured for other days.
+const ELSEWHERE: &str = "http://127.0.0.1:1";
+
+/// What `.npmrc` says wins over the variables that are meant for every client.
+#[test]
+fn npm_whose_configuration_names_roots_and_a_proxy() {
+    registry_row(|laptop, url| {
+        let roots = laptop.world.write("roots-of-the-house.pem", &laptop.world.root.pem());
+        let npmrc = format!("cafile = {}\nproxy = {ELSEWHERE}\nhttps-proxy = {ELSEWHERE}\n", roots.display());
+        std::fs::write(laptop.home().join(".npmrc"), npmrc).expect("writable");
+        let registry = format!("--registry={url}/npm/");
+        assert_eq!(laptop.serves(&["npm", "view", &registry, "partner-package", "version"]).trim(), "1.0.0");
+    });
+}
+
+/// What `.gitconfig` says wins over the variables that are meant for every client.
+#[test]
+fn git_whose_configuration_names_roots_and_proxies() {
+    registry_row(|laptop, url| {
+        let roots = laptop.world.write("roots-of-the-house.pem", &laptop.world.root.pem());
+        let gitconfig = format!(
+            "[http]\n\tproxy = {ELSEWHERE}\n\tproxyAuthMethod = negotiate\n\tsslCAInfo = {0}\n\
+             [http \"{url}\"]\n\tproxy = {ELSEWHERE}\n\tsslCAInfo = {0}\n",
+            roots.display()
+        );
+        std::fs::write(laptop.home().join(".gitconfig"), gitconfig).expect("writable");
+        let listed = laptop.serves(&["git", "ls-remote", &repository(laptop, url)]);
+        assert!(listed.contains("HEAD"), "{listed}");
+    });
+}
+
 /// Over git's dumb protocol, which needs no program on the server's side.
 #[test]
 fn git() {
     registry_row(|laptop, url| {
-        let repository = laptop.nginx.files().join("registries/repository.git");
-        if !repository.exists() {
-            let script = "git init -q work && cd work && \
-                git -c user.name=t -c user.email=t@t.test commit -q --allow-empty -m one && \
-                git clone -q --bare . \"$1\" && cd \"$1\" && git update-server-info";
-            stdout_of(laptop.bare(&["sh", "-ec", script, "sh"]).arg(&repository));
-        }
-        let url = format!("{url}/repository.git");
+        let url = repository(laptop, url);
         let listed = laptop.serves(&["git", "ls-remote", &url]);
         assert!(listed.contains("HEAD"), "{listed}");
         laptop.serves(&["git", "clone", "-q", &url, "cloned"]);

@@ -104,6 +104,10 @@ fn check_accepts_a_good_file_and_names_every_fault_of_a_bad_one() {
     let good = setup.write();
     let (code, said) = run(program().args(["check", "--config", text(&good)]));
     assert_eq!(code, Some(0), "{said}");
+    // As the unit and images name it.
+    let elsewhere = world.path("elsewhere");
+    let (_, said) = run(program().args(["check", "--config", text(&good)]).env("EGRET_DATA_DIR", &elsewhere));
+    assert!(said.contains(text(&elsewhere)), "{said}");
     let bad = world.write(
         "bad.toml",
         "[management]\nlisten = \"127.0.0.1:0\"\n\n[[listeners]]\nname = \"dev\"\nlisten = \"not an address\"\nmode = \"forward\"\nproject = \"default\"\n\n[egress]\ndeny = [\"http://plain.test\"]\n",

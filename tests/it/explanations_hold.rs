@@ -9,8 +9,12 @@ use serde_json::{Value, json};
 use crate::harness::clients::{Client, Job};
 use crate::harness::egret::{Egret, Setup, TOKEN, program};
 use crate::harness::nginx::{Nginx, Site};
+use crate::harness::origin::{Origin, Wants};
+use crate::harness::parents::Squid;
+use crate::harness::wire::{Reply, Wire, absolute};
 use crate::harness::world::World;
 use crate::harness::{PATIENCE, run_within, stdout_of};
+use crate::listeners_speak_tls::tls;
 
 const EXACT: &str = "exact.partner.test";
 const WILD: &str = "wild.partner.test";
@@ -219,4 +223,199 @@ fn without_egret_and_store_the_configuration_alone_says_it() {
     assert!(said.starts_with("https://declared.test:443 -> certificate "), "{said}");
     assert!(warned.contains("no egret answers"), "{warned}");
     assert!(!data.exists(), "nothing is made");
+}
+
+/// What is told of one request at one listener.
+#[track_caller]
+fn way<'a>(told: &'a Value, listener: &str, request: &str) -> &'a Value {
+    let ways = told["ways"].as_array().expect("ways");
+    let found = ways.iter().find(|way| {
+        way["listener"] == listener && way["request"].as_str().is_some_and(|asked| asked.starts_with(request))
+    });
+    found.unwrap_or_else(|| panic!("no {request} at {listener}: {told:#}"))
+}
+
+#[test]
+fn plain_http_is_lifted_where_it_is_said_to_be() {
+    const BOUND: &str = "bound.test";
+    let world = World::new();
+    let partner = world.partner.pem();
+    // One asks for certificates and serves without one; the other speaks no TLS at all.
+    let secure = Origin::start(&world.server(&[BOUND, OTHER]), &Wants::PerhapsCertificateOf(&partner), |talk, _| {
+        let subject = talk.subject.clone().unwrap_or_else(|| "nobody".to_owned());
+        talk.answer("200 OK", "", &subject)
+    });
+    let clear = Origin::plain(|talk, _| talk.answer("200 OK", "", "in the clear"));
+    let project = |name: &str, keys: &str| format!("[[projects]]\nname = \"{name}\"\n{keys}");
+    let egret = Setup::new(&world)
+        .listener("always", "forward", "project = \"always\"")
+        .listener("never", "forward", "project = \"never\"")
+        .listener("registered", "forward", "project = \"registered\"")
+        .section(&project("always", "lift = \"always\""))
+        .section(&project("never", "lift = \"never\""))
+        .section(&project("registered", ""))
+        .hosts(&[BOUND, OTHER])
+        .start();
+    for project in ["always", "never", "registered"] {
+        let id = egret.upload(project, Some(&format!("https://{BOUND}:*")), &world.client(&format!("of-{project}")));
+        // Beside it: none to the port that is in the clear, and a binding that says no to the other port.
+        egret.bind_none(project, &clear.origin(BOUND));
+        let no = json!({ "origin": clear.origin(OTHER), "certId": id, "lift": false });
+        assert_eq!(egret.api("PUT", &format!("/v1/projects/{project}/bindings"), Some(&no)).0, 200);
+    }
+    let in_the_clear = "in the clear".to_owned();
+    for (project, origin, host, seen) in [
+        ("always", &secure, BOUND, Some("of-always")),
+        ("always", &secure, OTHER, Some("nobody")),
+        ("always", &clear, BOUND, None),
+        ("always", &clear, OTHER, None),
+        ("never", &clear, BOUND, None),
+        ("never", &clear, OTHER, None),
+        ("registered", &secure, BOUND, Some("of-registered")),
+        ("registered", &clear, BOUND, None),
+        ("registered", &clear, OTHER, None),
+    ] {
+        let (authority, proxy) = (format!("{host}:{}", origin.port()), egret.listener(project));
+        let url = format!("http://{authority}/");
+        let told = explained(&mut egret.cli(&["explain", "--project", project, &url]));
+        let absolutely: Reply = absolute(proxy, "GET", &url);
+        let mut tunnel = Wire::tunnel(proxy, &authority).expect("accepted");
+        let inside = tunnel.request("GET", "/", &authority);
+        let expected = seen.map_or_else(|| in_the_clear.clone(), str::to_owned);
+        assert_eq!([absolutely.text(), inside.text()], [expected.clone(), expected], "{told:#}");
+        let [by_url, by_tunnel] = match seen {
+            Some(_) => ["lifted", "lifted"],
+            None => ["plain", "tunnelled"],
+        };
+        assert_eq!(way(&told, project, "GET http://")["treatment"], by_url, "{told:#}");
+        assert_eq!(way(&told, project, "CONNECT ")["treatment"], by_tunnel, "{told:#}");
+        assert_eq!(told["outcome"] == "plain", seen.is_none(), "{told:#}");
+    }
+    // Why, in the first line.
+    let first = |project: &str, url: String| {
+        let (code, said, _) = run(&mut egret.cli(&["explain", "--project", project, &url]));
+        assert_eq!(code, Some(0), "{said}");
+        said.lines().next().unwrap_or_default().to_owned()
+    };
+    let line = first("never", format!("http://{BOUND}:{}", secure.port()));
+    assert!(line.ends_with("the project says lift = \"never\""), "{line}");
+    let line = first("registered", clear.origin(OTHER).replace("https://", "http://"));
+    assert!(line.ends_with("its binding says lift = false"), "{line}");
+}
+
+#[test]
+fn every_kind_of_listener_is_told_of_and_does_what_is_told() {
+    let world = World::new();
+    let nginx = Nginx::start(&[Site::asking(&[EXACT], &world.server(&[EXACT]), &world.partner.pem())]);
+    let origin = nginx.origin(EXACT);
+    let callers = crate::harness::certificates::Authority::root("callers");
+    let sidecar = format!("project = \"default\"\norigin = \"{origin}\"");
+    let plain_tls = tls(&world, None);
+    let (root, caller) = (world.write("root.crt", &world.root.pem()), callers.caller("default", &[], &[]));
+    let demanding = {
+        let client_ca = world.write("own-callers.crt", &callers.pem());
+        plain_tls.replace(" }", &format!(", client_ca = {client_ca:?} }}"))
+    };
+    let egret = Setup::new(&world)
+        .listener("tls", "forward", &format!("project = \"default\"\n{plain_tls}"))
+        .listener("mtls", "forward", &format!("auth = \"mtls\"\n{demanding}"))
+        .listener_at("unix:forward.sock", "socket", "forward", "project = \"default\"")
+        .listener_at("unix:side.sock", "side", "sidecar", &sidecar)
+        .listener("elsewhere", "forward", "project = \"other\"")
+        .project("other")
+        .hosts(&[EXACT])
+        .start();
+    egret.upload("default", Some(&origin), &world.client("of-exact"));
+    let told = explained(&mut egret.cli(&["explain", &origin]));
+    let ways: Vec<_> = told["ways"].as_array().expect("ways").iter().map(|way| &way["listener"]).collect();
+    assert_eq!(ways, ["tls", "tls", "tls", "mtls", "mtls", "mtls", "socket", "socket", "socket", "side"], "{told:#}");
+    for listener in ["tls", "mtls", "socket"] {
+        assert_eq!(way(&told, listener, "CONNECT ")["treatment"], "intercepted");
+        assert_eq!(way(&told, listener, "GET https://")["treatment"], "tls");
+        assert_eq!(way(&told, listener, "GET http://")["treatment"], "lifted");
+    }
+    assert_eq!(way(&told, "side", "GET / ")["treatment"], "tls");
+
+    // And so it is: lifted, and intercepted.
+    let [cert, key, _] = caller.write(&world.path(""));
+    let through = |listener: &str| {
+        let mut curl = crate::harness::clients::curl_command();
+        let proxy = format!("https://localhost:{}", egret.listener(listener).port());
+        curl.args(["--fail", "--proxy", &proxy, "--proxy-cacert"]).arg(&root);
+        curl.arg("--proxy-cert").arg(&cert).arg("--proxy-key").arg(&key);
+        curl
+    };
+    let ca = egret.ca();
+    for listener in ["tls", "mtls"] {
+        for url in [origin.clone(), origin.replace("https://", "http://")] {
+            let seen = stdout_of(through(listener).arg("--cacert").arg(&ca).arg(&url));
+            assert!(seen.contains("CN=of-exact"), "{listener} {url}: {seen}");
+        }
+    }
+    let authority = origin.trim_start_matches("https://");
+    for url in [format!("{origin}/"), format!("http://{authority}/")] {
+        let reply = Wire::connect_unix(&egret.socket("socket")).request("GET", &url, authority);
+        assert_eq!(reply.seen("subject"), "CN=of-exact", "{url}");
+    }
+    let tunnel = Wire::connect_unix(&egret.socket("socket")).connected(authority).expect("accepted");
+    let mut inside = tunnel.tls(EXACT, &egret.ca_pem()).expect("egret's leaf");
+    assert_eq!(inside.request("GET", "/", authority).seen("subject"), "CN=of-exact");
+    let reply = Wire::connect_unix(&egret.socket("side")).request("GET", "/", "whatever");
+    assert_eq!(reply.seen("subject"), "CN=of-exact");
+}
+
+#[test]
+fn the_way_out_is_told_and_taken_with_a_running_egret_and_without() {
+    const FAR: &str = "far.partner.test";
+    const NEAR: &str = "near.partner.test";
+    let world = World::new();
+    let server = world.server(&[FAR, NEAR]);
+    let nginx = Nginx::start(&[Site::asking(&[FAR, NEAR], &server, &world.partner.pem())]);
+    let squid = Squid::start(&[FAR]);
+    let (user, password) = (crate::harness::parents::USER, crate::harness::parents::PASSWORD);
+    let file = world.write("proxy.password", password);
+    let parent = format!("http://127.0.0.1:{}", squid.port());
+    let egret = Setup::new(&world)
+        .host(NEAR, "127.0.0.1")
+        .section(&format!(
+            "[[egress.parent]]\nurl = \"http://{user}@127.0.0.1:{}\"\npassword = {{ file = {file:?} }}\nno_proxy = [\"{NEAR}\"]",
+            squid.port()
+        ))
+        .start();
+    egret.upload("default", Some("https://*.partner.test:*"), &world.client("of-wildcard"));
+    let far = json!({
+        "summary": format!("through {parent} (egress.parent[0]: it is for everything)"),
+        "parent": parent, "rule": 0, "resolvedByParent": true, "why": "it is for everything",
+    });
+    let near = json!({
+        "summary": "direct (egress.parent[0]: no_proxy names it)",
+        "rule": 0, "resolvedByParent": false, "why": "no_proxy names it",
+    });
+    let check = |live: bool, cli: &dyn Fn(&[&str]) -> Command| {
+        for (name, route) in [(FAR, &far), (NEAR, &near)] {
+            let words = ["explain", &nginx.origin(name)];
+            let told = explained(&mut cli(&words));
+            assert_eq!((&told["route"], &told["live"]), (route, &json!(live)), "{told:#}");
+            let (_, said, _) = run(&mut cli(&words));
+            let line = said.lines().find(|line| line.trim_start().starts_with("route")).expect("the way is shown");
+            assert!(line.ends_with(route["summary"].as_str().expect("text")), "{line}");
+            assert!(!said.contains(user) && !said.contains(password), "{said}");
+            assert_eq!(said.contains("resolves the name"), name == FAR, "{said}");
+        }
+    };
+    check(true, &|words| egret.cli(words));
+    for name in [FAR, NEAR] {
+        let reply = absolute(egret.proxy(), "GET", &format!("{}/", nginx.origin(name)));
+        assert_eq!(reply.seen("subject"), "CN=of-wildcard", "{name}");
+    }
+    let home = egret.stop();
+    // Only what was asked for went through it; explaining asked nobody.
+    assert_eq!(squid.logged(1), [format!("200 CONNECT {FAR}:{} {user}", nginx.port())]);
+    let nobody = format!("http://{}", crate::harness::nginx::free_address());
+    check(false, &|words| {
+        let mut cli = home.cli(words);
+        cli.env("EGRET_URL", &nobody).env("EGRET_TOKEN", TOKEN);
+        cli
+    });
+    assert_eq!(squid.log().len(), 1, "nothing was dialled");
 }

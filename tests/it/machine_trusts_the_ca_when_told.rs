@@ -19,7 +19,7 @@ fn said(command: &mut Command) -> (Option<i32>, String, String) {
 /// `egret ca …` with this home folder.
 fn ca(egret: &Egret, home: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut cli = egret.cli(&["ca"]);
-    said(cli.args(arguments).env("HOME", home).env_remove("SUDO_USER"))
+    said(cli.args(arguments).env("HOME", home).env_remove("SUDO_USER").env_remove("XDG_DATA_HOME"))
 }
 
 fn listed(database: &Path) -> String {
@@ -78,6 +78,25 @@ fn browsers_databases_get_it_and_lose_it_again() {
     assert!(listed(&profile).contains("of the house"));
     let (code, out, _) = ca(&egret, &home, &["uninstall", "--nss"]);
     assert_eq!((code, out.matches("unchanged  nss").count()), (Some(0), 2), "{out}");
+}
+
+/// Newer versions of Chromium make theirs elsewhere, and look there until the older folder is made.
+#[test]
+fn chromiums_newer_database_gets_it_where_it_has_made_one() {
+    let world = World::new();
+    let egret = Setup::new(&world).start();
+    let home = world.path("home");
+    let (newer, older) = (home.join(".local/share/pki/nssdb"), home.join(".pki/nssdb"));
+    std::fs::create_dir_all(&newer).expect("writable");
+    let nss = |wish: &str| ca(&egret, &home, &[wish, "--nss"]);
+    let (code, out, _) = nss("install");
+    assert_eq!((code, out), (Some(0), format!("installed  nss     {}\n", newer.display())));
+    assert!(listed(&newer).contains("egret local CA ") && !older.exists(), "which Chromium would take for its own");
+    std::fs::create_dir_all(&older).expect("writable");
+    assert_eq!(nss("install").1, format!("installed  nss     {}\n", older.display()));
+    let (code, out, _) = nss("uninstall");
+    assert_eq!((code, out.matches("removed    nss").count()), (Some(0), 2), "{out}");
+    assert!(![newer, older].iter().any(|database| listed(database).contains("egret")));
 }
 
 #[test]

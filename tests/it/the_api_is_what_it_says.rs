@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::harness::egret::{Setup, TOKEN};
 use crate::harness::world::World;
 use crate::harness::{command, repository, run_within};
@@ -35,9 +37,13 @@ fn the_description_is_valid_openapi() {
 #[test]
 fn heavy_no_answer_is_undocumented() {
     let world = World::new();
-    let egret = Setup::new(&world).project("payments").start();
+    // Few tokens, so that what it makes soon fills all places: it meets that refusal as well.
+    let egret = Setup::new(&world).project("payments").section("[limits]\nmax_tokens = 8").start();
     let certificate = egret.upload("payments", Some("https://api.example.com"), &world.client("one"));
     egret.upload("payments", None, &world.client("two"));
+    // One that it may revoke. Its own is in the environment, where nobody revokes it.
+    let spare = json!({"name": "spare", "role": "read"});
+    assert_eq!(egret.api("POST", "/v1/tokens", Some(&spare)).0, 200);
     let url = format!("http://{}", egret.management);
     let mut schemathesis = command(tool("schemathesis"));
     schemathesis
@@ -47,6 +53,7 @@ fn heavy_no_answer_is_undocumented() {
         .args(["--max-examples", "40", "--generation-deterministic", "--no-color"])
         .env("EGRET_PROJECT", "payments")
         .env("EGRET_CERTIFICATE", certificate)
+        .env("EGRET_SPARE_TOKEN", "spare")
         // It writes a folder of its own into the current one.
         .current_dir(world.path("."));
     let output = run_within(Duration::from_secs(240), &mut schemathesis);
@@ -55,6 +62,9 @@ fn heavy_no_answer_is_undocumented() {
     // All but the description itself, which it has read.
     let operations = document_operations(&egret.api_as("", "GET", "/openapi.json", None).1) - 1;
     assert!(said.contains(&format!("Tested: {operations}\n")), "every operation was tested: {said}");
+    let (status, listed) = egret.api("GET", "/v1/tokens", None);
+    assert_eq!(status, 200, "its own token is good for what it was: {listed}");
+    assert!(listed["tokens"].as_array().is_some_and(|tokens| (1..=9).contains(&tokens.len())), "{listed}");
     // It saw much that was refused, and none of it in the log as a failure of egret's.
     let log = egret.log();
     assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");

@@ -9,23 +9,27 @@ use super::super::bindings::file_of;
 use super::words::{self, Facts};
 use super::{
     ExplainedBinding, ExplainedCertificate, ExplainedFacts, ExplainedMemory, ExplainedPolicy, ExplainedProject,
-    ExplainedScope, ExplainedTreatment, ExplainedWay, Explanation, Refusal, Scheme, Usability, Verdict, Wanted,
+    ExplainedRoute, ExplainedScope, ExplainedTreatment, ExplainedWay, Explanation, Refusal, Scheme, Usability, Verdict,
+    Wanted,
 };
 use crate::control::Unread;
 use crate::domain::time::rfc3339;
 use crate::domain::{CertificateId, CertificateInfo, DefaultScope, OnExpiry, Origin, Pattern, Rule, Validity};
 use crate::identity::Presented;
 use crate::policy::{Denied, EgressPolicy};
-use crate::registry::{Binding, Foresight, Refused, Remembered, Selection, Snapshot, Target, Treatment, WayIn};
+use crate::registry::{
+    Binding, Foresight, Lifting, Refused, Remembered, Selection, Snapshot, Target, Treatment, WayIn,
+};
+use crate::upstream::{Destination, Route};
 
-/// Describes the way to an origin, if it is not the direct one.
-type Route = Box<dyn Fn(&Origin) -> Option<String> + Send + Sync>;
+/// Knows the way to a destination.
+type Router = Box<dyn Fn(&Destination) -> Route + Send + Sync>;
 
 /// Explains.
 pub struct Explainer {
     policy: Arc<EgressPolicy>,
     foresight: Arc<dyn Foresight>,
-    route: Option<Route>,
+    route: Option<Router>,
     /// `None`: egret runs, and every certificate is loaded.
     unread: Option<HashMap<CertificateId, Unread>>,
 }
@@ -45,9 +49,9 @@ impl Explainer {
         self
     }
 
-    /// Says who knows the way to an origin (a parent proxy), in words.
+    /// Says who knows the way to a destination: direct, or through a parent proxy. Without it no way is told.
     #[must_use]
-    pub fn with_route(mut self, route: impl Fn(&Origin) -> Option<String> + Send + Sync + 'static) -> Self {
+    pub fn with_route(mut self, route: impl Fn(&Destination) -> Route + Send + Sync + 'static) -> Self {
         self.route = Some(Box::new(route));
         self
     }
@@ -57,9 +61,9 @@ impl Explainer {
     pub fn explain(&self, snapshot: &Snapshot, wanted: &Wanted, now: OffsetDateTime) -> Explanation {
         let (origin, plain) = (wanted.origin(), wanted.plain());
         let selection = snapshot.select(&origin);
-        let lifted = plain.is_some() && self.foresight.lifts(snapshot, &origin);
+        let lifting = plain.map(|_| snapshot.lifting(&origin));
         // Plain http that stays plain has no TLS: nothing that is selected matters.
-        let secure = plain.is_none() || lifted;
+        let secure = lifting.as_ref().is_none_or(Lifting::is_lifted);
         let certificate = selection.binding.as_deref().and_then(|b| self.certificate(snapshot, b, now));
         let denied = self.judge(wanted, secure, &origin);
         let refused = if secure { self.refused(snapshot, &selection, &origin, now) } else { None };
@@ -82,6 +86,11 @@ impl Explainer {
         let remembered = self.foresight.remembers(snapshot, &origin).filter(|_| secure);
         let trace = words::trace(&snapshot.trace(&origin));
         let near_misses = words::near_misses(&snapshot.near_misses(&origin), &origin);
+        let destination = match plain {
+            Some(target) if !secure => Destination::Plain(target.clone()),
+            _ => Destination::Tls(origin.clone()),
+        };
+        let route = self.route.as_ref().filter(|_| denied.is_none()).map(|route| route(&destination));
         let facts = Facts {
             wanted,
             origin: &origin,
@@ -92,6 +101,8 @@ impl Explainer {
             denied: denied.as_ref(),
             refused: refused.as_ref(),
             remembered: remembered.as_ref(),
+            lifting: lifting.as_ref(),
+            route: route.as_ref(),
             near: &near_misses,
         };
         Explanation {
@@ -109,7 +120,7 @@ impl Explainer {
             ways: self.ways(snapshot, wanted, &origin, denied.is_some()),
             policy: policy(denied),
             remembered: remembered.map(memory),
-            route: self.route.as_ref().and_then(|route| route(&origin)),
+            route: route.map(way_out),
             trace,
             near_misses,
             live: self.unread.is_none(),
@@ -217,6 +228,7 @@ impl From<Treatment> for ExplainedTreatment {
             Treatment::Intercept => Self::Intercepted,
             Treatment::AskFirst => Self::AskedFirst,
             Treatment::Tunnel => Self::Tunnelled,
+            Treatment::Refuse => Self::Refused,
         }
     }
 }
@@ -255,6 +267,16 @@ fn policy(denied: Option<Denied>) -> ExplainedPolicy {
         allowed: denied.is_none(),
         code: denied.as_ref().map(|denied| denied.code.as_str()),
         why: denied.map(|denied| denied.why),
+    }
+}
+
+fn way_out(route: Route) -> ExplainedRoute {
+    ExplainedRoute {
+        summary: route.to_string(),
+        parent: route.parent.map(|parent| parent.to_string()),
+        rule: route.rule,
+        resolved_by_parent: route.resolved_by_parent,
+        why: route.why,
     }
 }
 

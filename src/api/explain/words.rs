@@ -9,7 +9,8 @@ use crate::domain::time::rfc3339;
 use crate::domain::{CertificateInfo, Code, DefaultScope, Origin, Pattern, PortRule, Rule, Validity};
 use crate::identity::Presented;
 use crate::policy::Denied;
-use crate::registry::{Binding, Outcome, Place, Refused, Remembered, Selection, Snapshot, Step, Target};
+use crate::registry::{Binding, Lifting, Outcome, Place, Refused, Remembered, Selection, Snapshot, Step, Target};
+use crate::upstream::Route;
 
 /// All that words are made of.
 pub(super) struct Facts<'a> {
@@ -22,6 +23,9 @@ pub(super) struct Facts<'a> {
     pub(super) denied: Option<&'a Denied>,
     pub(super) refused: Option<&'a Refused>,
     pub(super) remembered: Option<&'a Remembered>,
+    /// Of plain http.
+    pub(super) lifting: Option<&'a Lifting>,
+    pub(super) route: Option<&'a Route>,
     pub(super) near: &'a [NearMiss],
 }
 
@@ -52,7 +56,15 @@ pub(super) fn summary(facts: &Facts<'_>) -> String {
             "no certificate: default.scope keeps the project-wide certificate from this origin".to_owned()
         }
         Verdict::Nothing => format!("no certificate: nothing is bound to it in project {project}"),
-        Verdict::Plain => "plain http, so no TLS and no certificate: no binding lifts it".to_owned(),
+        Verdict::Plain => {
+            let why = match facts.lifting {
+                Some(Lifting::Never) => "the project says lift = \"never\"",
+                Some(Lifting::Nothing(_)) => "a binding says that nothing is presented there",
+                Some(Lifting::Declined(_)) => "its binding says lift = false",
+                _ => "no binding lifts it",
+            };
+            format!("plain http, so no TLS and no certificate: {why}")
+        }
     };
     match facts.wanted {
         Wanted::Https(origin) => format!("{} -> {what}", address(origin)),
@@ -128,14 +140,26 @@ pub(super) fn notes(facts: &Facts<'_>) -> Vec<String> {
         }
     }
     if facts.outcome == Verdict::Plain {
-        say(
-            "only https can carry a certificate; http:// is lifted to https where an exact or wildcard binding names a certificate",
-        );
-        if facts.selection.rule == Rule::Default {
-            say("the project default alone lifts nothing: request the https:// URL instead");
+        match facts.lifting {
+            Some(lifting @ (Lifting::Never | Lifting::Nothing(_) | Lifting::Declined(_))) => {
+                say(&format!("only https can carry a certificate, and {}", lifting.why(facts.origin)));
+            }
+            _ => {
+                say(
+                    "only https can carry a certificate; http:// is lifted to https where an exact or wildcard binding names a certificate",
+                );
+                if facts.selection.rule == Rule::Default {
+                    say("the project default alone lifts nothing: request the https:// URL instead");
+                }
+            }
         }
     }
+    if matches!(facts.lifting, Some(Lifting::Always)) {
+        say("it is lifted because the project says lift = \"always\"");
+    }
+    let bound = matches!(facts.lifting, Some(Lifting::Nothing(_) | Lifting::Declined(_)));
     if matches!(facts.outcome, Verdict::Nothing | Verdict::Plain | Verdict::Withheld)
+        && !bound
         && let Some(miss) = facts.near.first()
     {
         say(&format!("the binding {} comes close, but {}", miss.pattern, miss.why));
@@ -147,8 +171,12 @@ pub(super) fn notes(facts: &Facts<'_>) -> Vec<String> {
             facts.snapshot.info().name
         ));
     }
-    if !matches!(facts.outcome, Verdict::Denied) {
-        say("no name was resolved: [egress] also judges every address when a connection is made");
+    match facts.route {
+        _ if facts.outcome == Verdict::Denied => {}
+        Some(Route { parent: Some(parent), resolved_by_parent: true, .. }) => say(&format!(
+            "{parent} resolves the name, so [egress] judges the name alone and not the addresses that it leads to"
+        )),
+        _ => say("no name was resolved: [egress] also judges every address when a connection is made"),
     }
     notes
 }
@@ -167,7 +195,12 @@ pub(super) fn fix(facts: &Facts<'_>) -> Option<String> {
             .map(|_| "change allow or deny in [egress] of the configuration, and start egret again".to_owned()),
         Verdict::Refused => facts.refused.and_then(|refused| refused.fix.clone()),
         Verdict::Withheld => Some(format!("add \"{}\" to default.origins of the project", facts.origin)),
-        Verdict::Nothing | Verdict::Plain => Some(upload()),
+        Verdict::Plain => match facts.lifting {
+            Some(Lifting::Nothing(_)) => None,
+            Some(Lifting::Never | Lifting::Declined(_)) => Some(format!("request {} instead", facts.origin)),
+            _ => Some(upload()),
+        },
+        Verdict::Nothing => Some(upload()),
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::api::tests::{ADMIN, world};
+use crate::observe::Exposition;
 
 fn written() -> Value {
     serde_json::to_value(complete(paths::all().into_openapi())).expect("JSON")
@@ -68,7 +69,8 @@ fn every_operation_says_who_may_and_how_it_refuses() {
         let says = |status: &str| responses.contains_key(status);
         let open = operation["security"] == serde_json::json!([{}]);
         assert!(open || operation["security"].is_null(), "{method} {path}");
-        assert_eq!(open, !path.starts_with("/v1/"), "{path}: what is below /v1 takes a token");
+        let opened = ["/healthz", "/readyz", "/openapi.json"].contains(&path.as_str());
+        assert_eq!(open, opened, "{path}: all but these take a token");
         assert_eq!(says("401") && says("429"), !open, "{method} {path}");
         assert_eq!(says("415") && says("413") && says("408"), !operation["requestBody"].is_null(), "{method} {path}");
         assert!(says("200") && operation["summary"].is_string() && operation["tags"].is_array(), "{method} {path}");
@@ -142,6 +144,7 @@ async fn schemas_of_bodies_name_the_fields_that_are_read() {
         ("POST", "/v1/projects", "ProjectWanted"),
         ("POST", "/v1/projects/default/client-cert", "ClientCertUpload"),
         ("PUT", "/v1/projects/default/bindings", "BindingWanted"),
+        ("POST", "/v1/tokens", "TokenWanted"),
     ] {
         let schema = &document["components"]["schemas"][schema];
         assert_eq!(schema["additionalProperties"], false, "{target}");
@@ -154,5 +157,55 @@ async fn schemas_of_bodies_name_the_fields_that_are_read() {
         assert_eq!(known.split(", ").collect::<BTreeSet<_>>(), fields.iter().map(|f| f.as_str()).collect(), "{said}");
         let missing = said.split_once(": ").expect("names them").1.split(';').next().expect("a part");
         assert_eq!(missing.split(", ").collect::<BTreeSet<_>>(), required.into_iter().collect(), "{said}");
+    }
+}
+
+/// What a text of Prometheus's is called, its version included, is what the document calls it.
+#[test]
+fn metrics_are_described_by_their_media_types() {
+    let document = written();
+    let content = document["paths"]["/metrics"]["get"]["responses"]["200"]["content"].as_object().expect("content");
+    let described: BTreeSet<&str> = content.keys().map(String::as_str).collect();
+    assert_eq!(described, [Exposition::OpenMetrics, Exposition::Text].map(Exposition::content_type).into());
+}
+
+/// Of a field that may be left out `null` is no value, and what an answer always has is required.
+#[test]
+fn answers_are_described_with_what_they_may_leave_out() {
+    let schemas = &written()["components"]["schemas"];
+    for (schema, required, optional) in [
+        ("Listener", &["address", "auth", "mode", "name", "tls"][..], &["project"][..]),
+        ("Token", &["id", "name", "role", "source"], &["createdAt", "email", "expiresAt", "projects"]),
+        ("Binding", &["certId", "lift", "origin", "since", "source"], &["file"]),
+        ("BindingWanted", &["certId", "origin"], &["lift"]),
+        (
+            "Status",
+            &[
+                "certificates",
+                "health",
+                "listeners",
+                "management",
+                "projects",
+                "reload",
+                "startedAt",
+                "state",
+                "store",
+                "version",
+            ],
+            &["counters", "unloaded"],
+        ),
+        ("ExplainedRoute", &["resolvedByParent", "summary", "why"], &["parent", "rule"]),
+    ] {
+        let properties = schemas[schema]["properties"].as_object().unwrap_or_else(|| panic!("{schema}"));
+        let wanted: BTreeSet<&str> =
+            schemas[schema]["required"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+        assert_eq!(wanted, required.iter().copied().collect(), "{schema}");
+        let rest: BTreeSet<&str> =
+            properties.keys().map(String::as_str).filter(|name| !wanted.contains(name)).collect();
+        assert_eq!(rest, optional.iter().copied().collect(), "{schema}");
+        for name in optional {
+            let types = properties[*name]["type"].to_string();
+            assert!(!types.contains("null"), "{schema}.{name}: {types}");
+        }
     }
 }

@@ -1,20 +1,18 @@
 //! `/v1/explain` as a client sees it. What the data plane would say is played here.
 
 use super::*;
-use crate::domain::{Code, DefaultScope, HttpTarget, OnExpiry, Origin, Pattern, ProjectInfo, Rule};
+use crate::domain::{Code, DefaultScope, HttpTarget, Lift, OnExpiry, Origin, Pattern, ProjectInfo};
 use crate::policy::EgressPolicy;
 use crate::registry::{Foresight, Refused, Remembered, Snapshot, Treatment, WayIn};
+use crate::upstream::{Destination, Route};
 
-/// Lifts what has an exact or wildcard binding, and remembers that everybody asked.
+/// Remembers of one origin that it did not ask.
 struct Played;
 
 impl Foresight for Played {
     fn ways(&self, _: &Snapshot, origin: &Origin, plain: Option<&HttpTarget>) -> Vec<WayIn> {
         let request = format!("{} {origin}", if plain.is_some() { "GET" } else { "CONNECT" });
         vec![WayIn { listener: "dev".to_owned(), request, treatment: Treatment::AskFirst, why: "played".to_owned() }]
-    }
-    fn lifts(&self, snapshot: &Snapshot, origin: &Origin) -> bool {
-        matches!(snapshot.select(origin).rule, Rule::Exact | Rule::Wildcard)
     }
     fn refuses(&self, snapshot: &Snapshot, origin: &Origin) -> Option<Refused> {
         let selection = snapshot.select(origin);
@@ -162,4 +160,97 @@ async fn explains_only_what_the_caller_reaches_and_repeats_nothing() {
     }
     let early = super::world().await;
     assert_eq!(early.get(READER, "/v1/explain?url=a.test").await.status, 503, "before everything is wired");
+}
+
+/// Changes what the project says.
+fn change(world: &World, change: impl FnOnce(&mut ProjectInfo)) {
+    let project = world.management.registry.find("payments", None, None).unwrap();
+    let mut info = ProjectInfo::clone(project.snapshot().info());
+    change(&mut info);
+    let mut edit = project.snapshot().edit();
+    edit.set_info(Arc::new(info));
+    project.publish(edit.finish());
+}
+
+#[tokio::test]
+async fn says_why_plain_http_is_lifted_or_not() {
+    let world = explaining(&[]).await;
+    let id = world.uploaded("payments", "https://no.test").await;
+    let bind = async |certificate: &Value, lift: bool| {
+        let body = json!({"origin": "https://no.test", "certId": certificate, "lift": lift});
+        assert_eq!(world.send(PAYMENTS, "PUT", "/v1/projects/payments/bindings", &body).await.status, 200);
+    };
+    let told = async |url: &str| {
+        let told = explained(&world, url).await;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        (text(&told["outcome"]), text(&told["summary"]), text(&told["notes"][0]), told["fix"].clone())
+    };
+    let (outcome, summary, ..) = told("http://no.test").await;
+    assert!(outcome == "certificate" && summary.contains("lifted to https://no.test:443"), "{summary}");
+
+    bind(&json!(id), false).await;
+    let (outcome, summary, note, fix) = told("http://no.test").await;
+    assert_eq!((outcome.as_str(), &fix), ("plain", &json!("request https://no.test instead")));
+    assert!(summary.ends_with(": its binding says lift = false"), "{summary}");
+    assert!(note.ends_with("the binding of https://no.test says lift = false"), "{note}");
+    assert_eq!(told("https://no.test").await.0, "certificate", "https is no matter of lifting");
+
+    bind(&Value::Null, true).await;
+    let (outcome, summary, _, fix) = told("http://no.test").await;
+    assert_eq!((outcome.as_str(), fix), ("plain", Value::Null), "somebody decided that");
+    assert!(summary.ends_with(": a binding says that nothing is presented there"), "{summary}");
+
+    change(&world, |info| info.lift = Lift::Always);
+    assert_eq!(told("http://no.test").await.0, "plain", "none is never lifted");
+    let lifted = explained(&world, "http://other.test").await;
+    assert_eq!((&lifted["outcome"], &lifted["origin"]), (&json!("nothing"), &json!("https://other.test")));
+    assert!(
+        lifted["summary"].as_str().unwrap().starts_with("http://other.test:80 -> lifted to https://other.test:443")
+    );
+    assert_eq!(lifted["notes"][0], "it is lifted because the project says lift = \"always\"");
+
+    bind(&json!(id), true).await;
+    change(&world, |info| info.lift = Lift::Never);
+    let (outcome, summary, _, fix) = told("http://no.test").await;
+    assert_eq!((outcome.as_str(), fix), ("plain", json!("request https://no.test instead")));
+    assert!(summary.ends_with(": the project says lift = \"never\""), "{summary}");
+}
+
+#[tokio::test]
+async fn says_which_way_leads_there() {
+    let world = world().await;
+    let egress = EgressSettings {
+        allow: vec![Pattern::Default],
+        deny: vec![Pattern::parse("https://denied.test").unwrap()],
+        ..EgressSettings::default()
+    };
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let route = {
+        let asked = asked.clone();
+        move |to: &Destination| {
+            asked.lock().unwrap().push(to.to_string());
+            Route {
+                parent: Some("http://proxy.test:3128".into()),
+                rule: Some(1),
+                resolved_by_parent: to.host().as_str() == "far.test",
+                why: "its origins name it",
+            }
+        }
+    };
+    let explainer = Explainer::new(Arc::new(EgressPolicy::new(&egress)), Arc::new(Played)).with_route(route);
+    world.management.info.set_explainer(explainer);
+    let far = explained(&world, "far.test:8443").await;
+    assert_eq!(
+        far["route"],
+        json!({"summary": "through http://proxy.test:3128 (egress.parent[1]: its origins name it)",
+            "parent": "http://proxy.test:3128", "rule": 1, "resolvedByParent": true, "why": "its origins name it"})
+    );
+    assert!(far["notes"].to_string().contains("http://proxy.test:3128 resolves the name"), "{far}");
+    let near = explained(&world, "http://near.test").await;
+    assert!(near["notes"].to_string().contains("no name was resolved"), "{near}");
+    world.uploaded("payments", "https://near.test").await;
+    explained(&world, "http://near.test").await;
+    assert!(explained(&world, "denied.test").await["route"].is_null(), "nothing goes there");
+    let asked = asked.lock().unwrap().clone();
+    assert_eq!(asked, ["https://far.test:8443", "http://near.test", "https://near.test"], "where it really goes");
 }

@@ -5,7 +5,9 @@
 
 mod access;
 mod child;
+mod git;
 mod no_proxy;
+mod npm;
 mod private;
 mod roots;
 mod shell;
@@ -30,6 +32,7 @@ use access::{Access, Credential};
 use child::Watch;
 use private::Private;
 use roots::Roots;
+use variables::Configured;
 
 /// Bound origins that a warning about `NO_PROXY` names; of more it tells the number.
 const NAMED: usize = 3;
@@ -52,7 +55,7 @@ async fn wrapped(args: RunArgs, inherited: &Inherited) -> anyhow::Result<ExitCod
             if let Some(name) = variables::users_proxy(&|name| std::env::var_os(name)) {
                 eprintln!(
                     "egret: warning: {name} names a proxy, and the egret started for this command goes through it only if \
-                     its configuration says so"
+                     the configuration names it as `parent` in [egress]"
                 );
             }
             let asked = ask_private(&mut private, &args.project.project).await;
@@ -84,7 +87,7 @@ async fn with_access(
     let folder = Temporary::new()?;
     let environment = |name: &str| std::env::var_os(name);
     let mut roots = Roots::new(&folder.0, &access.ca, &environment)?;
-    let variables = variables::variables(access, &mut roots, &environment)?;
+    let variables = variables::variables(access, &mut roots, &Configured::here(&environment), &environment)?;
     warn(access, &roots.warnings, &variables::users_no_proxy(&environment));
 
     let (program, arguments) = args.command.split_first().context("a command is needed")?;
@@ -117,7 +120,7 @@ pub(super) fn env(args: &EnvArgs) -> anyhow::Result<()> {
         let folder = lasting_folder(&args.project)?;
         let environment = |name: &str| std::env::var_os(name);
         let mut roots = Roots::new(&folder, &access.ca, &environment)?;
-        let variables = variables::variables(&access, &mut roots, &environment)?;
+        let variables = variables::variables(&access, &mut roots, &Configured::here(&environment), &environment)?;
         warn(&access, &roots.warnings, &variables::users_no_proxy(&environment));
         if access.has_credential() {
             let ttl = humantime::format_duration(args.credential.ttl);
@@ -127,7 +130,7 @@ pub(super) fn env(args: &EnvArgs) -> anyhow::Result<()> {
         let mut out = zeroize::Zeroizing::new(String::new());
         for (name, value) in variables {
             let Some(text) = value.to_str() else { bail!("{name} would hold a path that is not text") };
-            out.push_str(&shell.export(name, text));
+            out.push_str(&shell.export(&name, text));
         }
         print(&out)
     })

@@ -85,22 +85,38 @@ impl<'a> Roots<'a> {
         self.file(variables, true)
     }
 
+    /// A file for what replaces a client's roots by those in `path`, which the user has configured as `name`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn replacing_file(&mut self, name: &str, path: PathBuf) -> anyhow::Result<PathBuf> {
+        self.file_beside(Some((name, path)), true)
+    }
+
+    /// A file with these roots of npm's, and the CA.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn npm(&mut self, own: &[CertificateDer<'static>]) -> anyhow::Result<PathBuf> {
+        self.put("npm-ca.pem", &as_pem(&[own, &self.ours].concat()))
+    }
+
     fn file(&mut self, variables: &[&str], replaces: bool) -> anyhow::Result<PathBuf> {
         let own = variables.iter().find_map(|name| {
             let value = (self.environment)(name).filter(|value| !value.is_empty())?;
             Some((*name, PathBuf::from(value)))
         });
+        // Of these the system's roots are made already.
+        self.file_beside(own.filter(|(name, _)| *name != "SSL_CERT_FILE"), replaces)
+    }
+
+    fn file_beside(&mut self, own: Option<(&str, PathBuf)>, replaces: bool) -> anyhow::Result<PathBuf> {
         let mut source = None;
         let mut certificates = if replaces { self.system.clone() } else { Vec::new() };
         if let Some((name, path)) = own {
-            // Of these the system's roots are made already.
-            if !matches!(name, "SSL_CERT_FILE") {
-                match certificates_in(&path) {
-                    Some(found) => (source, certificates) = (Some(path), found),
-                    None => {
-                        self.warn(format!("{name} names nothing with certificates in it; it is left out of account"))
-                    }
-                }
+            match certificates_in(&path) {
+                Some(found) => (source, certificates) = (Some(path), found),
+                None => self.warn(format!("{name} names nothing with certificates in it; it is left out of account")),
             }
         }
         if let Some(written) = self.written.get(&(source.clone(), replaces)) {
@@ -175,7 +191,7 @@ impl<'a> Roots<'a> {
 }
 
 /// The certificates of a file or of the files of a folder; `None` if there are none.
-fn certificates_in(path: &Path) -> Option<Vec<CertificateDer<'static>>> {
+pub(super) fn certificates_in(path: &Path) -> Option<Vec<CertificateDer<'static>>> {
     let (file, folder) = if path.is_dir() { (None, Some(path)) } else { (Some(path), None) };
     let found = rustls_native_certs::load_certs_from_paths(file, folder).certs;
     (!found.is_empty()).then_some(found)

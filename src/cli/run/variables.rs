@@ -3,9 +3,11 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
+use rustls::pki_types::CertificateDer;
+
 use super::access::Access;
-use super::no_proxy;
 use super::roots::{Environment, Roots, TRUST_STORE_PASSWORD};
+use super::{git, no_proxy, npm};
 
 /// What a variable holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,27 @@ enum Holds {
     Wgetrc,
     /// Options of the Java virtual machine, after the user's own.
     Java,
+    /// Roots that npm's configuration names, and the CA; set only if it names any.
+    Npm,
+    /// Nothing: what the user has there is in force by another variable.
+    Nothing,
+}
+
+/// What clients are configured with elsewhere than in variables.
+#[derive(Default)]
+pub(super) struct Configured {
+    /// The roots of [`npm::roots`].
+    npm: Option<Vec<CertificateDer<'static>>>,
+    /// Keys and values of [`git::configuration`].
+    git: Vec<(String, String)>,
+}
+
+impl Configured {
+    /// What holds in the folder in which this process was started.
+    pub(super) fn here(environment: Environment<'_>) -> Self {
+        let folder = std::env::current_dir().unwrap_or_default();
+        Self { npm: npm::roots(environment, &folder), git: git::configuration() }
+    }
 }
 
 struct Variable {
@@ -64,6 +87,8 @@ const TABLE: &[Variable] = &[
     always("NODE_USE_ENV_PROXY", Holds::One, "Node 22.21 and 24 or newer: fetch and http take the proxy from the variables"),
     always("npm_config_proxy", Holds::Proxy, "npm, pnpm, yarn 1: wins over proxy in .npmrc"),
     always("npm_config_https_proxy", Holds::Proxy, "npm, pnpm, yarn 1: wins over https-proxy in .npmrc"),
+    if_set("NPM_CONFIG_PROXY", Holds::Proxy, "the same"),
+    if_set("NPM_CONFIG_HTTPS_PROXY", Holds::Proxy, "the same"),
     always("CARGO_HTTP_PROXY", Holds::Proxy, "cargo: wins over http.proxy in its configuration"),
     if_set("grpc_proxy", Holds::Proxy, "gRPC: read before https_proxy"),
     if_set("wss_proxy", Holds::Proxy, "Python websockets: read before https_proxy"),
@@ -81,7 +106,10 @@ const TABLE: &[Variable] = &[
     always("CARGO_HTTP_CAINFO", Holds::Replaces(&[]), "cargo"),
     always("AWS_CA_BUNDLE", Holds::Replaces(&["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]), "aws, boto3, the other AWS SDKs"),
     always("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", Holds::Replaces(&[]), "gRPC: C++, Python, Ruby, PHP"),
-    if_set("npm_config_cafile", Holds::Replaces(&[]), "npm: in place of NODE_EXTRA_CA_CERTS"),
+    always("npm_config_cafile", Holds::Npm, "npm, pnpm, yarn 1: in place of NODE_EXTRA_CA_CERTS; wins over cafile and ca in .npmrc"),
+    if_set("NPM_CONFIG_CAFILE", Holds::Npm, "the same"),
+    if_set("npm_config_ca", Holds::Nothing, "npm: might win over npm_config_cafile, whose file holds these roots too"),
+    if_set("NPM_CONFIG_CA", Holds::Nothing, "the same"),
     if_set("NIX_SSL_CERT_FILE", Holds::Replaces(&[]), "programs of Nix: before SSL_CERT_FILE"),
     if_set("PERL_LWP_SSL_CA_FILE", Holds::Replaces(&[]), "Perl LWP: before SSL_CERT_FILE"),
     if_set("HTTPLIB2_CA_CERTS", Holds::Replaces(&[]), "Python httplib2"),
@@ -102,11 +130,13 @@ const TABLE: &[Variable] = &[
 pub(super) fn variables(
     access: &Access,
     roots: &mut Roots<'_>,
+    configured: &Configured,
     environment: Environment<'_>,
-) -> anyhow::Result<Vec<(&'static str, OsString)>> {
+) -> anyhow::Result<Vec<(String, OsString)>> {
     let no_proxy = no_proxy::merged(&users_no_proxy(environment), &access.bound);
-    let mut all = Vec::new();
-    for variable in TABLE {
+    let git = git::variables(&configured.git, &access.proxy, roots, environment)?;
+    let mut all: Vec<(String, OsString)> = Vec::new();
+    for variable in TABLE.iter().filter(|variable| !(git.own_roots && variable.name == git::ROOTS_VARIABLE)) {
         let own = environment(variable.name).filter(|value| !value.is_empty());
         if variable.if_set && own.is_none() {
             continue;
@@ -123,9 +153,15 @@ pub(super) fn variables(
             }
             Holds::Wgetrc => roots.wgetrc()?.into(),
             Holds::Java => java(access, roots, own, &no_proxy)?,
+            Holds::Npm => match &configured.npm {
+                Some(own) => roots.npm(own)?.into(),
+                None => continue,
+            },
+            Holds::Nothing => OsString::new(),
         };
-        all.push((variable.name, value));
+        all.push((variable.name.to_owned(), value));
     }
+    all.extend(git.set);
     Ok(all)
 }
 

@@ -7,8 +7,10 @@ use super::{Ca, Outcome, Wish, tool};
 
 /// Trusted to vouch for servers, for nothing else.
 const TRUST: &str = "C,,";
-/// Where Chromium looks, below the home folder; made if it is missing, because Chromium makes it too late.
+/// Where Chromium looks, below the home folder; made if it is missing, because Chromium makes its own too late.
 const SHARED: &str = ".pki/nssdb";
+/// Where newer ones look while that folder is missing: below `XDG_DATA_HOME`, else below this folder of the home folder.
+const NEWER: (&str, &str) = (".local/share", "pki/nssdb");
 /// The same inside a sandboxed Chromium; only if it is there.
 const SANDBOXED: [&str; 1] = ["snap/chromium/current/.pki/nssdb"];
 /// Folders of Firefox's profiles.
@@ -26,24 +28,33 @@ pub(super) fn run(wish: Wish, ca: &Ca<'_>) -> Vec<Outcome> {
     if let Err(error) = look {
         return vec![Outcome::Skipped(format!("certutil cannot be run ({error}); install {PACKAGES}"))];
     }
-    let databases = databases(&home);
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|data| data.is_absolute());
+    let newer = data.unwrap_or_else(|| home.join(NEWER.0)).join(NEWER.1);
     if wish == Wish::Uninstall {
+        let mut databases = databases(&home, &newer);
+        // Chromium may have had one of them when it was installed, and have the other one now.
+        databases.extend([home.join(SHARED), newer]);
+        let mut seen = std::collections::HashSet::new();
+        databases.retain(|path| seen.insert(path.clone()));
         let there = databases.iter().filter(|path| path.join("cert9.db").exists());
         let done: Vec<_> = there.map(|path| uninstall(ca, path)).collect();
         return if done.is_empty() { vec![Outcome::Already("there is no database".to_owned())] } else { done };
     }
-    databases.iter().map(|path| install(ca, path)).collect()
+    databases(&home, &newer).iter().map(|path| install(ca, path)).collect()
 }
 
-/// The shared one first, there or not; then what else is there.
-fn databases(home: &Path) -> Vec<PathBuf> {
+/// That of Chromium first, there or not; then what else is there.
+fn databases(home: &Path, newer: &Path) -> Vec<PathBuf> {
     let has_database = |path: &PathBuf| path.join("cert9.db").exists();
     let profiles =
         PROFILES.iter().flat_map(|folder| std::fs::read_dir(home.join(folder)).into_iter().flatten().flatten());
     let mut found: Vec<PathBuf> = profiles.map(|entry| entry.path()).filter(has_database).collect();
     found.sort();
     let sandboxed = SANDBOXED.iter().map(|folder| home.join(folder)).filter(has_database);
-    [home.join(SHARED)].into_iter().chain(sandboxed).chain(found).collect()
+    let older = home.join(SHARED);
+    // The older folder, once it is there, is the one that every version looks at.
+    let shared = if !older.is_dir() && newer.is_dir() { newer.to_owned() } else { older };
+    [shared].into_iter().chain(sandboxed).chain(found).collect()
 }
 
 fn install(ca: &Ca<'_>, database: &Path) -> Outcome {
@@ -109,7 +120,13 @@ mod tests {
     #[test]
     fn finds_what_is_there_and_chromiums_always() {
         let home = tempfile::tempdir().unwrap();
-        assert_eq!(databases(home.path()), [home.path().join(SHARED)]);
+        let (older, newer) = (home.path().join(SHARED), home.path().join("data/pki/nssdb"));
+        let databases = |home: &Path| databases(home, &newer);
+        assert_eq!(databases(home.path()), [older.as_path()], "which every version looks at once it is there");
+        std::fs::create_dir_all(&newer).unwrap();
+        assert_eq!(databases(home.path()), [newer.as_path()]);
+        std::fs::create_dir_all(&older).unwrap();
+        assert_eq!(databases(home.path()), [older]);
         for profile in ["b.default", "a.other", "no-profile"] {
             std::fs::create_dir_all(home.path().join(".mozilla/firefox").join(profile)).unwrap();
         }

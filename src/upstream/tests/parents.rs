@@ -1,6 +1,7 @@
 //! The ways through parent proxies, with proxies that record what they were told.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::{Method, Request};
@@ -101,6 +102,30 @@ async fn the_first_parent_whose_origins_cover_decides() {
     assert_eq!(rule("direct.a.test"), (false, Some(0)), "no later parent is looked at");
     assert_eq!(rule("b.test:7"), (true, Some(1)));
     assert_eq!(rule("b.example"), (false, Some(2)));
+}
+
+#[tokio::test]
+async fn says_whether_the_parent_resolves_the_name() {
+    let world = World::start(Behaviour::default()).await;
+    let proxy = Proxy::http(vec![ESTABLISHED]).await;
+    let own: Vec<IpAddr> = vec!["192.0.2.7".parse().unwrap()];
+    let tls = |origin: &str| Destination::Tls(Origin::parse(origin).unwrap());
+    let plain = |target: &str| Destination::Plain(HttpTarget::from_authority(target).unwrap());
+    use ParentProtocol::{Http, Https, Socks5, Socks5h};
+    for (protocol, unknown, known, in_the_clear) in [
+        (Http, true, false, true),
+        (Https, true, false, true),
+        (Socks5, false, false, false),
+        (Socks5h, true, false, false),
+    ] {
+        let parents = world.parents(&[proxy.parent(protocol, &[])]);
+        let resolves = |to: Destination, own: &[IpAddr]| parents.route(&to, own).resolved_by_parent;
+        assert_eq!(resolves(tls("a.test"), &[]), unknown, "{protocol:?}");
+        assert_eq!(resolves(tls("a.test"), &own), known, "[dns] hosts answers: {protocol:?}");
+        assert!(!resolves(tls("192.0.2.9"), &[]), "an address is no name: {protocol:?}");
+        // In absolute form the name is handed on whatever egret knows of it.
+        assert_eq!(resolves(plain("a.test"), &own), in_the_clear, "{protocol:?}");
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,16 @@ use crate::pki::issuer;
 
 const TOKEN: &str = "c0ffee";
 
-fn made(open: Option<(&str, u16)>, bound: &[&str], set: &[(&str, &str)]) -> Vec<(&'static str, String)> {
+fn made(open: Option<(&str, u16)>, bound: &[&str], set: &[(&str, &str)]) -> Vec<(String, String)> {
+    made_with(open, bound, set, &Configured::default())
+}
+
+fn made_with(
+    open: Option<(&str, u16)>,
+    bound: &[&str],
+    set: &[(&str, &str)],
+    configured: &Configured,
+) -> Vec<(String, String)> {
     let stored = issuer::generate().unwrap();
     let ca = issuer::LeafIssuer::load(&stored, 1, || {}).unwrap().ca_pem().to_owned();
     let access = Access::of(
@@ -20,11 +29,11 @@ fn made(open: Option<(&str, u16)>, bound: &[&str], set: &[(&str, &str)]) -> Vec<
     let folder = tempfile::Builder::new().prefix("with space ").tempdir().unwrap();
     let environment = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
     let mut roots = Roots::new(folder.path(), &ca, &environment).unwrap();
-    let all = variables(&access, &mut roots, &environment).unwrap();
+    let all = variables(&access, &mut roots, configured, &environment).unwrap();
     all.into_iter().map(|(name, value)| (name, value.into_string().unwrap())).collect()
 }
 
-fn value<'a>(all: &'a [(&'static str, String)], name: &str) -> Option<&'a str> {
+fn value<'a>(all: &'a [(String, String)], name: &str) -> Option<&'a str> {
     all.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str())
 }
 
@@ -54,6 +63,23 @@ fn what_would_win_over_ours_is_set_only_where_it_is_set() {
     assert!(["grpc_proxy", "npm_config_cafile"].iter().all(|name| value(&without, name).is_none()));
     let with = made(None, &[], &[("grpc_proxy", "http://elsewhere:1")]);
     assert_eq!(value(&with, "grpc_proxy"), value(&with, "https_proxy"));
+}
+
+#[test]
+fn what_clients_are_configured_with_is_overridden_where_it_would_win() {
+    let none = made(None, &[], &[("NPM_CONFIG_CAFILE", "/nowhere")]);
+    assert!(["npm_config_cafile", "NPM_CONFIG_CAFILE"].iter().all(|name| value(&none, name).is_none()));
+    assert!(value(&none, "GIT_SSL_CAINFO").is_some());
+    assert_eq!(value(&none, "GIT_CONFIG_VALUE_0"), value(&none, "https_proxy"));
+    let configured = Configured {
+        npm: Some(Vec::new()),
+        git: vec![("http.https://a.test/.sslcainfo".to_owned(), "/nowhere".to_owned())],
+    };
+    let set = made_with(None, &[], &[("NPM_CONFIG_CAFILE", "/x"), ("npm_config_ca", "a root")], &configured);
+    assert!(value(&set, "npm_config_cafile").is_some_and(|path| path.ends_with("npm-ca.pem")));
+    assert_eq!(value(&set, "NPM_CONFIG_CAFILE"), value(&set, "npm_config_cafile"), "npm takes any spelling");
+    assert_eq!(value(&set, "npm_config_ca"), Some(""), "which npm leaves out of account");
+    assert_eq!(value(&set, "GIT_SSL_CAINFO"), None, "it would win over the roots of the URL");
 }
 
 #[test]
