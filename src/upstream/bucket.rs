@@ -15,11 +15,13 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use super::connect::server_name;
 use super::connection::{Conn, Live};
 use super::multi::Multi;
+use super::pool::SPOKEN_TTL;
 use super::route::Parent;
 use super::{Destination, Failure};
 use crate::config::Limits;
 use crate::domain::Code;
 use crate::identity::UpstreamTls;
+use crate::net::ticks;
 
 /// What an origin spoke last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub(super) struct Bucket {
     pub(super) multi_count: AtomicUsize,
     /// A [`Spoken`].
     pub(super) spoken: AtomicU8,
+    /// [`ticks`] when the origin demanded HTTP/1.1.
+    pub(super) demoted: AtomicU64,
     /// Streams that a further HTTP/2 connection is expected to take.
     expected: AtomicUsize,
     /// Connections being made.
@@ -177,6 +181,7 @@ impl Bucket {
             multis: Mutex::default(),
             multi_count: AtomicUsize::new(0),
             spoken: AtomicU8::new(spoken as u8),
+            demoted: AtomicU64::new(ticks()),
             expected: AtomicUsize::new(limits.max_streams_per_connection),
             dialling: AtomicUsize::new(0),
             failures: Mutex::default(),
@@ -236,6 +241,12 @@ impl Bucket {
     pub(super) fn expect(&self, streams: usize) {
         self.expected.store(streams.max(1), Ordering::Release);
         self.wake_all();
+    }
+
+    /// Whether the origin wants HTTP/1.1 only, as far as is known: it is asked again now and then.
+    pub(super) fn is_demoted(&self) -> bool {
+        let since = ticks().saturating_sub(self.demoted.load(Ordering::Relaxed));
+        self.spoken() == Spoken::Http1Only && u128::from(since) < SPOKEN_TTL.as_millis()
     }
 
     /// The right to make a connection, if one more is worth it: where many requests share a connection, or where

@@ -152,7 +152,7 @@ impl Upstreams {
         place: Place,
         dialling: &mut Option<Dialling>,
     ) -> Result<Option<Carrier>, Failure> {
-        let offer = if bucket.spoken() == Spoken::Http1Only { Offer::Http1 } else { Offer::Both };
+        let offer = if bucket.is_demoted() { Offer::Http1 } else { Offer::Both };
         let _dial = self.dial_permit(bucket).await?;
         let metrics = &self.pool.metrics;
         let (Destination::Tls(_), Some(_)) = (&bucket.to, &bucket.name) else {

@@ -30,6 +30,8 @@ use crate::observe::Metrics;
 const SWEEP: Duration = Duration::from_secs(1);
 /// Origins whose protocol is remembered, over all projects.
 const MAX_SPOKEN: u64 = 16_384;
+/// And for how long: an origin that learns HTTP/2 is found out again.
+pub(super) const SPOKEN_TTL: Duration = Duration::from_secs(600);
 
 /// The whole key. Compared in full; there is no list of fields to forget one of.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -58,7 +60,7 @@ fn since(at: u64) -> Duration {
 
 impl Pool {
     pub(super) fn new(limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
-        let spoken = Cache::new(MAX_SPOKEN);
+        let spoken = Cache::builder().max_capacity(MAX_SPOKEN).time_to_live(SPOKEN_TTL).build();
         Arc::new(Self { buckets: DashMap::new(), idle: AtomicUsize::new(0), spoken, limits, metrics })
     }
 
@@ -135,6 +137,7 @@ impl Pool {
 
     /// The origin wants HTTP/1.1 only: no further stream, no further connection of HTTP/2.
     pub(super) fn demote(&self, project: &ProjectId, bucket: &Bucket) {
+        bucket.demoted.store(ticks(), Ordering::Relaxed);
         self.speaks(project, bucket, Spoken::Http1Only);
         let multis = std::mem::take(&mut *lock(&bucket.multis));
         bucket.multi_count.store(0, Ordering::Release);
