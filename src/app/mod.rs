@@ -35,7 +35,7 @@ use crate::policy::EgressPolicy;
 use crate::proxy::headers::Via;
 use crate::proxy::{Forwarder, Listener, Outlook, Parts, Proxy};
 use crate::registry::{Registry, Token, TokenScope};
-use crate::upstream::{Parents, Upstreams, WaysOut, check_sources};
+use crate::upstream::{Destination, Parents, Upstreams, WaysOut, check_sources};
 use ca::LocalCa;
 
 pub use rekey::{NewKey, rekey};
@@ -190,7 +190,11 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         }
     };
     let outlook = Outlook::new(settings.listeners.clone(), Some(proxy.clone()));
-    info.set_explainer(Explainer::new(policy, Arc::new(outlook)));
+    let ways = upstreams.clone();
+    info.set_explainer(Explainer::new(policy, Arc::new(outlook)).with_route(move |origin| {
+        let route = ways.route(&Destination::Tls(origin.clone()));
+        route.parent.is_some().then(|| route.to_string())
+    }));
     let limits = Arc::new(settings.limits.clone());
     let served = Management::new(registry, control.clone(), metrics, limits, info.clone());
     let health_task = match sockets.health {

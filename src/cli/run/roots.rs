@@ -158,11 +158,8 @@ impl<'a> Roots<'a> {
 
     /// The CA beside them, once: in a shell that has these variables already it is among them.
     fn add_ours(&self, certificates: &mut Vec<CertificateDer<'static>>) {
-        for ours in &self.ours {
-            if !certificates.contains(ours) {
-                certificates.push(ours.clone());
-            }
-        }
+        certificates.retain(|certificate| !self.ours.contains(certificate));
+        certificates.extend(self.ours.iter().cloned());
     }
 
     fn warn(&mut self, text: String) {
