@@ -16,6 +16,7 @@ use super::host::Ends;
 use super::problem::Problem;
 use super::request::Query;
 use super::throttle::Throttle;
+use crate::control::ControlError;
 use crate::domain::{Peer, ProjectId, Role};
 use crate::registry::{Project, Registry, Token, TokenScope};
 
@@ -128,6 +129,15 @@ impl Caller {
         }
         let message = format!("the token's role is {}; this takes {}", word(role), word(wanted));
         Err(Problem::forbidden(message))
+    }
+
+    /// Asks again, once the body has arrived: a body may take its time, and a token that was revoked meanwhile must
+    /// change nothing any more.
+    ///
+    /// # Errors
+    /// 401.
+    pub(super) fn still_in(&self, registry: &Registry) -> Result<(), Problem> {
+        if registry.is_in_force(&self.0) { Ok(()) } else { Err(ControlError::Revoked.into()) }
     }
 
     /// The caller's token.

@@ -157,6 +157,7 @@ pub(super) async fn put(
 ) -> Answer<Bound> {
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Write)?;
     let body = body::read(request, &management.limits).await?;
+    caller.still_in(&management.registry)?;
     let Written { pattern, certificate, lift } = read_binding(&body)?;
     let answer = Bound {
         updated: false,

@@ -127,6 +127,7 @@ impl From<ControlError> for Problem {
             ControlError::Invalid(_) | ControlError::Field { .. } => Self::bad_request(text),
             ControlError::Declared(..) => Self::forbidden(text),
             ControlError::NotFound(what) => Self::not_found(what),
+            ControlError::Revoked => Self::unauthorized(text),
             ControlError::Exists(_) | ControlError::Transferring => Self::new(StatusCode::CONFLICT, "conflict", text),
             ControlError::Blocked => Self::new(StatusCode::PAYMENT_REQUIRED, "payment_required", text),
             ControlError::Encrypting => Self::internal(text),

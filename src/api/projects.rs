@@ -136,6 +136,7 @@ pub(super) async fn create(
 ) -> Answer<ShownProject> {
     caller.require(Need::Administer)?;
     let body = body::read(request, &management.limits).await?;
+    caller.still_in(&management.registry)?;
     let info = read_project(&body)?;
     if !caller.reaches(&info.id, &info.name) {
         return Err(out_of_reach());

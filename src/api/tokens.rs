@@ -188,7 +188,8 @@ pub(super) async fn create(
     let asked = read_token(&body)?;
     let projects = reached(&management.registry, &caller, asked.projects)?;
     let expires_at = ending(caller.token(), asked.ttl, now())?;
-    let new = NewToken { name: asked.name, email: asked.email, role: asked.role, projects, expires_at };
+    let maker = Some(caller.token().clone());
+    let new = NewToken { name: asked.name, email: asked.email, role: asked.role, projects, expires_at, maker };
     let created = management.control.create_token(new).await?;
     Ok(Created { shown: ShownToken::of(&created.token), token: created.text })
 }

@@ -118,6 +118,7 @@ pub(super) async fn upload(
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Write)?;
     let drain = query.drain()?;
     let body = body::read(request, &management.limits).await?;
+    caller.still_in(&management.registry)?;
     let upload = read_upload(&body, management.limits.max_pem)?;
     drop(body);
     let uploaded = management.control.upload(&project, upload, drain).await?;

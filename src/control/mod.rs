@@ -92,6 +92,9 @@ pub enum ControlError {
     /// Something is in the way: a project of this name, id, account or zone, a token of this name, a full house.
     #[error("{0}")]
     Exists(String),
+    /// The token of who asks for it ended while the request was on its way.
+    #[error("your token was revoked or has expired meanwhile; nothing was changed")]
+    Revoked,
     /// The project is being transferred.
     #[error("the project is being transferred; its certificates cannot be changed until that has ended")]
     Transferring,

@@ -40,6 +40,8 @@ pub struct NewToken {
     pub projects: Option<Vec<ProjectId>>,
     /// From then on it is as good as revoked, whole seconds; `None` = never.
     pub expires_at: Option<OffsetDateTime>,
+    /// The token of who asks for it, which has to be in force still; `None`: nobody's.
+    pub maker: Option<Arc<Token>>,
 }
 
 /// A token that was made. This is the only place where its text ever is.
@@ -57,7 +59,7 @@ impl Control {
     /// Makes a token of 256 random bits.
     ///
     /// # Errors
-    /// The name is taken; `limits.max_tokens`; a project that was deleted meanwhile; sealing and storing.
+    /// Its maker was revoked meanwhile; the name is taken; `limits.max_tokens`; a project that was deleted meanwhile; sealing and storing.
     pub async fn create_token(&self, new: NewToken) -> Result<CreatedToken, ControlError> {
         let inner = self.inner.clone();
         whole(async move { inner.create_token(new).await }).await
@@ -103,6 +105,11 @@ impl Inner {
     async fn create_token(&self, new: NewToken) -> Result<CreatedToken, ControlError> {
         let _membership = self.membership.lock().await;
         let now = clock::now();
+        // Its request may have been on the way for a while. Asked under the lock that a revocation takes as well: who
+        // was told that a token is gone need not look for tokens that it makes afterwards.
+        if new.maker.as_ref().is_some_and(|maker| !self.registry.is_in_force(maker)) {
+            return Err(ControlError::Revoked);
+        }
         let expired = self.expired(now);
         let mut others = self.registry.tokens();
         others.retain(|(sha256, _)| !expired.iter().any(|(ended, _)| ended == sha256));

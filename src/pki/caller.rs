@@ -18,7 +18,11 @@ const MAX_NAMES: usize = 64;
 
 /// The names or ids of projects that a certificate says it speaks for: exactly one project must be meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CallerNames(Box<[Box<str>]>);
+pub struct CallerNames {
+    names: Box<[Box<str>]>,
+    /// `notAfter`, with the tolerance for clocks.
+    until: OffsetDateTime,
+}
 
 impl CallerNames {
     /// Reads a certificate that was verified, perhaps some time ago (a session that was resumed); `None` if it is not
@@ -26,16 +30,21 @@ impl CallerNames {
     #[must_use]
     pub fn of(certificate: &CertificateDer<'_>, now: OffsetDateTime) -> Option<Self> {
         let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-        if now.saturating_sub(SKEW) > parsed.validity().not_after.to_datetime() {
-            return None;
-        }
         let names = names(&parsed)?;
-        Some(Self(if names.len() > MAX_NAMES { Box::default() } else { names.into() }))
+        let names = if names.len() > MAX_NAMES { Box::default() } else { names.into() };
+        let until = parsed.validity().not_after.to_datetime().saturating_add(SKEW);
+        Some(Self { names, until }).filter(|names| names.is_in_time(now))
+    }
+
+    /// Whether the certificate has not expired since: a connection may outlive it.
+    #[must_use]
+    pub fn is_in_time(&self, now: OffsetDateTime) -> bool {
+        now <= self.until
     }
 
     /// The names, as they stand in the certificate.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|name| &**name)
+        self.names.iter().map(|name| &**name)
     }
 }
 

@@ -108,16 +108,17 @@ pub(super) fn by_certificate(
     memo: &Memo,
     registry: &Registry,
 ) -> Result<Admitted, Failure> {
-    let generation = registry.token_generation();
-    if let Some(admitted) = memo.recall(&[0; 32], generation) {
-        return Ok(admitted);
-    }
-    let Some(names) = names else {
+    // With every request: a connection may outlive the certificate, and what it remembers knows no clock.
+    let Some(names) = names.filter(|names| names.is_in_time(clock::now())) else {
         return Err(Failure::new(
             Code::CallerForbidden,
             "the client certificate has expired since it was verified, or its names cannot be read",
         ));
     };
+    let generation = registry.token_generation();
+    if let Some(admitted) = memo.recall(&[0; 32], generation) {
+        return Ok(admitted);
+    }
     let mut found: Option<Arc<Project>> = None;
     for project in names.iter().flat_map(|name| registry.called(name)) {
         if found.as_ref().is_some_and(|other| other.id() != project.id()) {

@@ -282,8 +282,17 @@ impl Client {
         }))
     }
 
-    /// Whether who was let in some time ago still is: a token that opened a tunnel may have been revoked since.
+    /// Whether who was let in some time ago still is: a token that opened a tunnel may have been revoked since, and a
+    /// certificate that named the project may have expired, or name another one by now.
     pub(super) fn admits(&self, inbound: &Inbound) -> Result<(), Failure> {
+        if matches!(self.entry.caller, CallerSettings::Certificate) {
+            let names = self.certificate.as_ref().and_then(|verified| verified.0.as_ref());
+            let now = caller::by_certificate(names, &self.memo, &self.proxy.registry)?;
+            if now.project.id() != inbound.project.id() {
+                let what = "the client certificate that opened this tunnel names another project by now";
+                return Err(Failure::new(Code::CallerForbidden, what).fix("open a new tunnel"));
+            }
+        }
         match &inbound.pass {
             Some(pass) if !pass.holds(&self.proxy.registry, &inbound.project) => {
                 let what = "the token that opened this tunnel was revoked or has expired";

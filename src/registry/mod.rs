@@ -148,6 +148,13 @@ impl Registry {
         all
     }
 
+    /// Whether this token, found some time ago, is still in force. Looks at every token: for acts that are rare.
+    #[must_use]
+    pub fn is_in_force(&self, token: &Token) -> bool {
+        let now = clock::now();
+        self.tokens.iter().any(|other| other.id == token.id && !other.is_expired(now))
+    }
+
     /// Whether `scope` reaches nothing that `token` does not reach.
     #[must_use]
     pub fn covers(&self, token: &Token, scope: &TokenScope) -> bool {

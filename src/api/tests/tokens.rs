@@ -159,3 +159,50 @@ async fn an_expired_token_is_good_for_nothing_and_not_listed() {
     assert!(!world.names(ADMIN).await.contains(&"short".to_owned()));
     assert_eq!(world.token(ADMIN, json!({"name": "short", "role": "read"})).await.status, 200, "its name is free");
 }
+
+/// A body that takes its time: before it comes, something happens.
+struct Late<F>(Option<(F, bytes::Bytes)>);
+
+impl<F: FnOnce() + Unpin> hyper::body::Body for Late<F> {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<bytes::Bytes>, Self::Error>>> {
+        std::task::Poll::Ready(self.0.take().map(|(meanwhile, data)| {
+            meanwhile();
+            Ok(hyper::body::Frame::data(data))
+        }))
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_ends_while_the_body_is_on_its_way_changes_nothing() {
+    let material = world().await.material("c");
+    for (method, target, body) in [
+        ("POST", TOKENS, json!({"name": "heir", "role": "admin"})),
+        ("POST", "/v1/projects", json!({"name": "heir"})),
+        ("POST", "/v1/projects/default/client-cert", material),
+        ("PUT", "/v1/projects/default/bindings", json!({"origin": "https://a.test", "certId": null})),
+    ] {
+        let world = world().await;
+        let registry = world.management.registry.clone();
+        let revoke = move || {
+            let admin = digest::digest(&digest::SHA256, ADMIN.as_bytes()).as_ref().try_into().unwrap();
+            registry.remove_token(&admin);
+        };
+        let request = Request::builder().method(method).uri(target).header("host", "localhost");
+        let request = request.header("authorization", format!("Bearer {ADMIN}"));
+        let request = request.header("content-type", "application/json");
+        let request = request.body(Body::new(Late(Some((revoke, body.to_string().into()))))).unwrap();
+        let response = TowerToHyperService::new(world.router.clone()).call(request).await.unwrap();
+        assert_eq!(response.status(), 401, "{method} {target}");
+        let registry = &world.management.registry;
+        assert!(registry.tokens().iter().all(|(_, token)| token.name != "heir"));
+        assert!(registry.called("heir").is_empty());
+        let default = registry.find("default", None, None).unwrap();
+        assert_eq!((default.load().certificates().len(), default.load().bindings().len()), (0, 0));
+    }
+}

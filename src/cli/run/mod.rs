@@ -65,7 +65,8 @@ async fn wrapped(args: RunArgs, inherited: &Inherited) -> anyhow::Result<ExitCod
     };
     // From here on there is something to clean up, so a signal no longer ends this process as it comes.
     let mut watch = Watch::new()?;
-    let outcome = with_access(&args, &access, inherited, &mut watch).await;
+    let key_variable = private.as_ref().and_then(Private::key_variable).map(str::to_owned);
+    let outcome = with_access(&args, &access, inherited, &mut watch, key_variable.as_deref()).await;
     if let Some(private) = private.take() {
         // What the command left running may finish what it does, unless someone is in a hurry.
         tokio::select! {
@@ -83,6 +84,7 @@ async fn with_access(
     access: &Access,
     inherited: &Inherited,
     watch: &mut Watch,
+    key_variable: Option<&str>,
 ) -> anyhow::Result<ExitCode> {
     let folder = Temporary::new()?;
     let environment = |name: &str| std::env::var_os(name);
@@ -99,6 +101,9 @@ async fn with_access(
     }
     let mut command = Command::new(program);
     command.args(arguments).envs(variables).env_remove(variables::WITHHELD);
+    if let Some(name) = key_variable {
+        command.env_remove(name);
+    }
     let ended = watch.run(command, inherited).await?;
     Ok(ExitCode::from(ended.0))
 }

@@ -15,8 +15,8 @@ use crate::app::{self, Bound};
 use crate::cli::args::ProjectArgs;
 use crate::cli::client::Api;
 use crate::config::{
-    CallerSettings, Intercept, ListenerMode, ListenerSettings, ManagementSettings, Settings, TokenSettings, load,
-    process_environment,
+    CallerSettings, Intercept, KeySource, ListenerMode, ListenerSettings, ManagementSettings, Settings, TokenSettings,
+    load, process_environment,
 };
 use crate::domain::{Endpoint, ProjectId, Role, hex};
 
@@ -34,6 +34,7 @@ pub(super) struct Private {
     pub(super) api: Api,
     /// What its listener asks for; `None`: nothing.
     pub(super) credential: Option<Zeroizing<String>>,
+    key_variable: Option<String>,
 }
 
 impl Private {
@@ -46,6 +47,10 @@ impl Private {
         for complaint in loaded.warnings.iter().chain(&loaded.unready) {
             eprintln!("egret: warning: {complaint}");
         }
+        let key_variable = match &loaded.settings.store.key_encryption_key {
+            KeySource::Env(name) => Some(name.clone()),
+            KeySource::Generated | KeySource::File(_) => None,
+        };
         let reader = secret()?;
         let credential = if without_credential { None } else { Some(secret()?) };
         let settings = settings(loaded.settings, &args.project, &reader, credential.as_ref());
@@ -57,7 +62,12 @@ impl Private {
             )
         })?;
         let api = Api::own(bound.management().address.to_string(), reader);
-        Ok(Self { bound, api, credential })
+        Ok(Self { bound, api, credential, key_variable })
+    }
+
+    /// The variable that holds the key-encryption key, if one does: it is none of the command's business.
+    pub(super) fn key_variable(&self) -> Option<&str> {
+        self.key_variable.as_deref()
     }
 
     /// Ends it: what a background process of the command still does may finish, for a few seconds.

@@ -58,7 +58,7 @@ impl<'a> Roots<'a> {
                     .to_owned(),
             );
         }
-        let alone = roots.put("ca.pem", &as_pem(&roots.ours))?;
+        let alone = roots.put("ca", ".pem", &as_pem(&roots.ours))?;
         roots.written.insert((None, false), alone);
         Ok(roots)
     }
@@ -98,7 +98,7 @@ impl<'a> Roots<'a> {
     /// # Errors
     /// When it cannot be written.
     pub(super) fn npm(&mut self, own: &[CertificateDer<'static>]) -> anyhow::Result<PathBuf> {
-        self.put("npm-ca.pem", &as_pem(&[own, &self.ours].concat()))
+        self.put("npm-ca", ".pem", &as_pem(&[own, &self.ours].concat()))
     }
 
     fn file(&mut self, variables: &[&str], replaces: bool) -> anyhow::Result<PathBuf> {
@@ -122,12 +122,8 @@ impl<'a> Roots<'a> {
         if let Some(written) = self.written.get(&(source.clone(), replaces)) {
             return Ok(written.clone());
         }
-        certificates.extend(self.ours.iter().cloned());
-        let name = match source {
-            None => "bundle.pem".to_owned(),
-            Some(_) => format!("bundle-{}.pem", self.written.len()),
-        };
-        let path = self.put(&name, &as_pem(&certificates))?;
+        self.add_ours(&mut certificates);
+        let path = self.put("bundle", ".pem", &as_pem(&certificates))?;
         self.written.insert((source, replaces), path.clone());
         Ok(path)
     }
@@ -145,11 +141,15 @@ impl<'a> Roots<'a> {
         };
         let mut text = own.as_ref().and_then(read).unwrap_or_default();
         let mut certificates = users_of_wgetrc(&String::from_utf8_lossy(&text)).unwrap_or_default();
-        certificates.extend(self.ours.iter().cloned());
-        let bundle = self.put("wget-ca.pem", &as_pem(&certificates))?;
+        self.add_ours(&mut certificates);
+        let bundle = self.put("wget-ca", ".pem", &as_pem(&certificates))?;
         // Without a line end a last line of the user's would swallow ours.
-        text.extend_from_slice(format!("\nca_certificate = {}\n", bundle.display()).as_bytes());
-        self.put("wgetrc", &text)
+        let line = format!("\nca_certificate = {}\n", bundle.display());
+        // Ours already, from the shell around this one.
+        if !text.ends_with(line.as_bytes()) {
+            text.extend_from_slice(line.as_bytes());
+        }
+        self.put("wgetrc", "", &text)
     }
 
     /// A trust store for Java (PKCS#12), with the system's roots and the CA.
@@ -167,7 +167,15 @@ impl<'a> Roots<'a> {
         let writer = store.writer(TRUST_STORE_PASSWORD);
         let writer = writer.encryption_iterations(TRUST_STORE_ITERATIONS).mac_iterations(TRUST_STORE_ITERATIONS);
         let bytes = writer.write().context("the trust store for Java cannot be made")?;
-        self.put("truststore.p12", &bytes)
+        // Its salt is another one each time; the roots are what it is known by.
+        let roots = as_pem(&self.system.iter().chain(&self.ours).cloned().collect::<Vec<_>>());
+        self.put_as(&named("truststore", ".p12", &roots), &bytes)
+    }
+
+    /// The CA beside them, once: in a shell that has these variables already it is among them.
+    fn add_ours(&self, certificates: &mut Vec<CertificateDer<'static>>) {
+        certificates.retain(|certificate| !self.ours.contains(certificate));
+        certificates.extend(self.ours.iter().cloned());
     }
 
     fn warn(&mut self, text: String) {
@@ -176,8 +184,14 @@ impl<'a> Roots<'a> {
         }
     }
 
-    /// Whole or not at all: clients of an earlier `egret env` may be reading the old one.
-    fn put(&self, name: &str, content: &[u8]) -> anyhow::Result<PathBuf> {
+    /// Under a name that follows from the content: the folder of `egret env` is that of many shells, and what one of
+    /// them trusts must not become what another one does.
+    fn put(&self, stem: &str, extension: &str, content: &[u8]) -> anyhow::Result<PathBuf> {
+        self.put_as(&named(stem, extension, content), content)
+    }
+
+    /// Whole or not at all: clients of an earlier `egret env` may be reading it.
+    fn put_as(&self, name: &str, content: &[u8]) -> anyhow::Result<PathBuf> {
         let path = self.folder.join(name);
         let mut suffix = [0; 8];
         let _ = aws_lc_rs::rand::fill(&mut suffix);
@@ -188,6 +202,11 @@ impl<'a> Roots<'a> {
             .with_context(|| format!("{} cannot be written", path.display()))?;
         Ok(path)
     }
+}
+
+fn named(stem: &str, extension: &str, content: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, content);
+    format!("{stem}-{}{extension}", hex(&digest.as_ref()[..8]))
 }
 
 /// The certificates of a file or of the files of a folder; `None` if there are none.

@@ -29,6 +29,14 @@ impl Checker<'_> {
                 "remove it, or listen on an address",
             );
         }
+        if table.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) {
+            // It would be verified and then mean nothing, while whoever wrote it counts on it.
+            self.complain(
+                "management.tls.client_ca",
+                "the management API asks for a token always, and for no client certificate",
+                "remove it",
+            );
+        }
         if !listen.is_local() && tls.is_none() {
             // It always wants a token, but the token crosses the network in clear.
             self.warnings.push(self.source.complaint(

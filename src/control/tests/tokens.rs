@@ -11,7 +11,7 @@ use crate::domain::{ProjectId, ProjectInfo, Role, time as clock};
 use crate::registry::{Token, TokenScope, TokenSource};
 
 fn new(name: &str) -> NewToken {
-    NewToken { name: name.to_owned(), email: None, role: Role::Proxy, projects: None, expires_at: None }
+    NewToken { name: name.to_owned(), email: None, role: Role::Proxy, projects: None, expires_at: None, maker: None }
 }
 
 /// The token of an administrator without limits.
@@ -187,4 +187,19 @@ async fn names_a_damaged_token_and_lets_it_be_cleared_away() {
     assert!(egret.control.revoke_token(&id, by).await.is_err(), "it may have reached more than that");
     egret.control.revoke_token(&id, administrator()).await.expect("cleared away");
     assert!(shelf.keys(RecordKind::Token).is_empty() && egret.control.report().quarantined.is_empty());
+}
+
+#[tokio::test]
+async fn who_was_revoked_meanwhile_makes_no_token() {
+    let shelf = Shelf::new();
+    let egret = Egret::start(&shelf, &settings()).await;
+    let made = egret.control.create_token(NewToken { role: Role::Admin, ..new("admin") }).await.expect("made");
+    let by = |token: &Token, name| NewToken { maker: Some(Arc::new(token.clone())), ..new(name) };
+    egret.control.create_token(by(&made.token, "first")).await.expect("made");
+    egret.control.revoke_token("admin", administrator()).await.expect("revoked");
+    // Its request was admitted before, and its body arrived late.
+    let late = egret.control.create_token(by(&made.token, "second")).await;
+    assert!(matches!(late, Err(ControlError::Revoked)));
+    assert_eq!(egret.registry.tokens().len(), 1);
+    assert_eq!(shelf.keys(RecordKind::Token).len(), 1);
 }

@@ -153,3 +153,22 @@ fn what_is_remembered_ends_at_the_hour_of_the_token() {
     memo.0.lock().unwrap().as_mut().unwrap().admitted.pass = Some(pass.clone());
     assert!(!Arc::ptr_eq(&ask().unwrap().pass.unwrap(), &pass), "judged anew");
 }
+
+#[test]
+fn a_certificate_that_expires_ends_what_is_remembered_of_it() {
+    use crate::domain::SKEW;
+    let (registry, _, project) = with_token(None);
+    let hour = time::Duration::hours(1);
+    let of = |not_after| {
+        let mut params = rcgen::CertificateParams::new(vec!["payments".to_owned()]).unwrap();
+        params.not_after = not_after;
+        let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        CallerNames::of(certificate.der(), clock::now() - 2 * hour).expect("valid then")
+    };
+    let memo = Memo::default();
+    let ask = |names: &CallerNames| by_certificate(Some(names), &memo, &registry).map_err(|f| f.code);
+    let admitted = ask(&of(clock::now() + hour)).unwrap();
+    assert_eq!(admitted.project.id(), project.id());
+    // The same connection, later.
+    assert_eq!(ask(&of(clock::now() - SKEW - hour)).err(), Some(Code::CallerForbidden));
+}

@@ -123,3 +123,34 @@ fn javas_trust_store_holds_every_root() {
         assert!(ours);
     });
 }
+
+#[test]
+fn what_one_shell_trusts_is_not_what_another_one_does() {
+    let case = Case::new();
+    let set = [("CURL_CA_BUNDLE", case.file.as_path())];
+    let first = case.with(&set, |roots| roots.replacing(&["CURL_CA_BUNDLE"]).unwrap());
+    let both = [der(&case.own), der(&case.ca)];
+    // Another shell of this user, with another root of its own, and one with another egret's CA.
+    let other = Case::new();
+    let theirs = [("CURL_CA_BUNDLE", other.file.as_path())];
+    let second = case.with(&theirs, |roots| roots.replacing(&["CURL_CA_BUNDLE"]).unwrap());
+    let environment = |_: &str| None;
+    let foreign = Roots::new(case.folder.path(), &other.ca, &environment).unwrap().ca().to_owned();
+    let ours = case.with(&[], |roots| roots.ca().to_owned());
+    assert_ne!(ours, foreign);
+    assert_eq!(read(&first), both);
+    assert_eq!(read(&second), [der(&other.own), der(&case.ca)]);
+    assert_eq!(read(&ours), [der(&case.ca)]);
+
+    // In a shell that has the variables already nothing changes, however often.
+    let files = || std::fs::read_dir(case.folder.path()).unwrap().count();
+    let mut wgetrc = case.with(&[], |roots| roots.wgetrc().unwrap());
+    let before = files();
+    for _ in 0..2 {
+        let set = [("CURL_CA_BUNDLE", first.as_path()), ("WGETRC", wgetrc.as_path())];
+        let again = case.with(&set, |roots| (roots.replacing(&["CURL_CA_BUNDLE"]).unwrap(), roots.wgetrc().unwrap()));
+        assert_eq!(again.0, first);
+        wgetrc = again.1;
+    }
+    assert_eq!(files(), before);
+}

@@ -102,6 +102,12 @@ fn tls_names_files_that_are_there() {
     assert_eq!(refused[1..], ["listeners[0].tls.key: is missing", "listeners[0].tls.client_ca: this is not a file"]);
     let socket = "[management]\nlisten = \"unix:/s\"\ntls = { cert = \"c\", key = \"k\" }";
     assert!(folder.refused(socket)[0].starts_with("management.tls: "));
+    let certificates = "[management]\ntls = { cert = \"c\", key = \"k\", client_ca = \"a\" }";
+    let refused = folder.refused(certificates);
+    assert_eq!(
+        refused,
+        ["management.tls.client_ca: the management API asks for a token always, and for no client certificate"]
+    );
 }
 
 #[test]
