@@ -16,7 +16,7 @@ use http::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
@@ -107,8 +107,19 @@ impl Ask {
         }
     }
 
-    /// Whether a 101 answers the question (RFC 6455 section 4.1).
-    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Failure> {
+    /// Whether an answer is one that the client can be told: a 101 answers the question (RFC 6455 section 4.1). To a
+    /// client of HTTP/2 any 2xx means that its WebSocket is open (RFC 8441 section 5), which without a 101 it is not.
+    pub(super) fn check<B>(&self, response: &Response<B>) -> Result<(), Failure> {
+        let (status, headers) = (response.status(), response.headers());
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            return match &self.key {
+                Some(_) if status.is_success() => {
+                    let detail = format!("the origin answered with {} and opened no WebSocket", status.as_u16());
+                    Err(Failure::new(Code::UpstreamMalformed, detail).fix("check the URL; ask for it without a WebSocket"))
+                }
+                _ => Ok(()),
+            };
+        }
         let wrong = |why: &str| Err(Failure::new(Code::UpstreamMalformed, format!("the origin's 101 {why}")));
         if !names(headers, &UPGRADE, WEBSOCKET) || !names(headers, &CONNECTION, "upgrade") {
             return wrong("switches to a protocol that was not asked for");
