@@ -115,7 +115,8 @@ impl Ask {
             return match &self.key {
                 Some(_) if status.is_success() => {
                     let detail = format!("the origin answered with {} and opened no WebSocket", status.as_u16());
-                    Err(Failure::new(Code::UpstreamMalformed, detail).fix("check the URL; ask for it without a WebSocket"))
+                    Err(Failure::new(Code::UpstreamMalformed, detail)
+                        .fix("check the URL; ask for it without a WebSocket"))
                 }
                 _ => Ok(()),
             };
@@ -200,14 +201,18 @@ impl Bridges {
             let Ok((client, upstream)) = joined else { return ended(false, 0, 0) };
             metrics.websockets.add();
             let meter = Meter::new();
-            let io = Io::new(carried(client, busy), meter.clone());
-            let cut = async {
+            let io = Io::new(carried(client, busy.clone()), meter.clone());
+            let tied = async {
                 match tie {
-                    Some(mut tie) => tokio::select! {
-                        () = tie.cut() => {}
-                        () = abort.cancelled() => {}
-                    },
-                    None => abort.cancelled().await,
+                    Some(mut tie) => tie.cut().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let cut = async {
+                tokio::select! {
+                    () = tied => {}
+                    () = Busy::gone(busy) => {}
+                    () = abort.cancelled() => {}
                 }
             };
             let whole = tunnel::copy(io, TokioIo::new(upstream), &meter, idle, cut).await == tunnel::End::Closed;

@@ -52,6 +52,13 @@ fn origin(conversation: &mut Conversation, head: &Head) -> io::Result<Next> {
                 conversation.write(&some)?;
             }
         }
+        "/holds" => {
+            switch(conversation)?;
+            while !conversation.some()?.is_empty() {}
+            // It does not care that nothing more will come, and says nothing.
+            std::thread::sleep(PATIENCE * 2);
+            Ok(Next::Close)
+        }
         "/leaves" => {
             switch(conversation)?;
             conversation.write("first and last")?;
@@ -204,6 +211,26 @@ fn bytes_pass_as_they_are_and_either_side_may_end() {
         eventually("the log has the WebSocket that both ended", || {
             let way = if way == Way::Sidecar { "sidecar" } else { "intercepted" };
             partner.egret.log().lines().filter(|l| l.contains(way)).find(whole).map(drop)
+        });
+    });
+}
+
+/// A stream that is reset makes room for the next one at once, so what it led to must not stay.
+#[test]
+fn one_that_its_client_resets_is_let_go_of_whatever_the_origin_does() {
+    run(async |partner, way, authority| {
+        let mut sender = client(partner, way).await;
+        for reason in [Reason::CANCEL, Reason::NO_ERROR, Reason::INTERNAL_ERROR] {
+            let (response, mut up) = ask(&mut sender, authority, "/holds");
+            let response = timeout(PATIENCE, response).await.expect("an answer").unwrap();
+            assert_eq!(response.status(), 200, "{way:?}");
+            up.send_reset(reason);
+        }
+        eventually("the log says that they broke off", || {
+            let way = if way == Way::Sidecar { "\"sidecar\"" } else { "\"intercepted\"" };
+            let log = partner.egret.log();
+            let cut = |l: &&str| l.contains(way) && l.contains("\"status\":200") && l.contains("\"complete\":false");
+            (log.lines().filter(cut).count() == 3).then_some(())
         });
     });
 }
