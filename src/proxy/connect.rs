@@ -372,8 +372,8 @@ impl Opened {
             (_, First::Http) => "plain HTTP in a tunnel, and nothing lifts it",
             (_, First::Other | First::Closed) => "neither TLS nor HTTP",
         };
-        if inbound.project.load().is_removed() {
-            // Removed since the CONNECT was judged.
+        if inbound.project.load().is_removed() || client.admits(&inbound).is_err() {
+            // Removed, or the token revoked, since the CONNECT was judged: a silent client may have waited long.
             return Next::End;
         }
         let (upstream, connect) = match reached {
