@@ -290,6 +290,7 @@ enum Next {
     Tunnel {
         io: ClientIo,
         upstream: Stream,
+        busy: Option<Busy>,
         connect: Duration,
         why: &'static str,
     },
@@ -309,9 +310,9 @@ impl Opened {
         };
         match next {
             Next::Inside(inside, io) => intercept::serve(client, *inside, io).await,
-            Next::Tunnel { io, upstream, connect, why } => {
+            Next::Tunnel { io, upstream, busy, connect, why } => {
                 let facts = tunnel::Facts { inbound: &inbound, origin: &origin, started, connect, why };
-                tunnel::run(&client, io, upstream, facts).await;
+                tunnel::run(&client, io, upstream, busy, facts).await;
             }
             Next::End => {}
         }
@@ -323,10 +324,10 @@ impl Opened {
         let (mut io, mut held) = match upgraded.downcast::<TokioIo<Guarded<Io<Stream>>>>() {
             Ok(Parts { io, read_buf, .. }) => (io.into_inner().into_inner(), BytesMut::from(read_buf)),
             // Not a connection, but a stream of one that others share: it has bytes and idle times of its own.
-            Err(upgraded) => (Io::new(serve::carried(upgraded, busy), Meter::new()), BytesMut::new()),
+            Err(upgraded) => (Io::new(serve::carried(upgraded, busy.clone()), Meter::new()), BytesMut::new()),
         };
         if let (Some((upstream, connect)), Plan::Tunnel(why)) = (dialled, &plan) {
-            return Next::Tunnel { io: Held::new(held.freeze(), io), upstream, connect, why };
+            return Next::Tunnel { io: Held::new(held.freeze(), io), upstream, busy, connect, why };
         }
         let mut first = peek(&mut io, &mut held).await;
         let mut reached = None;
@@ -371,8 +372,8 @@ impl Opened {
             (_, First::Http) => "plain HTTP in a tunnel, and nothing lifts it",
             (_, First::Other | First::Closed) => "neither TLS nor HTTP",
         };
-        if inbound.project.load().is_removed() {
-            // Removed since the CONNECT was judged.
+        if inbound.project.load().is_removed() || client.admits(&inbound).is_err() {
+            // Removed, or the token revoked, since the CONNECT was judged: a silent client may have waited long.
             return Next::End;
         }
         let (upstream, connect) = match reached {
@@ -383,7 +384,7 @@ impl Opened {
             }
         };
         match upstream {
-            Ok(upstream) => Next::Tunnel { io, upstream, connect, why },
+            Ok(upstream) => Next::Tunnel { io, upstream, busy, connect, why },
             Err(failure) => {
                 let facts = tunnel::Facts { inbound: &inbound, origin: &origin, started, connect, why };
                 tunnel::failed(client, &failure, facts);

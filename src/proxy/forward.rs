@@ -246,9 +246,11 @@ impl Forwarder {
         mut record: Record,
     ) -> Result<Response<ReplyBody>, (Failure, Box<Record>)> {
         let switching = reply.response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if let (Some(ask), true) = (&ask, switching)
-            && let Err(failure) = ask.check(reply.response.headers())
+        if let Some(ask) = &ask
+            && let Err(mut failure) = ask.check(&reply.response)
         {
+            failure.facts.request_sent = true;
+            failure.facts.address = Some(reply.address);
             return Err((failure, Box::new(record)));
         }
         let (mut parts, body) = reply.response.into_parts();

@@ -22,6 +22,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -126,12 +127,29 @@ trait Exchange: Send + Sync {
     fn cut(&self) {}
     /// The tunnel that it became has no other end any more.
     fn let_go(&self) {}
+    /// The tunnel that it became sends nothing more.
+    fn shut(&self) {}
+    /// What is told when the client resets the tunnel that it became; `None` where reading shows it.
+    fn gone(&self) -> Option<&Notify> {
+        None
+    }
 }
 
 /// Marks an exchange as running while it or a clone lives. A request with a body, and a CONNECT on HTTP/2, carries one
 /// among its extensions, for whoever takes the body or opens the tunnel.
 #[derive(Clone)]
 pub(super) struct Busy(Arc<dyn Exchange>);
+
+impl Busy {
+    /// Waits until the client of a tunnel on HTTP/2 has reset it. Reading shows CANCEL as an end like any other; without
+    /// this the tunnel would stay for as long as its origin likes, while its client opens the next in its place.
+    pub(super) async fn gone(this: Option<Self>) {
+        match this.as_ref().and_then(|Self(exchange)| exchange.gone()) {
+            Some(gone) => gone.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+}
 
 /// Lets timers and tokens be polled only when it was they who woke the task, not with every packet: their
 /// polls take locks that all connections share.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::Inbound;
 use super::listener::Client;
-use super::serve::Gate;
+use super::serve::{Busy, Gate};
 use crate::domain::Origin;
 use crate::net::{Held, Io, Meter, Stream};
 use crate::observe::{Exchange, Metrics};
@@ -46,14 +46,27 @@ pub(super) enum End {
     Cut,
 }
 
-/// Copies until both sides have ended, one fails, it idles too long, or the proxy ends.
-pub(super) async fn run(client: &Arc<Client>, io: Held<Io<Stream>>, upstream: Stream, facts: Facts<'_>) {
+/// Copies until both sides have ended, one fails or is reset, it idles too long, or the proxy ends.
+/// `busy` is that of its client's request.
+pub(super) async fn run(
+    client: &Arc<Client>,
+    io: Held<Io<Stream>>,
+    upstream: Stream,
+    busy: Option<Busy>,
+    facts: Facts<'_>,
+) {
     let serving = &client.proxy.serving;
     let _open = Open::new(&serving.metrics);
     upstream.set_nodelay();
     let meter = io.meter().clone();
     let (read, written) = (meter.read() - io.waiting() as u64, meter.written());
-    let end = copy(io, upstream, &meter, serving.limits.tunnel_idle_timeout, serving.abort.cancelled()).await;
+    let cut = async {
+        tokio::select! {
+            () = Busy::gone(busy) => {}
+            () = serving.abort.cancelled() => {}
+        }
+    };
+    let end = copy(io, upstream, &meter, serving.limits.tunnel_idle_timeout, cut).await;
     let origin = format!("{}:{}", facts.origin.host(), facts.origin.port());
     let parent = parent(client, facts);
     let mut line = line(client, facts, &origin);

@@ -17,7 +17,7 @@ use http::header::{
     UPGRADE,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
@@ -118,9 +118,21 @@ impl Ask {
         }
     }
 
-    /// Whether a 101 answers the question (RFC 6455 section 4.1), and whether the client waited for it: what it sent
-    /// before, the framing gate has swallowed.
-    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Failure> {
+    /// Whether an answer is one that the client can be told: a 101 answers the question (RFC 6455 section 4.1), and the
+    /// client waited for it (what it sent before, the framing gate has swallowed). To a
+    /// client of HTTP/2 any 2xx means that its WebSocket is open (RFC 8441 section 5), which without a 101 it is not.
+    pub(super) fn check<B>(&self, response: &Response<B>) -> Result<(), Failure> {
+        let (status, headers) = (response.status(), response.headers());
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            return match &self.made {
+                Some(_) if status.is_success() => {
+                    let detail = format!("the origin answered with {} and opened no WebSocket", status.as_u16());
+                    Err(Failure::new(Code::UpstreamMalformed, detail)
+                        .fix("check the URL; ask for it without a WebSocket"))
+                }
+                _ => Ok(()),
+            };
+        }
         if self.switch.as_ref().is_some_and(|switch| switch.0.refused().is_some()) {
             return Err(Failure::new(
                 Code::RequestMalformed,
@@ -213,14 +225,18 @@ impl Bridges {
             let Ok((client, upstream)) = joined else { return ended(false, 0, 0) };
             let open = Open::new(&metrics);
             let meter = Meter::new();
-            let io = Io::new(carried(client, busy), meter.clone());
-            let cut = async {
+            let io = Io::new(carried(client, busy.clone()), meter.clone());
+            let tied = async {
                 match tie {
-                    Some(mut tie) => tokio::select! {
-                        () = tie.cut() => {}
-                        () = abort.cancelled() => {}
-                    },
-                    None => abort.cancelled().await,
+                    Some(mut tie) => tie.cut().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let cut = async {
+                tokio::select! {
+                    () = tied => {}
+                    () = Busy::gone(busy) => {}
+                    () = abort.cancelled() => {}
                 }
             };
             let whole = tunnel::copy(io, TokioIo::new(upstream), &meter, idle, cut).await == tunnel::End::Closed;

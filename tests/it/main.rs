@@ -46,3 +46,4 @@ mod unix_sockets_are_ways_in;
 mod vercel_sdk_drives_the_api;
 mod web_sockets_are_only_what_was_asked_for;
 mod web_sockets_carry_the_identity;
+mod web_sockets_come_over_http2;

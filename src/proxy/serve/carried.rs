@@ -56,6 +56,10 @@ impl AsyncWrite for Carried {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let this = self.get_mut();
+        if let Some(Busy(exchange)) = &this.busy {
+            exchange.shut();
+        }
+        Pin::new(&mut this.io).poll_shutdown(cx)
     }
 }

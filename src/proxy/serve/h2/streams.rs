@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
+use tokio::sync::Notify;
 use tokio::task;
 use tokio_util::task::TaskTracker;
 
@@ -105,6 +106,10 @@ pub(super) struct Running {
     tunnel: AtomicBool,
     cut: AtomicBool,
     task: AtomicWaker,
+    /// Its tunnel sends nothing more.
+    shut: AtomicBool,
+    /// Told when what writes into its tunnel ended before that: the client has reset it, or the connection is gone.
+    gone: Notify,
 }
 
 impl Running {
@@ -121,6 +126,8 @@ impl Running {
             tunnel: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             task: AtomicWaker::new(),
+            shut: AtomicBool::new(false),
+            gone: Notify::new(),
         });
         *activity.next.lock().expect(UNBROKEN) = Some(running.clone());
         running
@@ -171,6 +178,14 @@ impl Exchange for Running {
         self.moved.store(ticks(), Ordering::Relaxed);
         self.tunnel.store(false, Ordering::Relaxed);
     }
+
+    fn shut(&self) {
+        self.shut.store(true, Ordering::Release);
+    }
+
+    fn gone(&self) -> Option<&Notify> {
+        Some(&self.gone)
+    }
 }
 
 impl Drop for Running {
@@ -199,7 +214,8 @@ pub(super) struct Streams {
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, work: F) {
         let here = task::try_id();
-        let running = if here == self.home {
+        let writes_tunnel = here != self.home;
+        let running = if !writes_tunnel {
             self.activity.next.lock().expect(UNBROKEN).take()
         } else {
             let running = here.and_then(|here| self.activity.tasks.lock().expect(UNBROKEN).get(&here).cloned());
@@ -217,6 +233,9 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
             let _listed = Listed(running.activity.clone());
             let mut work = pin!(work);
             poll_fn(|cx| running.poll(work.as_mut(), cx)).await;
+            if writes_tunnel && !running.shut.load(Ordering::Acquire) {
+                running.gone.notify_one();
+            }
         });
         list.insert(spawned.id(), listed);
     }
