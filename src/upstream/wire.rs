@@ -24,13 +24,40 @@ pub(super) struct Wire<S> {
     about: Arc<About>,
     /// HTTP/2 only.
     follows: Option<(Frames, Arc<Streams>)>,
+    /// HTTP/1.1 only: the origin takes nothing any more, and what is written is thrown away.
+    deaf: bool,
     /// The error of a write, until it is known whether the origin says more.
     broken: Option<io::Error>,
 }
 
 impl<S> Wire<S> {
     pub(super) fn new(stream: S, meter: Arc<Meter>, about: Arc<About>, streams: Option<Arc<Streams>>) -> Self {
-        Self { io: Io::new(stream, meter), about, follows: streams.map(|s| (Frames::default(), s)), broken: None }
+        Self {
+            io: Io::new(stream, meter),
+            about,
+            follows: streams.map(|s| (Frames::default(), s)),
+            deaf: false,
+            broken: None,
+        }
+    }
+
+    /// The same for either protocol; `whole`: as if everything had been taken.
+    ///
+    /// An origin of HTTP/1.1 that refuses an upload may answer and close at once: then a write fails before the answer was
+    /// read, though it is there, and hyper would give up. So such an error ends the writing only, and reading decides:
+    /// there the answer comes first, and then the same end.
+    fn wrote<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>, whole: T) -> Poll<io::Result<T>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        match polled {
+            Poll::Ready(Err(error)) if self.follows.is_none() && is_gone(&error) => {
+                let _ = self.about.note(error);
+                self.deaf = true;
+                Poll::Ready(Ok(whole))
+            }
+            other => self.sent(cx, other),
+        }
     }
 
     /// A write that failed. Over HTTP/2 nothing would be read after it, and yet the alert that says why may be there, or
@@ -81,6 +108,10 @@ impl<S> Wire<S> {
     }
 }
 
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -106,8 +137,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         std::task::ready!(this.read_on(cx))?;
+        if this.deaf {
+            return Poll::Ready(Ok(buf.len()));
+        }
         let polled = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.sent(cx, polled)
+        this.wrote(cx, polled, buf.len())
     }
 
     fn poll_write_vectored(
@@ -117,8 +151,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         std::task::ready!(this.read_on(cx))?;
+        let whole = bufs.iter().map(|b| b.len()).sum();
+        if this.deaf {
+            return Poll::Ready(Ok(whole));
+        }
         let polled = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.sent(cx, polled)
+        this.wrote(cx, polled, whole)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -128,8 +166,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         std::task::ready!(this.read_on(cx))?;
+        if this.deaf {
+            return Poll::Ready(Ok(()));
+        }
         let polled = Pin::new(&mut this.io).poll_flush(cx);
-        this.sent(cx, polled)
+        this.wrote(cx, polled, ())
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

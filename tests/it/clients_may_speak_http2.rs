@@ -119,8 +119,6 @@ fn an_answer_that_breaks_off_does_not_look_whole() {
 fn an_early_refusal_is_heard_over_the_upload() {
     let partner = Partner::start(|conversation, _| {
         conversation.answer("413 Content Too Large", "Connection: close\r\n", "too large")?;
-        // An origin that closes on unread bytes resets the connection, and its answer may be lost with them.
-        while !conversation.some()?.is_empty() {}
         Ok(Next::Close)
     });
     let file = partner.world.path("upload");

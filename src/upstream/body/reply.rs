@@ -26,7 +26,15 @@ pub struct ReplyBody {
 
 enum Kind {
     Full(Option<Bytes>),
-    Stream { inner: Incoming, bytes: u64, stall: Stall, meter: Arc<Meter>, ended: Option<Box<dyn Ended>> },
+    Stream {
+        inner: Incoming,
+        /// The announced length, if there was one.
+        length: Option<u64>,
+        bytes: u64,
+        stall: Stall,
+        meter: Arc<Meter>,
+        ended: Option<Box<dyn Ended>>,
+    },
 }
 
 impl ReplyBody {
@@ -54,7 +62,8 @@ impl ReplyBody {
         } else {
             Some(ended)
         };
-        Self { kind: Kind::Stream { inner, bytes: 0, stall: Stall::new(idle), meter, ended } }
+        let length = inner.size_hint().exact();
+        Self { kind: Kind::Stream { inner, length, bytes: 0, stall: Stall::new(idle), meter, ended } }
     }
 }
 
@@ -63,9 +72,9 @@ impl Body for ReplyBody {
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let (inner, bytes, stall, meter, ended) = match &mut self.kind {
+        let (inner, length, bytes, stall, meter, ended) = match &mut self.kind {
             Kind::Full(full) => return Poll::Ready(full.take().map(|b| Ok(Frame::data(b)))),
-            Kind::Stream { inner, bytes, stall, meter, ended } => (inner, bytes, stall, meter, ended),
+            Kind::Stream { inner, length, bytes, stall, meter, ended } => (inner, length, bytes, stall, meter, ended),
         };
         match Pin::new(&mut *inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
@@ -80,12 +89,16 @@ impl Body for ReplyBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            // When a connection's task is ended from outside, hyper lets the body end as if it were whole.
-            Poll::Ready(None) if ended.is_some() && meter.is_cut() => {
+            // When a connection's task is ended from outside, or by an error while it writes, hyper lets the body end as if
+            // it were whole.
+            Poll::Ready(None) if ended.is_some() && (meter.is_cut() || length.is_some_and(|l| *bytes < l)) => {
                 if let Some(ended) = ended.take() {
                     ended.ended(false, *bytes);
                 }
-                Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut by egret"))))
+                Poll::Ready(Some(Err(io::Error::new(
+                    io::ErrorKind::ConnectionAborted,
+                    "the connection ended before the body did",
+                ))))
             }
             Poll::Ready(None) => {
                 if let Some(ended) = ended.take() {
