@@ -67,7 +67,7 @@ pub(super) fn opens_websocket<B>(request: &Request<B>, otherwise: impl FnOnce() 
     match protocol(request) {
         Some("websocket") => Ok(true),
         Some(_) => {
-            Err(malformed("the :protocol of an extended CONNECT is not implemented; only websocket is (RFC 8441)"))
+            Err(malformed("the only :protocol that an extended CONNECT can ask for here is websocket (RFC 8441)"))
         }
         None => Err(otherwise()),
     }

@@ -215,22 +215,7 @@ async fn an_upload_with_trailers_ends_with_them() {
 
 #[tokio::test]
 async fn lets_go_of_a_retired_key_with_its_last_stream() {
-    let (world, client) = start(Script::Limit(0)).await;
-    let tls = world.tls("alice");
-    client.get(&tls, &world.origin).await;
-    let held = client.send(&tls, &world.origin, Method::GET).await.ok().expect("an answer");
-    tls.life().retire(Instant::now() + Duration::from_secs(3600));
-    let key = Arc::downgrade(&tls);
-    drop(tls);
-    tokio::task::yield_now().await;
-    assert!(key.upgrade().is_some(), "an exchange still runs");
-    read(held).await.unwrap();
-    let gone = async {
-        while key.strong_count() > 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("the key goes long before the deadline");
+    lets_go_of_a_retired_key(Behaviour { h2: Some(Script::Limit(0)), ..Behaviour::default() }).await;
 }
 
 #[tokio::test]
