@@ -196,7 +196,7 @@ fn find(project: &Project, id: &CertificateId, now: OffsetDateTime) -> Option<De
     };
     if let Some(certificate) = snapshot.certificate(id) {
         let facts = Some(Facts::of(&certificate.info, now));
-        let connections = connections(&[certificate.bound.clone(), certificate.general.clone()]);
+        let connections = connections(&certificate.objects().cloned().collect::<Vec<_>>());
         return Some(Details { facts, connections, ..details });
     }
     let why = bindings.iter().find_map(|b| match &b.target {

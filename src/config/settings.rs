@@ -355,6 +355,8 @@ pub struct Limits {
     pub max_metric_certificates: usize,
     /// Connections to the `[health]` listener at once.
     pub max_health_connections: usize,
+    /// Events kept for those who ask for what happened.
+    pub max_events: usize,
 }
 
 impl Default for Limits {
@@ -399,6 +401,7 @@ impl Default for Limits {
             max_tokens: 4096,
             max_metric_certificates: 1000,
             max_health_connections: 64,
+            max_events: 1024,
         }
     }
 }

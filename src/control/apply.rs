@@ -145,14 +145,11 @@ pub(super) fn retire(
         Drain::Grace => grace,
         Drain::Now => Duration::ZERO,
     };
-    let objects = [&certificate.bound, &certificate.general];
-    for tls in objects {
-        end(tls, drain, grace);
-    }
+    certificate.objects().for_each(|tls| end(tls, drain, grace));
     project.remember_retired(Retired {
         id: certificate.info.id.clone(),
         superseded_by: superseded_by.cloned(),
-        tls: objects.map(Arc::downgrade).into(),
+        tls: certificate.objects().map(Arc::downgrade).collect(),
         info: certificate.info.clone(),
         deadline: clock::now() + grace,
     });

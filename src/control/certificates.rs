@@ -13,6 +13,7 @@ use super::records::{BindingRecord, CertificateRecord};
 use super::store::Write;
 use super::{Control, ControlError, Drain, Inner, Upload, Uploaded};
 use crate::domain::{CertificateId, Pattern, ProjectState, Source, time as clock};
+use crate::observe::{Event, EventKind};
 use crate::pki::validate::{Material, ValidCertificate, validate};
 use crate::registry::{Binding, Certificate, Project, Snapshot, Target};
 
@@ -181,6 +182,10 @@ impl Inner {
             retire(project, &old, Some(&id), drain, self.replace_grace);
         }
         tracing::info!(project = %project.id(), %pattern, certificate = %id, updated, "certificate uploaded");
+        let words =
+            if updated { "a certificate was uploaded in place of another" } else { "a certificate was uploaded" };
+        let event = Event::new(EventKind::CertificateUploaded, words).about(project.id(), &id);
+        self.events.emit(event.at_origin(&pattern));
         Ok(Uploaded { updated, pattern, certificate })
     }
 
@@ -221,6 +226,8 @@ impl Inner {
             retire(project, &old, None, drain, self.delete_grace);
         }
         tracing::info!(project = %project.id(), certificate = %id, bindings = patterns.len(), "certificate deleted");
+        self.events
+            .emit(Event::new(EventKind::CertificateDeleted, "a certificate was deleted").about(project.id(), id));
         Ok(patterns)
     }
 

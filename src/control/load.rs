@@ -17,7 +17,7 @@ use crate::backend::{Backend, RecordKey, RecordKind, SealedRecord};
 use crate::config::Settings;
 use crate::domain::{CertificateId, Pattern, ProjectId, ProjectInfo, Source, time as clock};
 use crate::identity::TlsFactory;
-use crate::observe::Metrics;
+use crate::observe::{Events, Metrics};
 use crate::pki::anchors::SharedAnchors;
 use crate::pki::seal::{SealError, Sealer};
 use crate::pki::validate::{Material, validate};
@@ -116,6 +116,7 @@ impl Control {
             local_ca: Arc::new(tokio::sync::Mutex::new(local_ca)),
             shadowed: Mutex::new(shadowed),
             unloaded,
+            events: Arc::new(Events::new(settings.limits.max_events)),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -29,6 +29,7 @@ use zeroize::Zeroizing;
 
 use crate::backend::SealedRecord;
 use crate::domain::Pattern;
+use crate::observe::Events;
 use crate::pki::validate::Fault;
 use crate::registry::{Certificate, Registry};
 
@@ -135,6 +136,8 @@ struct Inner {
     /// Stored bindings that a declared one covers: kept in the store, in force again once the file lets go.
     shadowed: Mutex<load::Shadowed>,
     unloaded: Vec<String>,
+    /// What happened, for whoever listens.
+    events: Arc<Events>,
 }
 
 /// What [`Control::load`] found.
@@ -147,6 +150,12 @@ pub struct LoadReport {
 }
 
 impl Control {
+    /// What happens: the feed of changes, expiries and failures.
+    #[must_use]
+    pub fn events(&self) -> &Arc<Events> {
+        &self.inner.events
+    }
+
     /// What load found, and what is still so.
     #[must_use]
     pub fn report(&self) -> LoadReport {

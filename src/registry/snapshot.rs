@@ -35,6 +35,13 @@ pub struct Certificate {
     pub general: Arc<UpstreamTls>,
 }
 
+impl Certificate {
+    /// Every object that TLS may use for it: what has to end when the certificate does.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<UpstreamTls>> {
+        [&self.bound, &self.general].into_iter()
+    }
+}
+
 /// Why a binding's certificate cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unavailable {
