@@ -1,5 +1,6 @@
 """The load: clients that note, before each request, which generation was acknowledged, and hold the answer against it."""
 
+import array
 import asyncio
 import bisect
 import collections
@@ -40,6 +41,7 @@ class Counts:
     failed: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     stale: int = 0
     latest: float = 0.0  # of all stale requests, the longest time from acknowledgement to start
+    took: array.array = dataclasses.field(default_factory=lambda: array.array("f"))  # seconds, of quick good answers
     resumed: int = 0  # stale requests that were the first on their connection, which had resumed an old session
 
 
@@ -52,6 +54,7 @@ class Client:
 
     def __init__(self, port, path, keep, in_force, counts):
         self.port, self.keep, self.in_force, self.counts = port, keep, in_force, counts
+        self.timed = path == "/quick"
         close = "" if keep else "Connection: close\r\n"
         self.request = f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{close}\r\n".encode()
         self.reader = self.writer = None
@@ -98,6 +101,8 @@ class Client:
             self._close()
         if status != 200 or "x-serial" not in fields:
             raise Failed(f"status {status}")
+        if self.timed:
+            self.counts.took.append(time.monotonic() - sent)
         generation = int(fields["x-serial"], 16) - 1
         if generation < acknowledged:
             self.counts.stale += 1

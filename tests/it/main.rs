@@ -38,6 +38,7 @@ mod shells_and_manuals_know_every_command;
 mod store_outlives_the_process;
 mod the_api_is_what_it_says;
 mod the_store_gets_another_key;
+mod the_storm_against_peers_runs;
 mod thousand_requests_keep_their_identities;
 mod tokens_open_doors_until_they_are_revoked;
 mod tunnels_without_identity_are_blind;
