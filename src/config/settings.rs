@@ -165,6 +165,8 @@ pub struct DeclaredCertificate {
     pub skip_validation: bool,
     /// Whether plain http is lifted by its binding.
     pub lift: bool,
+    /// Whether it is presented over TLS 1.3 only.
+    pub tls13_only: bool,
 }
 
 /// A token of the file or of the environment. Only its digest is kept.

@@ -358,8 +358,8 @@ pub(super) fn stored_bindings(
         match parsed {
             Ok(record) => {
                 let target = target(record.certificate, known, &records.lost);
-                let BindingRecord { pattern, since, lift, .. } = record;
-                edit.bind(Binding { pattern, target, source: Source::Api, since, lift });
+                let BindingRecord { pattern, since, lift, tls13_only, .. } = record;
+                edit.bind(Binding { pattern, target, source: Source::Api, since, lift, tls13_only });
             }
             Err(why) => {
                 quarantined.insert(key.id.clone());
@@ -404,5 +404,6 @@ fn declare(maker: &Maker, info: &ProjectInfo, file: &Path, declared: Declared, u
             Target::Unavailable(Unavailable { id, why })
         }
     };
-    Binding { pattern: settings.pattern, target, source, since: now, lift: settings.lift }
+    let (lift, tls13_only) = (settings.lift, settings.tls13_only);
+    Binding { pattern: settings.pattern, target, source, since: now, lift, tls13_only }
 }

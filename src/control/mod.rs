@@ -47,6 +47,17 @@ pub struct Upload {
     pub pattern: Pattern,
     /// Leaves out chain, dates and EKU.
     pub skip_validation: bool,
+    /// As [`Properties::tls13_only`] of its binding.
+    pub tls13_only: Option<bool>,
+}
+
+/// What a binding says beside pattern and certificate; what is left out stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Properties {
+    /// Whether plain http is lifted by it; true for a new binding.
+    pub lift: Option<bool>,
+    /// Whether its certificate is presented over TLS 1.3 only; false for a new binding.
+    pub tls13_only: Option<bool>,
 }
 
 /// What became of an upload.

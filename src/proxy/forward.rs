@@ -148,6 +148,9 @@ impl Forwarder {
                 if failure.code == Code::MtlsRequiredNoneRegistered && is_withheld_by_scope(inbound, &to) {
                     failure = withheld(failure, &to);
                 }
+                if failure.facts.tls13_only {
+                    failure.fix = allowing_tls12(inbound, &to);
+                }
                 failure.facts.origin.get_or_insert_with(|| to.to_string());
                 failure.facts.rule = failure.facts.rule.or(record.rule);
                 failure.facts.parent = failure.facts.parent.take().or_else(|| record.parent.clone());
@@ -335,6 +338,14 @@ fn withheld(failure: Failure, to: &Destination) -> Failure {
     );
     Failure { code: Code::MtlsRequiredWithheld, detail, ..failure }
         .fix(format!("add \"{to}\" to default.origins of the project"))
+}
+
+/// What lifts `tls13_only` where it stands.
+fn allowing_tls12(inbound: &Inbound, to: &Destination) -> Option<String> {
+    let Destination::Tls(origin) = to else { return None };
+    let snapshot = inbound.project.load();
+    let binding = snapshot.select(origin).binding.filter(|b| b.tls13_only)?;
+    Some(binding.allowing_tls12(&snapshot.info().name))
 }
 
 /// Whether what was selected may be sent; never falls back to another certificate.

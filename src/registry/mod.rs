@@ -12,6 +12,7 @@ mod snapshot;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tls13;
 mod tokens;
 mod trace;
 
@@ -30,6 +31,7 @@ pub use project::{Project, Retired};
 pub use snapshot::{
     Binding, Certificate, RecordName, Selection, Snapshot, SnapshotEdit, Target, UNREADABLE_ID, Unavailable,
 };
+pub use tls13::Tls13Objects;
 pub use tokens::{Token, TokenScope, TokenSource};
 pub use trace::{Outcome, Place, Step};
 

@@ -167,11 +167,12 @@ impl Dialer {
                 via.map(|parent| tls.sessions_via(parent.id, classical))
             })
         };
-        match self.shake(project, prepared(!hybrid && tls.is_post_quantum()), via, origin, name, offer).await {
+        let first = (tls, prepared(!hybrid && tls.is_post_quantum()));
+        match self.shake(project, first, via, origin, name, offer).await {
             Ok(secured) => Ok(secured),
             Err(refused) if hybrid && refused.silent => {
                 tracing::info!(%origin, "no answer to a ClientHello with a post-quantum key share; trying once without");
-                let second = self.shake(project, prepared(true), via, origin, name, offer).await;
+                let second = self.shake(project, (tls, prepared(true)), via, origin, name, offer).await;
                 if second.is_ok() {
                     self.classical.insert(key, ());
                 }
@@ -184,7 +185,7 @@ impl Dialer {
     async fn shake(
         &self,
         project: &ProjectId,
-        config: Arc<ClientConfig>,
+        (tls, config): (&Arc<UpstreamTls>, Arc<ClientConfig>),
         via: Option<&Arc<Parent>>,
         origin: &Origin,
         name: &ServerName<'static>,
@@ -220,7 +221,11 @@ impl Dialer {
             }
             Ok(Err((error, socket))) => {
                 let reset = explain::tls_error(&error).is_none();
-                let failure = explain::tls(&error, asked.as_ref(), origin);
+                let unasked = tls.is_tls13_only() && asked.is_none();
+                let failure = unasked
+                    .then(|| explain::tls13_only(&error, origin))
+                    .flatten()
+                    .unwrap_or_else(|| explain::tls(&error, asked.as_ref(), origin));
                 Err(with_facts(failure, reset && !socket.received()))
             }
             Err(_) => {
