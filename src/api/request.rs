@@ -41,6 +41,10 @@ pub(super) struct Query {
     pub(super) project: Option<String>,
     /// What is to be explained.
     pub(super) url: Option<String>,
+    /// Of this certificate only.
+    pub(super) certificate: Option<String>,
+    /// Of this host only.
+    pub(super) host: Option<String>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Query {

@@ -1,5 +1,6 @@
 //! `egret certs …`
 
+mod disclosures;
 mod upload;
 
 use std::cell::Cell;
@@ -18,6 +19,9 @@ pub(super) async fn run(command: CertsCommand) -> anyhow::Result<()> {
         CertsCommand::Bind(args) => bind(&args).await,
         CertsCommand::Unbind(args) => unbind(&args).await,
         CertsCommand::Show { id, project, json } => show(&id, &project, json).await,
+        CertsCommand::Disclosures { cert, host, project, json } => {
+            disclosures::run(cert.as_deref(), host.as_deref(), &project, json).await
+        }
         CertsCommand::Delete { id, project, json } => delete(&id, &project, json).await,
     }
 }

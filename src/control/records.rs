@@ -97,14 +97,14 @@ fn from_base64(text: &str) -> Result<Zeroizing<String>, NotUnderstood> {
     })
 }
 
-fn to_json<T: Serialize>(value: &T, room: usize) -> Zeroizing<Vec<u8>> {
+pub(super) fn to_json<T: Serialize>(value: &T, room: usize) -> Zeroizing<Vec<u8>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     serde_json::to_writer(&mut *bytes, value)
         .expect("a record is text, numbers and lists; writing to memory cannot fail");
     bytes
 }
 
-fn time_of(seconds: i64) -> Result<OffsetDateTime, NotUnderstood> {
+pub(super) fn time_of(seconds: i64) -> Result<OffsetDateTime, NotUnderstood> {
     OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| NotUnderstood)
 }
 

@@ -9,7 +9,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, Uri};
-use moka::sync::Cache;
 use tokio::time::Instant;
 
 use super::caller::Pass;
@@ -17,7 +16,7 @@ use super::error;
 use super::headers::{self, Via};
 use super::websocket::{Ask, Bridges};
 use crate::config::Limits;
-use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, Peer, ProjectId, Rule, Validity};
+use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, Peer, Rule, Validity};
 use crate::identity::{Presented, UpstreamTls};
 use crate::observe::{AccessLog, Exchange, Metrics, RequestId};
 use crate::policy::EgressPolicy;
@@ -28,8 +27,6 @@ use crate::upstream::{
 
 /// Selections that may be overtaken by a retirement before the request is given up.
 const MAX_SELECTIONS: u32 = 8;
-/// Hosts remembered to have been shown a project-wide certificate, over all projects.
-const MAX_DISCLOSURES: u64 = 16_384;
 
 /// Which front end a request came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,8 +82,6 @@ pub struct Forwarder {
     access: Arc<AccessLog>,
     via: Via,
     download_idle: Duration,
-    /// Where a project-wide certificate has been shown since start.
-    disclosed: Cache<(ProjectId, Origin), ()>,
     /// Set once, by the proxy that it belongs to.
     bridges: OnceLock<Bridges>,
 }
@@ -109,7 +104,6 @@ impl Forwarder {
             access,
             via,
             download_idle: limits.download_idle_timeout,
-            disclosed: Cache::new(MAX_DISCLOSURES),
             bridges: OnceLock::new(),
         }
     }
@@ -262,9 +256,6 @@ impl Forwarder {
         headers::clean_response(&mut parts.headers, version, &self.via, inbound.way == Way::Lifted);
         parts.version = http::Version::HTTP_11;
         if let Some(asked) = &reply.asked {
-            if asked.presented == Presented::Sent && record.rule == Some(Rule::Default) {
-                self.disclose(inbound, to, &record);
-            }
             if parts.status.is_client_error() {
                 // The origin's own words pass unchanged; this says what egret knows of the reason.
                 let id = record.identity.as_ref().map(|i| &i.id).filter(|_| inbound.trusted);
@@ -300,23 +291,6 @@ impl Forwarder {
         let log = log.map(|access| (access, record, parts.status.as_u16()));
         let ended = Box::new(Finish { lease: reply.lease, log });
         Ok(Response::from_parts(parts, ReplyBody::stream(body, reply.meter, self.download_idle, ended)))
-    }
-
-    /// A first disclosure of the project-wide certificate to a host is logged and counted.
-    fn disclose(&self, inbound: &Inbound, to: &Destination, record: &Record) {
-        let Destination::Tls(origin) = to else { return };
-        let key = (inbound.project.id().clone(), origin.clone());
-        if self.disclosed.contains_key(&key) {
-            return;
-        }
-        self.disclosed.insert(key, ());
-        self.metrics.first_disclosures.add();
-        tracing::info!(
-            project = %inbound.project.id(),
-            %origin,
-            certificate = record.identity.as_ref().map(|i| i.id.as_str()),
-            "the project-wide certificate was shown to this origin for the first time"
-        );
     }
 }
 

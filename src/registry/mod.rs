@@ -5,6 +5,7 @@
 //! - a project is in the map of ids exactly as long as its name is in the map of names;
 //! - who may be cached by a caller changes only together with [`Registry::token_generation`].
 
+mod disclosures;
 mod foresight;
 mod lifting;
 mod project;
@@ -25,6 +26,7 @@ use time::OffsetDateTime;
 
 use crate::domain::{ProjectId, Team, time as clock};
 
+pub use disclosures::{Disclosure, Disclosures, Page};
 pub use foresight::{Foresight, Refused, Remembered, Treatment, WayIn};
 pub use lifting::Lifting;
 pub use project::{Project, Retired};

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -27,6 +27,7 @@ use crate::identity::{Asked, UpstreamTls, recorded};
 use crate::net::Stream;
 use crate::observe::Metrics;
 use crate::policy::{Denied, EgressPolicy};
+use crate::registry::Disclosures;
 
 /// RFC 8305 section 5, "Connection Attempt Delay".
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -55,6 +56,8 @@ pub(super) struct Dialer {
     pub(super) metrics: Arc<Metrics>,
     /// Where a hybrid ClientHello met reset or silence: the classical one is used for a while.
     classical: Cache<(ProjectId, Origin), ()>,
+    /// Who is told when a certificate was sent. Set once.
+    pub(super) disclosures: OnceLock<Arc<Disclosures>>,
 }
 
 impl Dialer {
@@ -70,6 +73,7 @@ impl Dialer {
             handshake_timeout: limits.handshake_timeout,
             metrics,
             classical: Cache::builder().max_capacity(MAX_CLASSICAL).time_to_live(CLASSICAL_TTL).build(),
+            disclosures: OnceLock::new(),
         }
     }
 
@@ -198,6 +202,12 @@ impl Dialer {
             .connect(name.clone(), Socket::new(stream))
             .into_fallible();
         let (outcome, asked) = recorded(tokio::time::timeout(self.handshake_timeout, connect)).await;
+        // Whatever becomes of the handshake: the origin has seen it.
+        if asked.as_ref().is_some_and(|asked| asked.signed)
+            && let Some(disclosures) = self.disclosures.get()
+        {
+            disclosures.sent(project, tls, origin, via.is_none().then_some(address));
+        }
         let with_facts = |mut failure: Failure, silent: bool| {
             self.metrics.handshakes_failed.add();
             failure.facts.address = Some(address);

@@ -62,6 +62,21 @@ pub enum CertsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// List which certificate was ever shown to which origin, when first, when last and how often
+    Disclosures {
+        /// Only of this certificate
+        #[arg(long, value_name = "ID")]
+        cert: Option<String>,
+        /// Only to this host, on every port; or to this origin
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        /// Whose.
+        #[command(flatten)]
+        project: ProjectArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Delete a certificate: no new request uses it once this has returned
     Delete {
         /// Id, as `egret certs list` shows it
