@@ -17,25 +17,37 @@ use crate::backend::RecordKey;
 use crate::domain::{CertificateId, Fingerprint, Origin, ProjectId, Rule, hex};
 use crate::registry::{Disclosure, Disclosures, Page};
 
-/// From something new to its write.
-const SOON: Duration = Duration::from_secs(1);
-/// From one write of all that differs to the next.
-const NOW_AND_THEN: Duration = Duration::from_secs(180);
-/// From a write that failed to the next try.
-const RETRY: Duration = Duration::from_secs(15);
+/// When what is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// From something new to its write.
+    pub(super) soon: Duration,
+    /// From one write of all that differs to the next.
+    pub(super) now_and_then: Duration,
+    /// From a write that failed to the next try.
+    pub(super) retry: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { soon: seconds(1), now_and_then: seconds(180), retry: seconds(15) }
+    }
+}
+
 /// No page has a higher number: far more than fit into a ledger.
 const MAX_PAGE: u32 = 65_536;
 
 impl Control {
     /// Keeps the ledger for ever. Drop it to end it.
-    pub(super) async fn keep_disclosures(&self) {
-        let mut tick = tokio::time::interval_at(Instant::now() + NOW_AND_THEN, NOW_AND_THEN);
+    pub(super) async fn keep_disclosures(&self, pace: Pace) {
+        let mut tick = tokio::time::interval_at(Instant::now() + pace.now_and_then, pace.now_and_then);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failing = false;
         loop {
             let all = tokio::select! {
                 () = self.inner.disclosures.news() => {
-                    sleep(SOON).await;
+                    sleep(pace.soon).await;
                     false
                 }
                 _ = tick.tick() => true,
@@ -52,7 +64,7 @@ impl Control {
                         tracing::warn!(%error, "the disclosure ledger could not be stored; it is kept in memory and tried again");
                     }
                     failing = true;
-                    sleep(RETRY).await;
+                    sleep(pace.retry).await;
                 }
             }
             // A store that is slow has other things to do as well.
@@ -182,4 +194,41 @@ fn parse(plain: &[u8]) -> Result<Page, NotUnderstood> {
         })
     };
     Ok(Page { entries: json.entries.into_iter().map(entry).collect::<Result<_, _>>()?, dropped: json.dropped })
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+
+    #[test]
+    fn brings_a_page_back_and_understands_nothing_else() {
+        let entry = |rule, address: Option<&str>| Disclosure {
+            certificate: CertificateId::parse("cert_1").expect("an id"),
+            fingerprint: Fingerprint([0xab; 32]),
+            serial_number: "-0A".to_owned(),
+            subject: "CN=\"ü\"".to_owned(),
+            origin: Origin::parse("https://[::1]:8443").expect("valid"),
+            address: address.map(|text| text.parse().expect("an address")),
+            rule,
+            first: OffsetDateTime::UNIX_EPOCH,
+            last: OffsetDateTime::UNIX_EPOCH + time::Duration::days(1),
+            count: 7,
+        };
+        let entries =
+            vec![entry(Rule::Exact, Some("[::1]:8443")), entry(Rule::Wildcard, None), entry(Rule::Default, None)];
+        let page = Page { entries, dropped: 3 };
+        assert_eq!(parse(&to_bytes(&page)), Ok(page));
+        assert_eq!(parse(br#"{"entries":[],"dropped":0}"#), Ok(Page::default()));
+        for bytes in [&b""[..], b"{}", br#"{"entries":[],"dropped":0,"more":1}"#, br#"{"entries":[{}],"dropped":0}"#] {
+            assert_eq!(parse(bytes), Err(NotUnderstood));
+        }
+        let none = entry(Rule::None, None);
+        assert_eq!(
+            parse(&to_bytes(&Page { entries: vec![none], dropped: 0 })),
+            Err(NotUnderstood),
+            "not a rule that shows"
+        );
+    }
 }

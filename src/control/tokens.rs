@@ -78,7 +78,7 @@ impl Control {
     /// What is done from time to time and for ever: sweeps expired tokens from registry and store, and keeps the
     /// disclosure ledger. Drop it to end it.
     pub async fn tend(self: Arc<Self>) {
-        tokio::join!(self.sweep_for_ever(), self.keep_disclosures());
+        tokio::join!(self.sweep_for_ever(), self.keep_disclosures(super::disclosures::Pace::default()));
     }
 
     async fn sweep_for_ever(&self) {

@@ -36,6 +36,7 @@ fn rich() -> Failure {
             skip_validation: false,
             source: Source::Api,
         })),
+        tls13_only: false,
         alert: Some(48),
         request_sent: true,
     };
