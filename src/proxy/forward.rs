@@ -255,17 +255,17 @@ impl Forwarder {
         let version = parts.version;
         headers::clean_response(&mut parts.headers, version, &self.via, inbound.way == Way::Lifted);
         parts.version = http::Version::HTTP_11;
-        if let Some(asked) = &reply.asked {
-            if parts.status.is_client_error() {
-                // The origin's own words pass unchanged; this says what egret knows of the reason.
-                let id = record.identity.as_ref().map(|i| &i.id).filter(|_| inbound.trusted);
-                let presented = match asked.presented {
-                    Presented::NothingRegistered if is_withheld_by_scope(inbound, to) => Presented::Withheld,
-                    presented => presented,
-                };
-                let value = error::proxy_status_passed_on(parts.status, presented, id);
-                parts.headers.append(error::PROXY_STATUS, value);
-            }
+        if let Some(asked) = &reply.asked
+            && parts.status.is_client_error()
+        {
+            // The origin's own words pass unchanged; this says what egret knows of the reason.
+            let id = record.identity.as_ref().map(|i| &i.id).filter(|_| inbound.trusted);
+            let presented = match asked.presented {
+                Presented::NothingRegistered if is_withheld_by_scope(inbound, to) => Presented::Withheld,
+                presented => presented,
+            };
+            let value = error::proxy_status_passed_on(parts.status, presented, id);
+            parts.headers.append(error::PROXY_STATUS, value);
         }
         record.reused = Some(reply.reused);
         record.resumed = reply.tls_version.map(|_| reply.resumed);

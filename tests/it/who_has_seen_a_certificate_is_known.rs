@@ -220,10 +220,11 @@ fn every_way_in_is_in_it_and_the_command_line_finds_a_certificate_and_a_host() {
     };
     let one = (json!(nginx.origin(NAME)), json!(first), json!(1));
     let two = (json!(nginx.origin(SECOND)), json!(second), json!(1));
-    assert_eq!(told(&[]), [one.clone(), two.clone()], "asking first showed nothing");
-    assert_eq!(told(&["--cert", &first]), [one.clone()]);
-    assert_eq!(told(&["--host", "SECOND.partner.test."]), [two.clone()]);
-    assert_eq!(told(&["--host", &nginx.origin(NAME)]), [one]);
+    let (of_one, of_two) = ([one.clone()], [two.clone()]);
+    assert_eq!(told(&[]), [one, two], "asking first showed nothing");
+    assert_eq!(told(&["--cert", &first]), of_one);
+    assert_eq!(told(&["--host", "SECOND.partner.test."]), of_two);
+    assert_eq!(told(&["--host", &nginx.origin(NAME)]), of_one);
     assert_eq!(told(&["--host", NAME, "--cert", &second]), []);
     let table = stdout_of(&mut egret.cli(&["certs", "disclosures"]));
     assert!(table.contains(&first) && table.contains(&nginx.origin(SECOND)) && table.contains("CN=two"), "{table}");
