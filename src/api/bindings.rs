@@ -15,6 +15,7 @@ use super::fields::Fields;
 use super::openapi::{OriginQuery, ProjectPath, TeamQuery};
 use super::problem::{Answer, ErrorBody, Problem};
 use super::request::{Query, Segments};
+use crate::control::Properties;
 use crate::domain::time::rfc3339;
 use crate::domain::{CertificateId, Pattern, Source};
 use crate::registry::Binding;
@@ -44,6 +45,8 @@ struct ListedBinding {
     source: &'static str,
     /// Whether plain http to it may be lifted to TLS; what the project's `lift` says counts as well.
     lift: bool,
+    /// Whether its certificate is presented over TLS 1.3 only: TLS 1.2 sends it in the clear.
+    tls13_only: bool,
     /// Since when.
     #[schema(format = DateTime)]
     since: String,
@@ -68,6 +71,10 @@ struct BindingBody {
     /// Whether plain http to it may be lifted to TLS. Left out: as it was, and true for a new binding.
     #[schema(nullable = false)]
     lift: Option<bool>,
+    /// Whether the certificate is presented over TLS 1.3 only, since TLS 1.2 sends it in the clear. Left out: as it was,
+    /// and false for a new binding. Not with a `certId` of null.
+    #[schema(nullable = false)]
+    tls13_only: Option<bool>,
 }
 
 /// What a change answers.
@@ -102,6 +109,7 @@ impl ListedBinding {
             cert_id: binding.target.certificate_id().map(CertificateId::to_string),
             source: binding.source.as_str(),
             lift: binding.lift,
+            tls13_only: binding.tls13_only,
             since: rfc3339(binding.since),
             file: file_of(&binding.source),
         }
@@ -158,13 +166,13 @@ pub(super) async fn put(
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Write)?;
     let body = body::read(request, &management.limits).await?;
     caller.still_in(&management.registry)?;
-    let Written { pattern, certificate, lift } = read_binding(&body)?;
+    let Written { pattern, certificate, properties } = read_binding(&body)?;
     let answer = Bound {
         updated: false,
         origin: pattern.to_string(),
         cert_id: certificate.as_ref().map(CertificateId::to_string),
     };
-    let updated = management.control.bind(&project, pattern, certificate.as_ref(), lift).await?;
+    let updated = management.control.bind(&project, pattern, certificate.as_ref(), properties).await?;
     Ok(Json(Bound { updated, ..answer }))
 }
 
@@ -201,20 +209,19 @@ struct Written {
     pattern: Pattern,
     /// `None`: *none*.
     certificate: Option<CertificateId>,
-    /// `None`: as it is; true for a new one.
-    lift: Option<bool>,
+    properties: Properties,
 }
 
-/// `{origin, certId | null, lift?}`, the first two required: *none* is a decision and not an omission.
+/// `{origin, certId | null, lift?, tls13Only?}`, the first two required: *none* is a decision and not an omission.
 fn read_binding(body: &[u8]) -> Result<Written, Problem> {
     let mut fields = Fields::parse(body)?;
     let origin = fields.text("origin");
     let certificate = fields.text_or_null("certId");
-    let lift = fields.optional_flag("lift");
+    let properties = Properties { lift: fields.optional_flag("lift"), tls13_only: fields.optional_flag("tls13Only") };
     fields.finish()?;
     let pattern = Pattern::parse(&origin).map_err(|why| Problem::bad_request(format!("origin: {why}")))?;
     let id = certificate.map(|text| CertificateId::parse(&text).ok_or_else(|| Problem::not_found("certificate")));
-    Ok(Written { pattern, certificate: id.transpose()?, lift })
+    Ok(Written { pattern, certificate: id.transpose()?, properties })
 }
 
 #[cfg(test)]
@@ -225,9 +232,11 @@ mod tests {
     fn reads_a_binding_and_none() {
         let written = read_binding(br#"{"origin":"*.Example.com:*","certId":"cert_1"}"#).unwrap();
         assert_eq!(written.pattern.to_string(), "https://*.example.com:*");
-        assert_eq!((written.certificate.unwrap().as_str(), written.lift), ("cert_1", None));
+        assert_eq!((written.certificate.unwrap().as_str(), written.properties), ("cert_1", Properties::default()));
         let none = read_binding(br#"{"origin":"a.test","certId":null,"lift":false}"#).unwrap();
-        assert_eq!((none.certificate, none.lift), (None, Some(false)));
+        assert_eq!((none.certificate, none.properties.lift), (None, Some(false)));
+        let strict = read_binding(br#"{"origin":"a.test","certId":"cert_1","tls13Only":true}"#).unwrap();
+        assert_eq!(strict.properties, Properties { lift: None, tls13_only: Some(true) });
     }
 
     #[test]

@@ -47,6 +47,9 @@ pub(super) struct Details {
     /// Open upstream connections.
     #[schema(minimum = 0)]
     connections: usize,
+    /// To how many origins it was ever shown, as far as the disclosure ledger goes back.
+    #[schema(minimum = 0)]
+    shown_to: usize,
     /// What it took the place of and has not ended yet.
     retired: Vec<Draining>,
 }
@@ -169,7 +172,10 @@ pub(super) async fn details(
     query: Query,
 ) -> Answer<Details> {
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Read)?;
-    let details = CertificateId::parse(&certificate).and_then(|id| find(&project, &id, now()));
+    let details = CertificateId::parse(&certificate).and_then(|id| {
+        let shown_to = management.control.disclosures().origins_of(project.id(), &id);
+        Some(Details { shown_to, ..find(&project, &id, now())? })
+    });
     details.map(Json).ok_or_else(|| Problem::not_found("certificate"))
 }
 
@@ -192,6 +198,7 @@ fn find(project: &Project, id: &CertificateId, now: OffsetDateTime) -> Option<De
         superseded_by: None,
         deadline: None,
         connections: 0,
+        shown_to: 0,
         retired: retired(),
     };
     if let Some(certificate) = snapshot.certificate(id) {

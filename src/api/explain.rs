@@ -126,6 +126,7 @@ struct ExplainedProject {
 
 /// A binding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 struct ExplainedBinding {
     /// Its pattern; `*`: project-wide.
     #[schema(pattern = r"^(\*|https://.+)$")]
@@ -133,6 +134,8 @@ struct ExplainedBinding {
     /// Who wrote it: `api` or `file`.
     #[schema(pattern = "^(api|file)$")]
     source: &'static str,
+    /// Whether it presents its certificate over TLS 1.3 only.
+    tls13_only: bool,
     /// The configuration file that declares it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]

@@ -14,6 +14,7 @@ mod auth;
 mod bindings;
 mod body;
 mod certificates;
+mod disclosures;
 mod explain;
 mod fields;
 mod health;

@@ -267,6 +267,17 @@ pub(super) struct DrainQuery {
     drain: Option<String>,
 }
 
+/// What an upload makes of its binding, beside what the body says.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documentation; handlers read `request::Query`")]
+pub(super) struct Tls13Query {
+    /// Whether the certificate is presented over TLS 1.3 only, since TLS 1.2 sends it in the clear. Left out: as it was,
+    /// and false for a new binding
+    #[param(rename = "tls13Only", nullable = false)]
+    tls13_only: Option<bool>,
+}
+
 /// The pattern of a binding.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]

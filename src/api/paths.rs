@@ -9,7 +9,9 @@ use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Management, bindings, certificates, explain, metrics, openapi, projects, status, tokens, vercel};
+use super::{
+    Management, bindings, certificates, disclosures, explain, metrics, openapi, projects, status, tokens, vercel,
+};
 
 /// All of them, with their documentation.
 pub(super) fn all() -> OpenApiRouter<Arc<Management>> {
@@ -22,6 +24,7 @@ pub(super) fn all() -> OpenApiRouter<Arc<Management>> {
         .routes(routes!(projects::remove))
         .routes(routes!(bindings::list, bindings::put, bindings::remove))
         .routes(routes!(certificates::details))
+        .routes(routes!(disclosures::list))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::remove))
         .routes(routes!(explain::explain))

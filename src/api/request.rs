@@ -35,10 +35,16 @@ pub(super) struct Query {
     drain: Option<String>,
     /// The pattern of a binding.
     origin: Option<String>,
+    /// What an upload makes of its binding.
+    tls13_only: Option<String>,
     /// The project, where the path does not name it.
     pub(super) project: Option<String>,
     /// What is to be explained.
     pub(super) url: Option<String>,
+    /// Of this certificate only.
+    pub(super) certificate: Option<String>,
+    /// Of this host only.
+    pub(super) host: Option<String>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Query {
@@ -62,6 +68,21 @@ impl Query {
             None => Ok(Drain::Grace),
             Some("now") => Ok(Drain::Now),
             Some(_) => Err(Problem::bad_request("drain: only now can be asked for; leave it out for the usual grace")),
+        }
+    }
+
+    /// Whether the certificate is to be presented over TLS 1.3 only; `None`: as it was.
+    ///
+    /// # Errors
+    /// 400 for anything but `true` and `false`.
+    pub(super) fn tls13_only(&self) -> Result<Option<bool>, Problem> {
+        match self.tls13_only.as_deref() {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(_) => {
+                Err(Problem::bad_request("tls13Only: write true or false, or leave it out to leave it as it is"))
+            }
         }
     }
 
@@ -145,6 +166,8 @@ mod tests {
     async fn refuses_what_it_cannot_mean() {
         assert_eq!(query("slug=a&slug=b").await.unwrap_err(), 400);
         assert_eq!(query("drain=later").await.unwrap().drain().unwrap_err().status(), 400);
+        assert_eq!(query("tls13Only=1").await.unwrap().tls13_only().unwrap_err().status(), 400);
+        assert_eq!(query("tls13Only=true").await.unwrap().tls13_only().unwrap(), Some(true));
         let problem = query("origin=http%3A%2F%2Fa.test").await.unwrap().origin().unwrap_err();
         assert!(format!("{problem:?}").contains("origin: plain http has no TLS"));
     }

@@ -13,7 +13,7 @@ use super::Management;
 use super::auth::{Caller, Need};
 use super::body;
 use super::fields::Fields;
-use super::openapi::{CertificatePath, DrainQuery, ProjectPath, TeamQuery};
+use super::openapi::{CertificatePath, DrainQuery, ProjectPath, TeamQuery, Tls13Query};
 use super::problem::{Answer, ErrorBody, Problem};
 use super::request::{Query, Segments};
 use crate::control::Upload;
@@ -97,7 +97,7 @@ pub(super) struct Deleted {
 /// Replaces the one that is bound to the same place: no request that begins after the answer uses the old one.
 #[utoipa::path(
     post, path = "/v1/projects/{idOrName}/client-cert", operation_id = "uploadProjectClientCert", tag = "client-cert",
-    params(ProjectPath, TeamQuery, DrainQuery), request_body = UploadBody,
+    params(ProjectPath, TeamQuery, DrainQuery, Tls13Query), request_body = UploadBody,
     responses(
         (status = 200, description = "Bound, and in use from now on.", body = Uploaded),
         (status = 400, description = "The request, or the certificate, cannot be used; every fault is named.", body = ErrorBody),
@@ -116,11 +116,12 @@ pub(super) async fn upload(
     request: Request,
 ) -> Answer<Uploaded> {
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Write)?;
-    let drain = query.drain()?;
+    let (drain, tls13_only) = (query.drain()?, query.tls13_only()?);
     let body = body::read(request, &management.limits).await?;
     caller.still_in(&management.registry)?;
     let upload = read_upload(&body, management.limits.max_pem)?;
     drop(body);
+    let upload = Upload { tls13_only, ..upload };
     let uploaded = management.control.upload(&project, upload, drain).await?;
     Ok(Json(Uploaded {
         updated: uploaded.updated,
@@ -203,7 +204,7 @@ fn read_upload(body: &[u8], max_pem: usize) -> Result<Upload, Problem> {
             format!("{}: larger than {}; send only what belongs there", large.join(", "), body::size(max_pem));
         return Err(Problem::too_large(message));
     }
-    Ok(Upload { cert, key, ca, pattern, skip_validation })
+    Ok(Upload { cert, key, ca, pattern, skip_validation, tls13_only: None })
 }
 
 #[cfg(test)]

@@ -63,6 +63,7 @@ pub struct Bound {
     _sockets: Vec<Remover>,
     proxy: Arc<Proxy>,
     upstreams: Arc<Upstreams>,
+    control: Arc<Control>,
     info: Arc<StatusInfo>,
     drain_delay: Duration,
     drain_timeout: Duration,
@@ -157,6 +158,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
             sources: settings.egress.sources,
         };
         let upstreams = Upstreams::new(ways, policy.clone(), limits, metrics.clone());
+        upstreams.tell(control.disclosures().clone());
         let forwarder = Arc::new(Forwarder::new(
             upstreams.clone(),
             policy.clone(),
@@ -199,6 +201,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         None => None,
     };
     let serving = api::serve(sockets.management.accepting()?, tls.management, served, stop());
+    let kept = control.clone();
     let api = tokio::spawn(async move {
         tokio::select! {
             () = serving => {}
@@ -212,6 +215,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         _sockets: sockets.removers,
         proxy,
         upstreams,
+        control: kept,
         info,
         drain_delay: settings.limits.drain_delay,
         drain_timeout: settings.limits.drain_timeout,
@@ -261,6 +265,10 @@ impl Bound {
         tokio::time::sleep(self.drain_delay).await;
         self.proxy.finish(self.drain_timeout).await;
         self.upstreams.cut_all();
+        // While its store is still tended: nothing is shown any more, and what was is to be known after a restart.
+        if let Err(error) = self.control.store_disclosures(true).await {
+            tracing::warn!(%error, "what was shown to whom lately could not be stored");
+        }
         self.stop_api.send_replace(true);
         let _ = (&mut self.api).await;
         if let Some(health) = &mut self.health_task {

@@ -33,11 +33,14 @@ pub enum RecordKind {
     LocalCa,
     /// A token made through the API: the SHA-256 of its text, and what its holder may do.
     Token,
+    /// A page of a project's disclosure ledger.
+    Disclosures,
 }
 
 impl RecordKind {
     /// Every kind there is.
-    pub const ALL: [Self; 5] = [Self::Project, Self::Certificate, Self::Binding, Self::LocalCa, Self::Token];
+    pub const ALL: [Self; 6] =
+        [Self::Project, Self::Certificate, Self::Binding, Self::LocalCa, Self::Token, Self::Disclosures];
 
     /// The word under which it is stored and sealed.
     #[must_use]
@@ -48,6 +51,7 @@ impl RecordKind {
             Self::Binding => "binding",
             Self::LocalCa => "local-ca",
             Self::Token => "token",
+            Self::Disclosures => "disclosures",
         }
     }
 

@@ -1,5 +1,6 @@
 //! `egret certs …`
 
+mod disclosures;
 mod upload;
 
 use std::cell::Cell;
@@ -18,6 +19,9 @@ pub(super) async fn run(command: CertsCommand) -> anyhow::Result<()> {
         CertsCommand::Bind(args) => bind(&args).await,
         CertsCommand::Unbind(args) => unbind(&args).await,
         CertsCommand::Show { id, project, json } => show(&id, &project, json).await,
+        CertsCommand::Disclosures { cert, host, project, json } => {
+            disclosures::run(cert.as_deref(), host.as_deref(), &project, json).await
+        }
         CertsCommand::Delete { id, project, json } => delete(&id, &project, json).await,
     }
 }
@@ -97,7 +101,10 @@ async fn bind(args: &BindArgs) -> anyhow::Result<()> {
     let id = args.id.as_deref().filter(|id| *id != "none");
     let mut api = Api::new(&args.project.api)?;
     let path = format!("{}/bindings", project_path(&args.project));
-    let body = json!({ "origin": args.origin, "certId": id });
+    let mut body = json!({ "origin": args.origin, "certId": id });
+    if let Some(tls13_only) = tls13_only(args.tls13_only, args.no_tls13_only) {
+        body["tls13Only"] = json!(tls13_only);
+    }
     let answer = while_waiting(|| "binding".to_owned(), api.put(&path, &body)).await?;
     if args.json {
         return print_json(&answer);
@@ -106,6 +113,11 @@ async fn bind(args: &BindArgs) -> anyhow::Result<()> {
     let target =
         if answer["certId"].is_null() { "nothing is presented there".to_owned() } else { text(&answer["certId"]) };
     print(&format!("{done}: {}: {}\n", clean(&origin_text(&answer["origin"])), clean(&target)))
+}
+
+/// What two flags say of which one may be given; `None`: it stays as it is.
+fn tls13_only(yes: bool, no: bool) -> Option<bool> {
+    (yes || no).then_some(yes)
 }
 
 async fn unbind(args: &UnbindArgs) -> anyhow::Result<()> {

@@ -90,6 +90,9 @@ fn known(answer: &Value) -> Vec<(String, String)> {
     if let Some(file) = answer["binding"]["file"].as_str() {
         say("declared in", file.to_owned());
     }
+    if answer["binding"]["tls13Only"] == true {
+        say("TLS", "1.3 only".to_owned());
+    }
     let certificate = &answer["certificate"];
     if certificate.is_object() {
         let mut what = text(&certificate["status"]);

@@ -197,6 +197,8 @@ pub struct CertificateTable {
     pub skip_validation: Option<bool>,
     /// Whether plain http to its origins is lifted to TLS.
     pub lift: Option<bool>,
+    /// Whether it is presented over TLS 1.3 only.
+    pub tls13_only: Option<bool>,
 }
 
 /// A `[[tokens]]` table.

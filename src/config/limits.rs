@@ -76,6 +76,7 @@ limits! {
     pool_max_age: Time[ms(10), DAY],
     max_leafs: Count[1, 1_000_000],
     max_asked: Count[1, 10_000_000],
+    max_disclosures: Count[16, 1_000_000],
     asked_ttl: Time[Duration::ZERO, DAY],
     max_api_body: Size[4 * KIB, 64 * MIB],
     max_pem: Size[KIB, 16 * MIB],

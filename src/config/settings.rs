@@ -165,6 +165,8 @@ pub struct DeclaredCertificate {
     pub skip_validation: bool,
     /// Whether plain http is lifted by its binding.
     pub lift: bool,
+    /// Whether it is presented over TLS 1.3 only.
+    pub tls13_only: bool,
 }
 
 /// A token of the file or of the environment. Only its digest is kept.
@@ -343,6 +345,8 @@ pub struct Limits {
     pub max_asked: usize,
     /// How long an answer of *ask first* is believed.
     pub asked_ttl: Duration,
+    /// Which certificates were shown to which origins: entries kept, over all projects.
+    pub max_disclosures: usize,
     /// Body of a management request, bytes.
     pub max_api_body: usize,
     /// `cert`, `key` and `ca` each, bytes.
@@ -395,6 +399,7 @@ impl Default for Limits {
             max_leafs: 1024,
             max_asked: 4096,
             asked_ttl: 10 * MINUTE,
+            max_disclosures: 16_384,
             max_api_body: 1024 * 1024,
             max_pem: 64 * 1024,
             max_api_connections: 256,

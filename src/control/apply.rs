@@ -1,7 +1,7 @@
 //! From valid material to what the registry holds, and from what it no longer holds to its end.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -13,7 +13,7 @@ use crate::domain::{CertificateId, CertificateInfo, DefaultScope, ProjectInfo, S
 use crate::identity::{ClientIdentity, Show, TlsFactory, UpstreamTls};
 use crate::pki::anchors::{SharedAnchors, TrustAnchors};
 use crate::pki::validate::ValidCertificate;
-use crate::registry::{Certificate, Project, Retired};
+use crate::registry::{Certificate, Project, Retired, Tls13Objects};
 
 /// Tickets kept by an object for one origin or one wildcard; rustls keeps an eighth of it as servers.
 const SESSIONS_BOUND: usize = 8;
@@ -85,14 +85,28 @@ impl Maker {
             digest: valid.digest,
             bound: self.factory.make(Some(identity.clone()), Show::Always, bound, SESSIONS_BOUND),
             general: self.factory.make(Some(identity.clone()), show, general, SESSIONS_GENERAL),
+            tls13: Tls13Objects::default(),
             identity,
         })
     }
 
     /// The same certificate with objects that no connection, ticket or retirement has touched yet.
     pub(super) fn afresh(&self, old: &Certificate) -> Arc<Certificate> {
-        let again = |tls: &UpstreamTls, sessions| {
-            self.factory.make(tls.identity().cloned(), tls.show(), tls.trust().clone(), sessions)
+        self.without(old, |_| true)
+    }
+
+    /// The same certificate with its objects, but for those that are `spent`: in their place stand fresh ones.
+    pub(super) fn without(&self, old: &Certificate, spent: impl Fn(&Arc<UpstreamTls>) -> bool) -> Arc<Certificate> {
+        let again = |tls: &Arc<UpstreamTls>, sessions| {
+            if spent(tls) {
+                self.factory.make(tls.identity().cloned(), tls.show(), tls.trust().clone(), sessions)
+            } else {
+                tls.clone()
+            }
+        };
+        let kept = |tls: &OnceLock<Arc<UpstreamTls>>| match tls.get() {
+            Some(tls) if !spent(tls) => OnceLock::from(tls.clone()),
+            _ => OnceLock::new(),
         };
         Arc::new(Certificate {
             info: old.info.clone(),
@@ -102,6 +116,7 @@ impl Maker {
             identity: old.identity.clone(),
             bound: again(&old.bound, SESSIONS_BOUND),
             general: again(&old.general, SESSIONS_GENERAL),
+            tls13: Tls13Objects { bound: kept(&old.tls13.bound), general: kept(&old.tls13.general) },
         })
     }
 
@@ -151,6 +166,19 @@ pub(super) fn retire(
         superseded_by: superseded_by.cloned(),
         tls: certificate.objects().map(Arc::downgrade).collect(),
         info: certificate.info.clone(),
+        deadline: clock::now() + grace,
+    });
+}
+
+/// Ends one object of a certificate that stays: nothing is presented by it any more. When this returns, no new request
+/// can use it. What still runs under it is shown as what the certificate took the place of.
+pub(super) fn retire_object(project: &Project, info: &Arc<CertificateInfo>, tls: &Arc<UpstreamTls>, grace: Duration) {
+    end(tls, Drain::Grace, grace);
+    project.remember_retired(Retired {
+        id: info.id.clone(),
+        superseded_by: Some(info.id.clone()),
+        tls: vec![Arc::downgrade(tls)],
+        info: info.clone(),
         deadline: clock::now() + grace,
     });
 }

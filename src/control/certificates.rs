@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::apply::{Facts, retire};
+use super::apply::{Facts, retire, retire_object};
 use super::records::{BindingRecord, CertificateRecord};
 use super::store::Write;
-use super::{Control, ControlError, Drain, Inner, Upload, Uploaded};
-use crate::domain::{CertificateId, Pattern, ProjectState, Source, time as clock};
+use super::{Control, ControlError, Drain, Inner, Properties, Upload, Uploaded};
+use crate::domain::{CertificateId, CertificateInfo, Pattern, ProjectState, Source, time as clock};
+use crate::identity::UpstreamTls;
 use crate::observe::{Event, EventKind};
 use crate::pki::validate::{Material, ValidCertificate, validate};
 use crate::registry::{Binding, Certificate, Project, Snapshot, Target};
@@ -50,20 +51,26 @@ impl Control {
         whole(async move { inner.delete(&project, &id, drain).await }).await
     }
 
-    /// Binds an existing certificate, or *none*, to a pattern. `lift` says whether plain http is lifted by it; `None`
-    /// leaves that as it is (yes, for a new binding). True if the slot was occupied.
+    /// Binds an existing certificate, or *none*, to a pattern. True if the slot was occupied.
+    ///
+    /// What of `wanted` is left out stays as it is. When this has answered, no connection that was made before a
+    /// change of [`Properties::tls13_only`] takes a new request of that pattern.
     ///
     /// # Errors
-    /// An unknown certificate, a declared slot, the project's state, storing.
+    /// An unknown certificate, TLS 1.3 only for *none*, a declared slot, the project's state, storing.
     pub async fn bind(
         &self,
         project: &Arc<Project>,
         pattern: Pattern,
         certificate: Option<&CertificateId>,
-        lift: Option<bool>,
+        wanted: Properties,
     ) -> Result<bool, ControlError> {
         let (inner, project, certificate) = (self.inner.clone(), project.clone(), certificate.cloned());
-        whole(async move { inner.bind(&project, pattern, certificate, lift).await }).await
+        whole(async move {
+            let _writer = project.write().await;
+            inner.bind(&project, pattern, certificate, wanted).await
+        })
+        .await
     }
 
     /// Removes a binding (the certificate stays).
@@ -113,7 +120,7 @@ impl Inner {
         valid: ValidCertificate,
         drain: Drain,
     ) -> Result<Uploaded, ControlError> {
-        let Upload { cert, key, ca, pattern, skip_validation } = upload;
+        let Upload { cert, key, ca, pattern, skip_validation, tls13_only } = upload;
         let digest = valid.digest;
         let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
         let id = new_id()?;
@@ -138,6 +145,9 @@ impl Inner {
         if let Some(Target::Certificate(same)) = existing.as_ref().map(|b| &b.target)
             && same.digest == digest
         {
+            let wanted = Properties { tls13_only, ..Properties::default() };
+            let id = same.info.id.clone();
+            self.bind(project, pattern.clone(), Some(id), wanted).await?;
             return Ok(Uploaded { updated: true, pattern, certificate: same.clone() });
         }
         let displaced = existing.as_ref().and_then(|b| b.target.certificate_id()).filter(|id| {
@@ -157,7 +167,9 @@ impl Inner {
         };
         // A certificate that is renewed changes nothing else of its binding.
         let lift = existing.as_ref().is_none_or(|b| b.lift);
-        let binding = BindingRecord { pattern: pattern.clone(), certificate: Some(id.clone()), since: now, lift };
+        let tls13_only = tls13_only.unwrap_or_else(|| existing.as_ref().is_some_and(|b| b.tls13_only));
+        let named = Some(id.clone());
+        let binding = BindingRecord { pattern: pattern.clone(), certificate: named, since: now, lift, tls13_only };
         let mut writes = vec![
             Write::Put(self.store.certificate_key(project.id(), &id), record.to_bytes()),
             Write::Put(self.store.binding_key(project.id(), &pattern), binding.to_bytes()),
@@ -175,6 +187,7 @@ impl Inner {
             source: Source::Api,
             since: now,
             lift,
+            tls13_only,
         });
         let old = displaced.and_then(|old| edit.remove_certificate(old));
         project.publish(edit.finish());
@@ -231,14 +244,14 @@ impl Inner {
         Ok(patterns)
     }
 
+    /// See [`Control::bind`]. The caller holds the project's writer lock.
     async fn bind(
         &self,
         project: &Arc<Project>,
         pattern: Pattern,
         certificate: Option<CertificateId>,
-        lift: Option<bool>,
+        wanted: Properties,
     ) -> Result<bool, ControlError> {
-        let _writer = project.write().await;
         let snapshot = project.snapshot();
         takes_changes(&snapshot)?;
         not_declared(&snapshot, &pattern)?;
@@ -249,23 +262,37 @@ impl Inner {
         let existing = snapshot.binding(&pattern);
         let occupied = existing.is_some() || snapshot.is_quarantined(&pattern);
         let same = existing.as_ref().is_some_and(|b| b.target.certificate_id() == certificate.as_ref());
-        let lift = lift.unwrap_or_else(|| existing.as_ref().is_none_or(|b| b.lift));
-        if same && existing.as_ref().is_some_and(|b| b.lift == lift) {
+        let lift = wanted.lift.unwrap_or_else(|| existing.as_ref().is_none_or(|b| b.lift));
+        // Of *none* nothing is presented, over no version.
+        let before = certificate.is_some() && existing.as_ref().is_some_and(|b| b.tls13_only);
+        let tls13_only = wanted.tls13_only.unwrap_or(before);
+        if tls13_only && certificate.is_none() {
+            let what = "nothing is presented by this binding, so there is nothing to present over TLS 1.3 only; leave it out, or name a certificate";
+            return Err(ControlError::Field { field: "tls13Only", what: what.to_owned() });
+        }
+        if same && existing.as_ref().is_some_and(|b| b.lift == lift && b.tls13_only == tls13_only) {
             return Ok(true);
         }
         let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
-        let record = BindingRecord { pattern: pattern.clone(), certificate: certificate.clone(), since: now, lift };
+        let named = certificate.clone();
+        let record = BindingRecord { pattern: pattern.clone(), certificate: named, since: now, lift, tls13_only };
         let key = self.store.binding_key(project.id(), &pattern);
         let mut writes = vec![Write::Put(key, record.to_bytes())];
         writes.extend(self.store.project_record(snapshot.info()));
         self.store.write(writes).await?;
 
         let mut edit = snapshot.edit();
-        edit.bind(Binding { pattern: pattern.clone(), target, source: Source::Api, since: now, lift });
-        let loose = existing.filter(|_| !same).and_then(|b| self.loosen(&snapshot, &b, &mut edit));
+        let binding = Binding { pattern: pattern.clone(), target, source: Source::Api, since: now, lift, tls13_only };
+        edit.bind(binding.clone());
+        let (same, other) = existing.into_iter().partition::<Vec<_>, _>(|_| same);
+        let loose = other.first().and_then(|b| self.loosen(&snapshot, b, &mut edit));
+        let spent = same.first().and_then(|b| self.exchange(&snapshot, b, binding, &mut edit));
         project.publish(edit.finish());
         if let Some(old) = loose {
             retire(project, &old, certificate.as_ref(), Drain::Grace, self.replace_grace);
+        }
+        if let Some((info, tls)) = spent {
+            retire_object(project, &info, &tls, self.replace_grace);
         }
         tracing::info!(project = %project.id(), %pattern, ?certificate, "binding written");
         Ok(occupied)
@@ -305,8 +332,35 @@ impl Inner {
         if before.bindings_of(&certificate.info.id).len() > 1 {
             return None;
         }
-        edit.put_certificate(self.maker.afresh(certificate));
-        Some(certificate.clone())
+        // The one in the snapshot has every object in use; the binding may hold one from before an exchange.
+        let certificate = before.certificate(&certificate.info.id)?;
+        edit.put_certificate(self.maker.afresh(&certificate));
+        Some(certificate)
+    }
+
+    /// A binding whose certificate stays, and that uses another object of it from now on: the one that it used ends,
+    /// unless another binding uses it, and a fresh one takes its place in the certificate. Gives back what is to end.
+    fn exchange(
+        &self,
+        before: &Snapshot,
+        old: &Binding,
+        new: Binding,
+        edit: &mut crate::registry::SnapshotEdit,
+    ) -> Option<(Arc<CertificateInfo>, Arc<UpstreamTls>)> {
+        let (was, is) = (old.tls()?.clone(), new.tls()?);
+        let id = old.target.certificate_id()?;
+        let of_others = |other: &Arc<Binding>| {
+            other.pattern != old.pattern && other.tls().is_some_and(|tls| Arc::ptr_eq(tls, &was))
+        };
+        if Arc::ptr_eq(&was, is) || before.bindings_of(id).iter().any(of_others) {
+            return None;
+        }
+        let certificate = before.certificate(id)?;
+        let certificate = self.maker.without(&certificate, |tls| Arc::ptr_eq(tls, &was));
+        let info = certificate.info.clone();
+        edit.put_certificate(certificate.clone());
+        edit.bind(Binding { target: Target::Certificate(certificate), ..new });
+        Some((info, was))
     }
 
     /// Patterns whose stored binding to this certificate stands behind a declared one.

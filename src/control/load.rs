@@ -21,7 +21,9 @@ use crate::observe::{Events, Metrics};
 use crate::pki::anchors::SharedAnchors;
 use crate::pki::seal::{SealError, Sealer};
 use crate::pki::validate::{Material, validate};
-use crate::registry::{Binding, Certificate, Project, Registry, Snapshot, SnapshotEdit, Target, Token, Unavailable};
+use crate::registry::{
+    Binding, Certificate, Disclosures, Project, Registry, Snapshot, SnapshotEdit, Target, Token, Unavailable,
+};
 
 /// The opened records of one home, by kind.
 #[derive(Default)]
@@ -29,6 +31,7 @@ pub(super) struct Records {
     info: Option<ProjectInfo>,
     certificates: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
     bindings: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
+    disclosures: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
     /// Certificates whose record is damaged.
     lost: HashMap<CertificateId, String>,
     /// Names of damaged binding records.
@@ -52,7 +55,10 @@ impl Control {
         anchors: Arc<SharedAnchors>,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
-        let store = Store::new(backend, sealer, metrics);
+        let store = Store::new(backend, sealer, metrics.clone());
+        let limits = &settings.limits;
+        let events = Arc::new(Events::new(limits.max_events));
+        let disclosures = Disclosures::new(registry.clone(), limits.max_disclosures, metrics, events.clone());
         let loaded = store.backend().load().await.context("the store cannot be read")?;
         for row in loaded.damaged {
             // A sentence that begins with a record's name is about that record.
@@ -78,6 +84,8 @@ impl Control {
         for (info, mut records) in projects(settings, &store, homes) {
             let id = info.id.clone();
             refresh(&store, &info, &records).await;
+            let pages = std::mem::take(&mut records.disclosures);
+            super::disclosures::restore(&store, &disclosures, &id, pages);
             let mut edit = Snapshot::empty(Arc::new(info.clone()), maker.anonymous(&info)).edit();
             let (own, others) = declared.into_iter().partition(|d| d.certificate.project == id);
             declared = others;
@@ -96,6 +104,7 @@ impl Control {
             }
             registry.insert(Project::new(edit.finish()));
         }
+        disclosures.restored();
         for orphan in declared {
             let cert = orphan.certificate.cert.display().to_string();
             unloaded.push(format!("{cert}: its project {} does not exist", orphan.certificate.project));
@@ -116,7 +125,9 @@ impl Control {
             local_ca: Arc::new(tokio::sync::Mutex::new(local_ca)),
             shadowed: Mutex::new(shadowed),
             unloaded,
-            events: Arc::new(Events::new(settings.limits.max_events)),
+            events,
+            disclosures: Arc::new(disclosures),
+            keeping: tokio::sync::Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -179,6 +190,7 @@ impl Records {
             RecordKind::Project => self.info = Some(ProjectRecord::parse(&plain).map_err(|e| e.to_string())?),
             RecordKind::Certificate => self.certificates.push((key.clone(), plain)),
             RecordKind::Binding => self.bindings.push((key.clone(), plain)),
+            RecordKind::Disclosures => self.disclosures.push((key.clone(), plain)),
             RecordKind::LocalCa | RecordKind::Token => {}
         }
         Ok(())
@@ -193,7 +205,7 @@ impl Records {
             RecordKind::Binding => {
                 self.quarantined.insert(key.id.clone());
             }
-            RecordKind::Project | RecordKind::LocalCa | RecordKind::Token => {}
+            RecordKind::Project | RecordKind::LocalCa | RecordKind::Token | RecordKind::Disclosures => {}
         }
     }
 }
@@ -358,8 +370,8 @@ pub(super) fn stored_bindings(
         match parsed {
             Ok(record) => {
                 let target = target(record.certificate, known, &records.lost);
-                let BindingRecord { pattern, since, lift, .. } = record;
-                edit.bind(Binding { pattern, target, source: Source::Api, since, lift });
+                let BindingRecord { pattern, since, lift, tls13_only, .. } = record;
+                edit.bind(Binding { pattern, target, source: Source::Api, since, lift, tls13_only });
             }
             Err(why) => {
                 quarantined.insert(key.id.clone());
@@ -404,5 +416,6 @@ fn declare(maker: &Maker, info: &ProjectInfo, file: &Path, declared: Declared, u
             Target::Unavailable(Unavailable { id, why })
         }
     };
-    Binding { pattern: settings.pattern, target, source, since: now, lift: settings.lift }
+    let (lift, tls13_only) = (settings.lift, settings.tls13_only);
+    Binding { pattern: settings.pattern, target, source, since: now, lift, tls13_only }
 }

@@ -9,6 +9,7 @@
 mod apply;
 mod certificates;
 mod declared;
+mod disclosures;
 mod load;
 mod outline;
 mod projects;
@@ -31,7 +32,7 @@ use crate::backend::SealedRecord;
 use crate::domain::Pattern;
 use crate::observe::Events;
 use crate::pki::validate::Fault;
-use crate::registry::{Certificate, Registry};
+use crate::registry::{Certificate, Disclosures, Registry};
 
 pub use tokens::{CreatedToken, NewToken};
 
@@ -47,6 +48,17 @@ pub struct Upload {
     pub pattern: Pattern,
     /// Leaves out chain, dates and EKU.
     pub skip_validation: bool,
+    /// As [`Properties::tls13_only`] of its binding.
+    pub tls13_only: Option<bool>,
+}
+
+/// What a binding says beside pattern and certificate; what is left out stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Properties {
+    /// Whether plain http is lifted by it; true for a new binding.
+    pub lift: Option<bool>,
+    /// Whether its certificate is presented over TLS 1.3 only; false for a new binding.
+    pub tls13_only: Option<bool>,
 }
 
 /// What became of an upload.
@@ -138,6 +150,10 @@ struct Inner {
     unloaded: Vec<String>,
     /// What happened, for whoever listens.
     events: Arc<Events>,
+    /// Who was shown which certificate.
+    disclosures: Arc<Disclosures>,
+    /// Held while a part of that is written.
+    keeping: tokio::sync::Mutex<()>,
 }
 
 /// What [`Control::load`] found.
@@ -154,6 +170,12 @@ impl Control {
     #[must_use]
     pub fn events(&self) -> &Arc<Events> {
         &self.inner.events
+    }
+
+    /// Who was shown which certificate: written by the dialler, kept in the store by [`Control::tend`].
+    #[must_use]
+    pub fn disclosures(&self) -> &Arc<Disclosures> {
+        &self.inner.disclosures
     }
 
     /// What load found, and what is still so.

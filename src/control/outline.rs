@@ -107,7 +107,8 @@ fn declare(
         Err(why) => format!("{}: {why}", declared.cert.display()),
     };
     let target = Target::Unavailable(Unavailable { id, why });
-    Binding { pattern: declared.pattern.clone(), target, source, since: clock::now(), lift: declared.lift }
+    let (lift, tls13_only) = (declared.lift, declared.tls13_only);
+    Binding { pattern: declared.pattern.clone(), target, source, since: clock::now(), lift, tls13_only }
 }
 
 fn text(path: &Path) -> Result<String, String> {

@@ -97,14 +97,14 @@ fn from_base64(text: &str) -> Result<Zeroizing<String>, NotUnderstood> {
     })
 }
 
-fn to_json<T: Serialize>(value: &T, room: usize) -> Zeroizing<Vec<u8>> {
+pub(super) fn to_json<T: Serialize>(value: &T, room: usize) -> Zeroizing<Vec<u8>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     serde_json::to_writer(&mut *bytes, value)
         .expect("a record is text, numbers and lists; writing to memory cannot fail");
     bytes
 }
 
-fn time_of(seconds: i64) -> Result<OffsetDateTime, NotUnderstood> {
+pub(super) fn time_of(seconds: i64) -> Result<OffsetDateTime, NotUnderstood> {
     OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| NotUnderstood)
 }
 
@@ -119,6 +119,8 @@ pub(super) struct BindingRecord {
     pub(super) since: OffsetDateTime,
     /// Whether plain http is lifted by it.
     pub(super) lift: bool,
+    /// Whether its certificate is presented over TLS 1.3 only.
+    pub(super) tls13_only: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -130,6 +132,9 @@ struct BindingJson {
     /// Left out where it is true: records of earlier versions have none.
     #[serde(default = "lifts", skip_serializing_if = "is_lifting")]
     lift: bool,
+    /// Left out where it is false, for the same reason.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    tls13_only: bool,
 }
 
 fn lifts() -> bool {
@@ -148,6 +153,7 @@ impl BindingRecord {
             certificate: self.certificate.as_ref().map(|id| id.as_str().to_owned()),
             since: self.since.unix_timestamp(),
             lift: self.lift,
+            tls13_only: self.tls13_only,
         };
         to_json(&json, 256)
     }
@@ -159,7 +165,7 @@ impl BindingRecord {
             None => None,
         };
         let pattern = Pattern::parse(&json.pattern).map_err(|_| NotUnderstood)?;
-        Ok(Self { pattern, certificate, since: time_of(json.since)?, lift: json.lift })
+        Ok(Self { pattern, certificate, since: time_of(json.since)?, lift: json.lift, tls13_only: json.tls13_only })
     }
 }
 
@@ -315,18 +321,21 @@ mod tests {
 
     #[test]
     fn brings_bindings_back() {
-        for (pattern, certificate, lift) in [("*", Some("cert_1"), true), ("https://*.example.com:*", None, false)] {
+        for (pattern, certificate, lift, tls13_only) in
+            [("*", Some("cert_1"), true, true), ("https://*.example.com:*", None, false, false)]
+        {
             let record = BindingRecord {
                 pattern: Pattern::parse(pattern).expect("valid"),
                 certificate: certificate.and_then(CertificateId::parse),
                 since: OffsetDateTime::UNIX_EPOCH,
                 lift,
+                tls13_only,
             };
             assert_eq!(BindingRecord::parse(&record.to_bytes()), Ok(record));
         }
         let earlier = br#"{"pattern":"*","certificate":"cert_1","since":0}"#;
         let record = BindingRecord::parse(earlier).expect("a record of an earlier version");
-        assert!(record.lift);
+        assert!(record.lift && !record.tls13_only);
         assert_eq!(record.to_bytes().as_slice(), earlier, "and an earlier version reads it back");
     }
 

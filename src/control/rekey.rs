@@ -121,7 +121,11 @@ fn successor(record: &SealedRecord, old: &Sealer, new: &Sealer) -> Result<Vec<Op
     let plain = old.open(&record.sealed, here).map_err(|e| Failure::Unusable(e.to_string()))?;
     // Spelled out: a kind whose records are named by a keyed hash has to move, and only its author knows.
     let (successor, ops) = match record.key.kind {
-        RecordKind::Project | RecordKind::Certificate | RecordKind::LocalCa | RecordKind::Token => {
+        RecordKind::Project
+        | RecordKind::Certificate
+        | RecordKind::LocalCa
+        | RecordKind::Token
+        | RecordKind::Disclosures => {
             let sealed = old.rewrap(&record.sealed, here, new).map_err(Failure::Sealing)?;
             let rewrapped = SealedRecord { sealed, ..record.clone() };
             (rewrapped.clone(), vec![Op::Rewrap(rewrapped)])

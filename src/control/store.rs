@@ -116,6 +116,10 @@ impl Store {
         RecordKey { kind: RecordKind::Binding, project: self.home(project), id }
     }
 
+    pub(super) fn disclosures_key(&self, project: &ProjectId, page: u32) -> RecordKey {
+        RecordKey { kind: RecordKind::Disclosures, project: self.home(project), id: page.to_string() }
+    }
+
     /// Tokens belong to no project: they may reach several.
     pub(super) fn token_key(id: &str) -> RecordKey {
         RecordKey { kind: RecordKind::Token, project: String::new(), id: id.to_owned() }
@@ -157,12 +161,22 @@ impl Store {
         plain: Zeroizing<Vec<u8>>,
     ) -> Result<SealedRecord, ControlError> {
         let (record, expect) = self.sealed(key, &plain)?;
-        self.commit(vec![Op::Put(record.clone(), expect)]).await?;
+        let written = self.commit(vec![Op::Put(record.clone(), expect)]).await;
+        written.inspect_err(|error| tracing::error!(%error, record = %record.key, "a record could not be stored"))?;
         Ok(record)
     }
 
     /// Does all of it or nothing. The caller holds whatever lock keeps others off these keys.
     pub(super) async fn write(&self, writes: Vec<Write>) -> Result<(), ControlError> {
+        self.write_quietly(writes).await.inspect_err(|error| {
+            if let ControlError::Storing(cause) = error {
+                tracing::error!(error = cause, "a change could not be stored");
+            }
+        })
+    }
+
+    /// The same for what is written again and again until it is stored: a failure is counted, and the log is the caller's.
+    pub(super) async fn write_quietly(&self, writes: Vec<Write>) -> Result<(), ControlError> {
         let mut ops = Vec::with_capacity(writes.len());
         for write in writes {
             match write {
@@ -203,7 +217,6 @@ impl Store {
             .collect();
         self.backend.commit(ops).await.map_err(|error| {
             self.metrics.store_failures.add();
-            tracing::error!(%error, "a change could not be stored");
             ControlError::Storing(error.to_string())
         })?;
         for (key, version) in after {

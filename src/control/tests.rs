@@ -1,7 +1,9 @@
 //! The writers against a store that can be stopped, broken and looked into.
 
 mod changes;
+mod disclosures;
 mod projects;
 mod start;
 mod support;
+mod tls13;
 mod tokens;

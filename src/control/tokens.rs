@@ -75,8 +75,13 @@ impl Control {
         whole(async move { inner.revoke_token(&name, &by).await }).await
     }
 
-    /// Sweeps expired tokens from registry and store, from time to time and for ever. Drop it to end it.
+    /// What is done from time to time and for ever: sweeps expired tokens from registry and store, and keeps the
+    /// disclosure ledger. Drop it to end it.
     pub async fn tend(self: Arc<Self>) {
+        tokio::join!(self.sweep_for_ever(), self.keep_disclosures(super::disclosures::Pace::default()));
+    }
+
+    async fn sweep_for_ever(&self) {
         let mut tick = tokio::time::interval(SWEEP);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

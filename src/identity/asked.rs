@@ -19,7 +19,7 @@ tokio::task_local! {
 /// What was done about a CertificateRequest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presented {
-    /// The certificate was sent.
+    /// The certificate was sent, or would have been, had the handshake come so far: see [`Asked::signed`].
     Sent,
     /// There is none for this origin.
     NothingRegistered,
@@ -38,6 +38,9 @@ pub struct Asked {
     pub ca_count: usize,
     /// What was done.
     pub presented: Presented,
+    /// Whether the certificate really went out. The question comes before the origin's own certificate is verified; what
+    /// is signed (CertificateVerify) goes out together with the certificate, after that.
+    pub signed: bool,
 }
 
 /// Runs a handshake and says what the origin asked for; `None` if it did not ask (or resumed).
@@ -62,7 +65,16 @@ pub(super) fn record(hints: &[&[u8]], presented: Presented) {
     // Outside of `recorded` (a third party's handshake) there is nobody to tell.
     let _ = ATTEMPT.try_with(|slot| {
         *slot.lock().expect("nothing panics while holding it") =
-            Some(Asked { cas: kept(hints), ca_count: hints.len(), presented });
+            Some(Asked { cas: kept(hints), ca_count: hints.len(), presented, signed: false });
+    });
+}
+
+/// Says that the client certificate of the handshake at hand goes out now.
+pub(super) fn record_signed() {
+    let _ = ATTEMPT.try_with(|slot| {
+        if let Some(asked) = &mut *slot.lock().expect("nothing panics while holding it") {
+            asked.signed = true;
+        }
     });
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use rustls::client::{ClientConfig, ResolvesClientCert, Resumption};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
 use rustls::{NamedGroup, SignatureScheme};
 
 use super::asked::{Presented, record};
@@ -114,20 +115,8 @@ impl TlsFactory {
         trust: Arc<TrustAnchors>,
         sessions: usize,
     ) -> Arc<UpstreamTls> {
-        Arc::new(UpstreamTls {
-            serial: Serial::next(),
-            identity,
-            show,
-            trust,
-            sessions,
-            provider: self.provider.clone(),
-            classical: self.classical.clone(),
-            config: OnceLock::new(),
-            classical_config: OnceLock::new(),
-            via: Mutex::default(),
-            life: Life::default(),
-            asked: Mutex::default(),
-        })
+        let (provider, classical) = (self.provider.clone(), self.classical.clone());
+        UpstreamTls::fresh(identity, show, trust, sessions, false, (provider, classical))
     }
 }
 
@@ -139,6 +128,8 @@ pub struct UpstreamTls {
     show: Show,
     trust: Arc<TrustAnchors>,
     sessions: usize,
+    /// TLS 1.2 sends a client certificate in the clear (RFC 8705 section 8): it is not offered.
+    tls13_only: bool,
     provider: Arc<CryptoProvider>,
     classical: Arc<CryptoProvider>,
     /// Built on the first handshake; owns its ticket store, which dies with it.
@@ -178,6 +169,45 @@ impl UpstreamTls {
         &self.trust
     }
 
+    /// Whether it offers TLS 1.3 and nothing before it.
+    #[must_use]
+    pub fn is_tls13_only(&self) -> bool {
+        self.tls13_only
+    }
+
+    /// The same identity, trust and bounds in an object of its own that offers TLS 1.3 only: with another serial, and so
+    /// without a connection, a ticket or a life in common.
+    #[must_use]
+    pub fn over_tls13_only(&self) -> Arc<Self> {
+        let providers = (self.provider.clone(), self.classical.clone());
+        Self::fresh(self.identity.clone(), self.show, self.trust.clone(), self.sessions, true, providers)
+    }
+
+    fn fresh(
+        identity: Option<Arc<ClientIdentity>>,
+        show: Show,
+        trust: Arc<TrustAnchors>,
+        sessions: usize,
+        tls13_only: bool,
+        (provider, classical): (Arc<CryptoProvider>, Arc<CryptoProvider>),
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            serial: Serial::next(),
+            identity,
+            show,
+            trust,
+            sessions,
+            tls13_only,
+            provider,
+            classical,
+            config: OnceLock::new(),
+            classical_config: OnceLock::new(),
+            via: Mutex::default(),
+            life: Life::default(),
+            asked: Mutex::default(),
+        })
+    }
+
     /// Its life.
     #[must_use]
     pub fn life(&self) -> &Life {
@@ -190,7 +220,7 @@ impl UpstreamTls {
         self.provider.kx_groups.len() != self.classical.kx_groups.len()
     }
 
-    /// The rustls configuration, TLS 1.2 and 1.3.
+    /// The rustls configuration: TLS 1.2 and 1.3, or the latter alone.
     #[must_use]
     pub fn config(self: &Arc<Self>) -> Arc<ClientConfig> {
         self.config.get_or_init(|| self.build(&self.provider)).clone()
@@ -233,8 +263,9 @@ impl UpstreamTls {
 
     fn build(&self, provider: &Arc<CryptoProvider>) -> Arc<ClientConfig> {
         let resolver = Recorder { identity: self.identity.clone(), show: self.show };
+        let versions: &[_] = if self.tls13_only { &[&TLS13] } else { &[&TLS13, &TLS12] };
         let mut config = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .expect("the provider has cipher suites for TLS 1.2 and 1.3")
             .dangerous() // rustls's name for "a verifier of one's own"; ours only adds anchors and pins to webpki's
             .with_custom_certificate_verifier(self.trust.verifier())

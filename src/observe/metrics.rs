@@ -248,8 +248,12 @@ table! {
     leafs_minted;
     /// *Ask first* handshakes.
     asked;
-    /// The project-wide certificate was shown to a host for the first time.
+    /// A project showed a certificate to an origin that it had shown none before.
     first_disclosures;
+    /// Entries of the disclosure ledger: certificates that were shown to origins.
+    disclosures: gauge;
+    /// Entries of the disclosure ledger that made room for others at `limits.max_disclosures`.
+    disclosures_forgotten;
     /// Access-log lines dropped because the sink did not keep up.
     access_log_dropped;
     /// Management requests.

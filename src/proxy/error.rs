@@ -337,6 +337,7 @@ fn add_facts(body: &mut Map<String, Value>, facts: &Facts) {
 fn identity(facts: &Facts) -> Value {
     let rule = facts.rule.map(|r| r.as_str());
     let presented = facts.asked.as_ref().map(|a| match a.presented {
+        Presented::Sent if !a.signed => "not sent: the handshake failed before",
         Presented::Sent => "sent",
         Presented::NothingRegistered => "nothing registered",
         Presented::Withheld => "withheld by the scope of the project default",

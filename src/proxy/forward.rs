@@ -9,7 +9,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, Uri};
-use moka::sync::Cache;
 use tokio::time::Instant;
 
 use super::caller::Pass;
@@ -17,7 +16,7 @@ use super::error;
 use super::headers::{self, Via};
 use super::websocket::{Ask, Bridges};
 use crate::config::Limits;
-use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, Peer, ProjectId, Rule, Validity};
+use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, Peer, Rule, Validity};
 use crate::identity::{Presented, UpstreamTls};
 use crate::observe::{AccessLog, Exchange, Metrics, RequestId};
 use crate::policy::EgressPolicy;
@@ -28,8 +27,6 @@ use crate::upstream::{
 
 /// Selections that may be overtaken by a retirement before the request is given up.
 const MAX_SELECTIONS: u32 = 8;
-/// Hosts remembered to have been shown a project-wide certificate, over all projects.
-const MAX_DISCLOSURES: u64 = 16_384;
 
 /// Which front end a request came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,8 +82,6 @@ pub struct Forwarder {
     access: Arc<AccessLog>,
     via: Via,
     download_idle: Duration,
-    /// Where a project-wide certificate has been shown since start.
-    disclosed: Cache<(ProjectId, Origin), ()>,
     /// Set once, by the proxy that it belongs to.
     bridges: OnceLock<Bridges>,
 }
@@ -109,7 +104,6 @@ impl Forwarder {
             access,
             via,
             download_idle: limits.download_idle_timeout,
-            disclosed: Cache::new(MAX_DISCLOSURES),
             bridges: OnceLock::new(),
         }
     }
@@ -147,6 +141,9 @@ impl Forwarder {
             Err((mut failure, record)) => {
                 if failure.code == Code::MtlsRequiredNoneRegistered && is_withheld_by_scope(inbound, &to) {
                     failure = withheld(failure, &to);
+                }
+                if failure.facts.tls13_only {
+                    failure.fix = allowing_tls12(inbound, &to);
                 }
                 failure.facts.origin.get_or_insert_with(|| to.to_string());
                 failure.facts.rule = failure.facts.rule.or(record.rule);
@@ -258,20 +255,17 @@ impl Forwarder {
         let version = parts.version;
         headers::clean_response(&mut parts.headers, version, &self.via, inbound.way == Way::Lifted);
         parts.version = http::Version::HTTP_11;
-        if let Some(asked) = &reply.asked {
-            if asked.presented == Presented::Sent && record.rule == Some(Rule::Default) {
-                self.disclose(inbound, to, &record);
-            }
-            if parts.status.is_client_error() {
-                // The origin's own words pass unchanged; this says what egret knows of the reason.
-                let id = record.identity.as_ref().map(|i| &i.id).filter(|_| inbound.trusted);
-                let presented = match asked.presented {
-                    Presented::NothingRegistered if is_withheld_by_scope(inbound, to) => Presented::Withheld,
-                    presented => presented,
-                };
-                let value = error::proxy_status_passed_on(parts.status, presented, id);
-                parts.headers.append(error::PROXY_STATUS, value);
-            }
+        if let Some(asked) = &reply.asked
+            && parts.status.is_client_error()
+        {
+            // The origin's own words pass unchanged; this says what egret knows of the reason.
+            let id = record.identity.as_ref().map(|i| &i.id).filter(|_| inbound.trusted);
+            let presented = match asked.presented {
+                Presented::NothingRegistered if is_withheld_by_scope(inbound, to) => Presented::Withheld,
+                presented => presented,
+            };
+            let value = error::proxy_status_passed_on(parts.status, presented, id);
+            parts.headers.append(error::PROXY_STATUS, value);
         }
         record.reused = Some(reply.reused);
         record.resumed = reply.tls_version.map(|_| reply.resumed);
@@ -298,23 +292,6 @@ impl Forwarder {
         let ended = Box::new(Finish { lease: reply.lease, log });
         Ok(Response::from_parts(parts, ReplyBody::stream(body, reply.meter, self.download_idle, ended)))
     }
-
-    /// A first disclosure of the project-wide certificate to a host is logged and counted.
-    fn disclose(&self, inbound: &Inbound, to: &Destination, record: &Record) {
-        let Destination::Tls(origin) = to else { return };
-        let key = (inbound.project.id().clone(), origin.clone());
-        if self.disclosed.contains_key(&key) {
-            return;
-        }
-        self.disclosed.insert(key, ());
-        self.metrics.first_disclosures.add();
-        tracing::info!(
-            project = %inbound.project.id(),
-            %origin,
-            certificate = record.identity.as_ref().map(|i| i.id.as_str()),
-            "the project-wide certificate was shown to this origin for the first time"
-        );
-    }
 }
 
 /// Whether the project has a certificate that its `default.scope` rules out for this origin: then nothing was
@@ -335,6 +312,14 @@ fn withheld(failure: Failure, to: &Destination) -> Failure {
     );
     Failure { code: Code::MtlsRequiredWithheld, detail, ..failure }
         .fix(format!("add \"{to}\" to default.origins of the project"))
+}
+
+/// What lifts `tls13_only` where it stands.
+fn allowing_tls12(inbound: &Inbound, to: &Destination) -> Option<String> {
+    let Destination::Tls(origin) = to else { return None };
+    let snapshot = inbound.project.load();
+    let binding = snapshot.select(origin).binding.filter(|b| b.tls13_only)?;
+    Some(binding.allowing_tls12(&snapshot.info().name))
 }
 
 /// Whether what was selected may be sent; never falls back to another certificate.

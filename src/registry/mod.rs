@@ -5,6 +5,7 @@
 //! - a project is in the map of ids exactly as long as its name is in the map of names;
 //! - who may be cached by a caller changes only together with [`Registry::token_generation`].
 
+mod disclosures;
 mod foresight;
 mod lifting;
 mod project;
@@ -12,6 +13,7 @@ mod snapshot;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tls13;
 mod tokens;
 mod trace;
 
@@ -24,12 +26,14 @@ use time::OffsetDateTime;
 
 use crate::domain::{ProjectId, Team, time as clock};
 
+pub use disclosures::{Disclosure, Disclosures, Page};
 pub use foresight::{Foresight, Refused, Remembered, Treatment, WayIn};
 pub use lifting::Lifting;
 pub use project::{Project, Retired};
 pub use snapshot::{
     Binding, Certificate, RecordName, Selection, Snapshot, SnapshotEdit, Target, UNREADABLE_ID, Unavailable,
 };
+pub use tls13::Tls13Objects;
 pub use tokens::{Token, TokenScope, TokenSource};
 pub use trace::{Outcome, Place, Step};
 

@@ -9,6 +9,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use super::Tls13Objects;
 use super::table::Table;
 use crate::domain::{CertificateId, CertificateInfo, Host, Origin, Pattern, PortRule, ProjectInfo, Rule, Source};
 use crate::identity::{ClientIdentity, UpstreamTls};
@@ -33,12 +34,14 @@ pub struct Certificate {
     pub bound: Arc<UpstreamTls>,
     /// Used by the default slot: its `ca` vouches for nobody.
     pub general: Arc<UpstreamTls>,
+    /// The same two for bindings that want TLS 1.3 only.
+    pub tls13: Tls13Objects,
 }
 
 impl Certificate {
     /// Every object that TLS may use for it: what has to end when the certificate does.
     pub fn objects(&self) -> impl Iterator<Item = &Arc<UpstreamTls>> {
-        [&self.bound, &self.general].into_iter()
+        [&self.bound, &self.general].into_iter().chain(self.tls13.bound.get()).chain(self.tls13.general.get())
     }
 }
 
@@ -87,6 +90,8 @@ pub struct Binding {
     pub since: time::OffsetDateTime,
     /// Whether plain http requests are lifted to TLS by it.
     pub lift: bool,
+    /// Whether its certificate is presented over TLS 1.3 only: TLS 1.2 sends it in the clear.
+    pub tls13_only: bool,
 }
 
 /// What [`Snapshot::select`] answers.
@@ -230,13 +235,9 @@ impl Snapshot {
     }
 
     fn selected(&self, binding: Arc<Binding>) -> Selection {
-        let (tls, rule) = match (&binding.target, &binding.pattern) {
-            (Target::Certificate(certificate), Pattern::Default) => (&certificate.general, Rule::Default),
-            (Target::Certificate(certificate), pattern) => (&certificate.bound, pattern.rule()),
-            (Target::None, _) => (&self.anonymous, Rule::None),
-            (Target::Unavailable(_), pattern) => (&self.anonymous, pattern.rule()),
-        };
-        Selection { tls: tls.clone(), rule, binding: Some(binding) }
+        let rule = if matches!(binding.target, Target::None) { Rule::None } else { binding.pattern.rule() };
+        let tls = binding.tls().unwrap_or(&self.anonymous).clone();
+        Selection { tls, rule, binding: Some(binding) }
     }
 
     /// The binding of exactly this pattern.
@@ -346,6 +347,7 @@ fn damaged(pattern: Pattern) -> Binding {
         since: time::OffsetDateTime::UNIX_EPOCH,
         // The failure is to be told, not the request sent in the clear.
         lift: true,
+        tls13_only: false,
     }
 }
 
@@ -359,6 +361,8 @@ impl SnapshotEdit {
     pub fn bind(&mut self, binding: Binding) -> Option<Arc<Binding>> {
         let next = &mut self.next;
         let binding = Arc::new(binding);
+        // Made here if need be: see `Tls13Objects`.
+        let _ = binding.tls();
         let displaced = match &binding.pattern {
             Pattern::Default => next.default.replace(binding.clone()),
             Pattern::Host(host, rule) => put(&mut next.exact, host.as_str(), *rule, binding.clone()),

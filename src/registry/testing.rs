@@ -70,6 +70,7 @@ pub(crate) fn certificate(id: &str) -> Arc<Certificate> {
         digest: [0; 32],
         bound: factory.make(Some(identity.clone()), Show::Always, trust.clone(), 8),
         general: factory.make(Some(identity.clone()), Show::UnlessOthersAreNamed, trust, 8),
+        tls13: super::Tls13Objects::default(),
         identity,
     })
 }
@@ -82,5 +83,6 @@ pub(crate) fn binding(pattern: &str, target: Target) -> Binding {
         source: Source::Api,
         since: time::OffsetDateTime::UNIX_EPOCH,
         lift: true,
+        tls13_only: false,
     }
 }

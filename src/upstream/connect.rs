@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -27,6 +27,7 @@ use crate::identity::{Asked, UpstreamTls, recorded};
 use crate::net::Stream;
 use crate::observe::Metrics;
 use crate::policy::{Denied, EgressPolicy};
+use crate::registry::Disclosures;
 
 /// RFC 8305 section 5, "Connection Attempt Delay".
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -55,6 +56,8 @@ pub(super) struct Dialer {
     pub(super) metrics: Arc<Metrics>,
     /// Where a hybrid ClientHello met reset or silence: the classical one is used for a while.
     classical: Cache<(ProjectId, Origin), ()>,
+    /// Who is told when a certificate was sent. Set once.
+    pub(super) disclosures: OnceLock<Arc<Disclosures>>,
 }
 
 impl Dialer {
@@ -70,6 +73,7 @@ impl Dialer {
             handshake_timeout: limits.handshake_timeout,
             metrics,
             classical: Cache::builder().max_capacity(MAX_CLASSICAL).time_to_live(CLASSICAL_TTL).build(),
+            disclosures: OnceLock::new(),
         }
     }
 
@@ -167,11 +171,12 @@ impl Dialer {
                 via.map(|parent| tls.sessions_via(parent.id, classical))
             })
         };
-        match self.shake(project, prepared(!hybrid && tls.is_post_quantum()), via, origin, name, offer).await {
+        let first = (tls, prepared(!hybrid && tls.is_post_quantum()));
+        match self.shake(project, first, via, origin, name, offer).await {
             Ok(secured) => Ok(secured),
             Err(refused) if hybrid && refused.silent => {
                 tracing::info!(%origin, "no answer to a ClientHello with a post-quantum key share; trying once without");
-                let second = self.shake(project, prepared(true), via, origin, name, offer).await;
+                let second = self.shake(project, (tls, prepared(true)), via, origin, name, offer).await;
                 if second.is_ok() {
                     self.classical.insert(key, ());
                 }
@@ -184,7 +189,7 @@ impl Dialer {
     async fn shake(
         &self,
         project: &ProjectId,
-        config: Arc<ClientConfig>,
+        (tls, config): (&Arc<UpstreamTls>, Arc<ClientConfig>),
         via: Option<&Arc<Parent>>,
         origin: &Origin,
         name: &ServerName<'static>,
@@ -197,6 +202,12 @@ impl Dialer {
             .connect(name.clone(), Socket::new(stream))
             .into_fallible();
         let (outcome, asked) = recorded(tokio::time::timeout(self.handshake_timeout, connect)).await;
+        // Whatever becomes of the handshake: the origin has seen it.
+        if asked.as_ref().is_some_and(|asked| asked.signed)
+            && let Some(disclosures) = self.disclosures.get()
+        {
+            disclosures.sent(project, tls, origin, via.is_none().then_some(address));
+        }
         let with_facts = |mut failure: Failure, silent: bool| {
             self.metrics.handshakes_failed.add();
             failure.facts.address = Some(address);
@@ -220,7 +231,11 @@ impl Dialer {
             }
             Ok(Err((error, socket))) => {
                 let reset = explain::tls_error(&error).is_none();
-                let failure = explain::tls(&error, asked.as_ref(), origin);
+                let unasked = tls.is_tls13_only() && asked.is_none();
+                let failure = unasked
+                    .then(|| explain::tls13_only(&error, origin))
+                    .flatten()
+                    .unwrap_or_else(|| explain::tls(&error, asked.as_ref(), origin));
                 Err(with_facts(failure, reset && !socket.received()))
             }
             Err(_) => {

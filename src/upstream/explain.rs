@@ -119,6 +119,31 @@ pub(super) fn tls(error: &(dyn StdError + 'static), asked: Option<&Asked>, origi
     }
 }
 
+/// The same where TLS 1.3 alone was offered, and nothing was asked: an origin that has no TLS 1.3 says so by an alert
+/// (RFC 8446 section 4.2.1, appendix D), or answers in TLS 1.2 all the same.
+pub(super) fn tls13_only(error: &(dyn StdError + 'static), origin: &Origin) -> Option<Failure> {
+    let alert = match tls_error(error)? {
+        TlsError::AlertReceived(
+            alert @ (AlertDescription::ProtocolVersion
+            | AlertDescription::HandshakeFailure
+            | AlertDescription::InsufficientSecurity),
+        ) => Some(*alert),
+        TlsError::PeerIncompatible(_) => None,
+        _ => return None,
+    };
+    let said = alert.map(|alert| format!(" (it ended the handshake with alert {})", alert_name(alert)));
+    let mut failure = Failure::new(
+        Code::TlsProtocol,
+        format!(
+            "the binding presents its certificate over TLS 1.3 only, and no TLS 1.3 could be agreed on with {origin}{}; no certificate was sent",
+            said.unwrap_or_default()
+        ),
+    );
+    failure.facts.alert = alert.map(u8::from);
+    failure.facts.tls13_only = true;
+    Some(failure)
+}
+
 /// A close or reset without an alert.
 pub(super) fn closed(error: &(dyn StdError + 'static), asked: Option<&Asked>, origin: &Origin) -> Failure {
     match asked.map(|a| a.presented) {

@@ -23,6 +23,8 @@ pub struct Facts {
     pub rule: Option<Rule>,
     /// The certificate that was chosen, sent or not.
     pub identity: Option<Arc<CertificateInfo>>,
+    /// It failed because TLS 1.3 alone was offered, as the binding wants.
+    pub tls13_only: bool,
     /// The TLS alert received (RFC 8446 section 6).
     pub alert: Option<u8>,
     /// Whether a byte of the request left egret.

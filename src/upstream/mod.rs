@@ -41,6 +41,7 @@ use crate::identity::{Asked, UpstreamTls};
 use crate::net::Stream;
 use crate::observe::Metrics;
 use crate::policy::EgressPolicy;
+use crate::registry::Disclosures;
 
 /// Where a request goes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -127,6 +128,11 @@ impl Upstreams {
         let pool = pool::Pool::new(limits.clone(), metrics.clone());
         tokio::spawn(pool::Pool::sweep(Arc::downgrade(&pool)));
         Arc::new(Self { dialer: connect::Dialer::new(ways, policy, limits, metrics), pool })
+    }
+
+    /// Says who is told of every handshake in which a certificate was sent. Without it, and a second time, nobody.
+    pub fn tell(&self, disclosures: Arc<Disclosures>) {
+        let _ = self.dialer.disclosures.set(disclosures);
     }
 
     /// The way to a destination: direct or through a parent proxy, and why.

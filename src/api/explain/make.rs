@@ -237,6 +237,7 @@ fn binding(binding: &Binding) -> ExplainedBinding {
     ExplainedBinding {
         pattern: binding.pattern.to_string(),
         source: binding.source.as_str(),
+        tls13_only: binding.tls13_only,
         file: file_of(&binding.source),
     }
 }

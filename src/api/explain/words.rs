@@ -135,6 +135,12 @@ pub(super) fn notes(facts: &Facts<'_>) -> Vec<String> {
                 DefaultScope::Listed(_) => say("default.scope is listed, and default.origins has this origin"),
             }
         }
+        if let Some(binding) = facts.selection.binding.as_ref().filter(|b| b.tls13_only) {
+            let lifted_by = binding.allowing_tls12(&facts.snapshot.info().name);
+            say(&format!(
+                "its binding presents it over TLS 1.3 only, so an origin that has only TLS 1.2 is not reached; to allow TLS 1.2: {lifted_by}"
+            ));
+        }
         if let Some(why) = facts.certificate.and_then(|c| c.why.as_deref()) {
             say(&format!("of the certificate no more is known: {why}"));
         }

@@ -24,6 +24,7 @@ const BIND_HELP: &str = "\
 Examples:
   egret certs bind https://api.example.com cert_0123...       the certificate is presented there too
   egret certs bind 'https://*.example.com' cert_0123...
+  egret certs bind https://api.example.com cert_0123... --tls13-only      never where others on the way can read it
   egret certs bind https://pinned.example.com none          nothing is presented here, and the tunnel is left alone
   egret certs unbind https://pinned.example.com             what is less specific applies again
 
@@ -54,6 +55,21 @@ pub enum CertsCommand {
     Show {
         /// Id, as `egret certs list` shows it
         id: String,
+        /// Whose.
+        #[command(flatten)]
+        project: ProjectArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List which certificate was ever shown to which origin, when first, when last and how often
+    Disclosures {
+        /// Only of this certificate
+        #[arg(long, value_name = "ID")]
+        cert: Option<String>,
+        /// Only to this host, on every port; or to this origin
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
         /// Whose.
         #[command(flatten)]
         project: ProjectArgs,
@@ -108,6 +124,12 @@ pub struct UploadArgs {
     /// Do not check chain, dates and usage; the certificate is then sent even when expired
     #[arg(long)]
     pub skip_validation: bool,
+    /// Present it over TLS 1.3 only: TLS 1.2 sends a client certificate in the clear [default: as it was for that origin]
+    #[arg(long)]
+    pub tls13_only: bool,
+    /// Present it over TLS 1.2 as well
+    #[arg(long, conflicts_with = "tls13_only")]
+    pub no_tls13_only: bool,
     /// Whose.
     #[command(flatten)]
     pub project: ProjectArgs,
@@ -128,6 +150,12 @@ pub struct BindArgs {
     /// Present nothing there; the same as the word none
     #[arg(long, conflicts_with = "id")]
     pub none: bool,
+    /// Present it there over TLS 1.3 only: TLS 1.2 sends a client certificate in the clear [default: as it was]
+    #[arg(long, conflicts_with = "none")]
+    pub tls13_only: bool,
+    /// Present it there over TLS 1.2 as well
+    #[arg(long, conflicts_with = "tls13_only")]
+    pub no_tls13_only: bool,
     /// Whose.
     #[command(flatten)]
     pub project: ProjectArgs,

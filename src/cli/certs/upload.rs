@@ -15,7 +15,7 @@ use super::super::args::UploadArgs;
 use super::super::client::Api;
 use super::super::output::{clean, print, print_json, text, while_waiting};
 use super::super::passphrase::Passphrase;
-use super::{about, origin_text, project_path};
+use super::{about, origin_text, project_path, tls13_only};
 use crate::config::process_environment;
 use crate::pki::convert::{self, ConvertError, Pkcs12};
 
@@ -59,7 +59,10 @@ pub(super) async fn run(args: UploadArgs) -> anyhow::Result<()> {
 
     let mut api = Api::new(&args.project.api)?;
     let project = project_path(&args.project);
-    let path = format!("{project}/client-cert");
+    let mut path = format!("{project}/client-cert");
+    if let Some(tls13_only) = tls13_only(args.tls13_only, args.no_tls13_only) {
+        path.push_str(&format!("?tls13Only={tls13_only}"));
+    }
     let answer = while_waiting(|| "uploading".to_owned(), api.post(&path, body)).await?;
     if args.json {
         return print_json(&answer);

@@ -197,7 +197,17 @@ impl Checker<'_> {
                 let skip_validation = table.skip_validation.unwrap_or(false);
                 self.places.push((at.clone(), self.source.line(&at)));
                 let lift = table.lift.unwrap_or(true);
-                certificates.push(DeclaredCertificate { project, pattern, cert, key, ca, skip_validation, lift });
+                let tls13_only = table.tls13_only.unwrap_or(false);
+                certificates.push(DeclaredCertificate {
+                    project,
+                    pattern,
+                    cert,
+                    key,
+                    ca,
+                    skip_validation,
+                    lift,
+                    tls13_only,
+                });
             }
         }
         certificates

@@ -3,7 +3,7 @@ use std::sync::atomic::Ordering;
 
 use super::support::{Egret, Material, Shelf, pattern, settings};
 use crate::backend::RecordKind;
-use crate::control::{ControlError, Drain};
+use crate::control::{ControlError, Drain, Properties};
 use crate::domain::{CertificateId, ProjectInfo, ProjectState, Rule};
 use crate::identity::{Phase, Show};
 use crate::registry::Target;
@@ -86,7 +86,13 @@ async fn keeps_a_displaced_certificate_that_another_binding_names() {
     let project = egret.project("default");
     let old = egret.upload("https://a.test", &Material::new("old")).await.expect("uploaded").certificate;
     let id = old.info.id.clone();
-    assert!(!egret.control.bind(&project, pattern("https://b.test"), Some(&id), None).await.expect("bound"));
+    assert!(
+        !egret
+            .control
+            .bind(&project, pattern("https://b.test"), Some(&id), Properties::default())
+            .await
+            .expect("bound")
+    );
     egret.upload("https://a.test", &Material::new("new")).await.expect("replaced");
     assert_eq!(egret.select("b.test").tls.serial(), old.bound.serial());
     assert!(old.bound.life().is_active());
@@ -101,7 +107,7 @@ async fn deletes_a_certificate_with_all_its_bindings() {
     let project = egret.project("default");
     let certificate = egret.upload("https://a.test", &Material::new("a")).await.expect("uploaded").certificate;
     let id = &certificate.info.id;
-    egret.control.bind(&project, pattern("*"), Some(id), None).await.expect("bound");
+    egret.control.bind(&project, pattern("*"), Some(id), Properties::default()).await.expect("bound");
     let patterns = egret.control.delete(&project, id, Drain::Grace).await.expect("deleted");
     assert_eq!(patterns, [pattern("*"), pattern("https://a.test")]);
     assert_eq!(egret.select("a.test").rule, Rule::Nothing);
@@ -120,10 +126,16 @@ async fn lifting_is_changed_without_touching_the_certificate_and_outlives_it() {
     let lifts = |egret: &Egret| egret.project("default").snapshot().binding(&a()).expect("bound").lift;
     assert!(lifts(&egret));
     let id = &certificate.info.id;
-    assert!(egret.control.bind(&project, a(), Some(id), Some(false)).await.expect("changed"));
+    assert!(
+        egret
+            .control
+            .bind(&project, a(), Some(id), Properties { lift: Some(false), tls13_only: None })
+            .await
+            .expect("changed")
+    );
     assert!(!lifts(&egret));
     assert!(certificate.bound.life().is_active(), "nothing was replaced");
-    egret.control.bind(&project, a(), None, None).await.expect("none");
+    egret.control.bind(&project, a(), None, Properties::default()).await.expect("none");
     assert!(!lifts(&egret), "left as it is");
     egret.upload("https://a.test", &Material::new("b")).await.expect("uploaded");
     assert!(!lifts(&egret), "a renewed certificate changes nothing else");
@@ -137,12 +149,18 @@ async fn binds_none_and_unbinds() {
     egret.upload("*", &Material::new("d")).await.expect("uploaded");
     let certificate = egret.upload("https://a.test", &Material::new("a")).await.expect("uploaded").certificate;
     let id = &certificate.info.id;
-    assert!(egret.control.bind(&project, pattern("https://a.test"), None, None).await.expect("bound"));
+    assert!(egret.control.bind(&project, pattern("https://a.test"), None, Properties::default()).await.expect("bound"));
     assert_eq!(egret.select("a.test").rule, Rule::None);
     assert!(!certificate.bound.life().is_active(), "nothing names it any more");
     let kept = project.snapshot().certificate(id).expect("the certificate stays");
 
-    assert!(egret.control.bind(&project, pattern("https://a.test"), Some(id), None).await.expect("bound again"));
+    assert!(
+        egret
+            .control
+            .bind(&project, pattern("https://a.test"), Some(id), Properties::default())
+            .await
+            .expect("bound again")
+    );
     let selection = egret.select("a.test");
     assert!(selection.tls.life().is_active(), "with objects of its own");
     assert_eq!(selection.tls.serial(), kept.bound.serial());
@@ -153,7 +171,7 @@ async fn binds_none_and_unbinds() {
     let again = egret.control.unbind(&project, &pattern("https://a.test")).await;
     assert!(matches!(again, Err(ControlError::NotFound("binding"))));
     let unknown = CertificateId::parse("cert_unknown").expect("an id");
-    let missing = egret.control.bind(&project, pattern("https://a.test"), Some(&unknown), None).await;
+    let missing = egret.control.bind(&project, pattern("https://a.test"), Some(&unknown), Properties::default()).await;
     assert!(matches!(missing, Err(ControlError::NotFound("certificate"))));
 }
 
@@ -169,7 +187,7 @@ async fn refuses_by_the_state_of_the_project() {
         let egret = Egret::start(&shelf, &settings).await;
         let project = egret.project("default");
         let uploaded = egret.upload("https://b.test", &material).await;
-        let bound = egret.control.bind(&project, pattern("https://c.test"), None, None).await;
+        let bound = egret.control.bind(&project, pattern("https://c.test"), None, Properties::default()).await;
         let unbound = egret.control.unbind(&project, &pattern("https://c.test")).await;
         match state {
             ProjectState::Transferring => {

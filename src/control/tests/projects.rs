@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use super::support::{Egret, Material, Shelf, pattern, select, settings};
 use crate::backend::RecordKind;
-use crate::control::{ControlError, Drain};
+use crate::control::{ControlError, Drain, Properties};
 use crate::domain::{ProjectId, ProjectInfo, ProjectState, Rule, ServerTrust, Team};
 use crate::identity::Phase;
 
@@ -117,7 +117,7 @@ async fn hands_the_records_of_a_project_to_its_declaration_and_back() {
         assert_eq!(*project.id(), ProjectId::derived("payments", None), "the id of the file");
         assert_eq!((project.load().info().state, project.load().info().declared), (state, true));
         assert_eq!(select(&project, "a.test").rule, Rule::Exact);
-        egret.control.bind(&project, pattern("https://b.test"), None, None).await.expect("bound");
+        egret.control.bind(&project, pattern("https://b.test"), None, Properties::default()).await.expect("bound");
     }
     let egret = Egret::start(&shelf, &settings()).await;
     let project = egret.project("payments");

@@ -4,7 +4,7 @@ use std::path::Path;
 use super::support::{Egret, Material, Shelf, pattern, select, settings};
 use crate::backend::{RecordKey, RecordKind};
 use crate::config::{DeclaredCertificate, Settings};
-use crate::control::{ControlError, Drain};
+use crate::control::{ControlError, Drain, Properties};
 use crate::domain::{CertificateId, ProjectId, ProjectInfo, Rule, Source};
 use crate::registry::{Selection, Target};
 
@@ -35,7 +35,7 @@ async fn brings_everything_back() {
         let mut upload = material.upload("https://a.test:8443");
         upload.skip_validation = true;
         let a = egret.control.upload(&project, upload, Drain::Grace).await.expect("uploaded").certificate;
-        egret.control.bind(&project, pattern("*.example.com:*"), None, None).await.expect("bound");
+        egret.control.bind(&project, pattern("*.example.com:*"), None, Properties::default()).await.expect("bound");
         let loose = egret.upload("*", &Material::new("l")).await.expect("uploaded").certificate.info.id.clone();
         egret.control.unbind(&project, &pattern("*")).await.expect("unbound");
         (a, loose)
@@ -175,6 +175,7 @@ fn declare(settings: &mut Settings, folder: &Path, at: &str, material: &Material
         key: folder.join("c.key"),
         ca: folder.join("ca.crt"),
         lift: true,
+        tls13_only: false,
         skip_validation: false,
     });
 }
@@ -202,12 +203,16 @@ async fn gives_a_declared_certificate_its_slot_and_keeps_the_stored_one() {
         assert!(is_declared(&refused));
         assert!(is_declared(&egret.control.delete(&project, &id, Drain::Grace).await.expect_err("declared")));
         assert!(is_declared(
-            &egret.control.bind(&project, pattern("https://a.test"), None, None).await.expect_err("declared")
+            &egret
+                .control
+                .bind(&project, pattern("https://a.test"), None, Properties::default())
+                .await
+                .expect_err("declared")
         ));
         assert!(is_declared(&egret.control.unbind(&project, &pattern("https://a.test")).await.expect_err("declared")));
         egret
             .control
-            .bind(&project, pattern("https://b.test"), Some(&id), None)
+            .bind(&project, pattern("https://b.test"), Some(&id), Properties::default())
             .await
             .expect("bound to another origin too");
         id

@@ -208,6 +208,7 @@ impl Material {
             ca: Zeroizing::new(self.ca.clone()),
             pattern: pattern(at),
             skip_validation: false,
+            tls13_only: None,
         }
     }
 }

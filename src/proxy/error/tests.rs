@@ -13,6 +13,7 @@ fn rich() -> Failure {
         parent: Some("http://proxy.test:3128".into()),
         tls_version: Some("TLSv1.3"),
         asked: Some(Asked {
+            signed: true,
             // O=Acme\, Inc.
             cas: vec![b"\x30\x15\x31\x13\x30\x11\x06\x03\x55\x04\x0a\x0c\x0aAcme, Inc.".to_vec(), b"\x30\x99".to_vec()],
             ca_count: 90,
@@ -35,6 +36,7 @@ fn rich() -> Failure {
             skip_validation: false,
             source: Source::Api,
         })),
+        tls13_only: false,
         alert: Some(48),
         request_sent: true,
     };

@@ -10,7 +10,7 @@ use std::thread;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{HandshakeKind, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls::{HandshakeKind, RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::PATIENCE;
@@ -32,6 +32,10 @@ pub(crate) enum Wants<'a> {
 pub(crate) struct Seen {
     /// The subject's common name.
     pub(crate) subject: Option<String>,
+    /// SHA-256 of the certificate, lower-case hex.
+    pub(crate) fingerprint: Option<String>,
+    /// `TLSv1_2`, `TLSv1_3`.
+    pub(crate) version: Option<String>,
     /// An abbreviated handshake.
     pub(crate) resumed: bool,
     /// Every request head, as it arrived.
@@ -106,6 +110,16 @@ impl Origin {
         Self::listen(Some(server_config(pair, wants)), Arc::new(handler))
     }
 
+    /// The same over these versions of TLS only.
+    pub(crate) fn start_over(
+        versions: &[&'static SupportedProtocolVersion],
+        pair: &Pair,
+        wants: &Wants<'_>,
+        handler: impl Fn(&mut Conversation, &Head) -> io::Result<Next> + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(Some(server_config_over(versions, pair, wants)), Arc::new(handler))
+    }
+
     /// Plain HTTP.
     pub(crate) fn plain(
         handler: impl Fn(&mut Conversation, &Head) -> io::Result<Next> + Send + Sync + 'static,
@@ -173,10 +187,14 @@ fn serve(stream: TcpStream, config: Option<Arc<ServerConfig>>, handler: &Handler
                 }
             }
             let subject = connection.peer_certificates().and_then(|chain| common_name(&chain[0]));
+            let fingerprint = connection.peer_certificates().map(|chain| fingerprint(&chain[0]));
+            let version = connection.protocol_version().map(|version| format!("{version:?}"));
             let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
             let at = record(
                 &|seen| {
                     seen.subject.clone_from(&subject);
+                    seen.fingerprint.clone_from(&fingerprint);
+                    seen.version.clone_from(&version);
                     seen.resumed = resumed;
                 },
                 None,
@@ -313,7 +331,20 @@ fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     Some(name.to_owned())
 }
 
+fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn server_config(pair: &Pair, wants: &Wants<'_>) -> Arc<ServerConfig> {
+    server_config_over(rustls::DEFAULT_VERSIONS, pair, wants)
+}
+
+fn server_config_over(
+    versions: &[&'static SupportedProtocolVersion],
+    pair: &Pair,
+    wants: &Wants<'_>,
+) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = |ca: &str| {
         let mut roots = RootCertStore::empty();
@@ -323,7 +354,7 @@ fn server_config(pair: &Pair, wants: &Wants<'_>) -> Arc<ServerConfig> {
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
     };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .expect("versions of the provider");
     let builder = match wants {
         Wants::Nothing => builder.with_no_client_auth(),
