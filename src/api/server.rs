@@ -1,6 +1,6 @@
 //! The management server: accepts (TCP or a Unix socket, in the clear or in TLS), bounds, and ends gracefully.
 //!
-//! What must stay true: at most `limits.max_api_connections` connections at once; none lives without moving
+//! What must stay true: no more connections at once than its limit says; none lives without moving
 //! a byte for longer than `limits.keep_alive_timeout`; an answer that was sent before the request was read
 //! to its end still arrives (see [`linger`]); every task ends with [`run`].
 
@@ -18,15 +18,14 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::host::Ends;
-use crate::config::Limits;
+use crate::config::LiveLimits;
 use crate::net::listen::{Accepted, Accepting, is_of_the_connection};
-use crate::net::{Io, Meter, Stream};
+use crate::net::{Io, Meter, Permit, Permits, Stream};
 use crate::observe::Metrics;
 use crate::pki::server::ServerTls;
 
@@ -38,23 +37,28 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 8 << 20;
 
-/// Serves `router` until `shutdown` resolves and what runs has ended, or `limits.drain_timeout` has passed.
+/// Serves `router`, to as many clients at once as `most` of the limits says, until `shutdown` resolves and what runs has ended, or `limits.drain_timeout` has passed.
 /// Dropping the future cuts every connection.
 pub(super) async fn run(
     listener: Accepting,
     tls: Option<Arc<ServerTls>>,
     router: Router,
-    limits: Arc<Limits>,
+    (limits, most): (LiveLimits, fn(&LiveLimits) -> usize),
     metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let permits = Arc::new(Semaphore::new(limits.max_api_connections));
+    let permits = Permits::new(most(&limits));
+    let mut changes = limits.changes();
     let ending = CancellationToken::new();
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
+            Ok(()) = changes.changed() => {
+                permits.resize(most(&limits));
+                continue;
+            }
             accepted = accept(&listener, &permits) => accepted,
         };
         match accepted {
@@ -88,15 +92,15 @@ pub(super) async fn run(
     drop(listener);
     ending.cancel();
     let all = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(limits.drain_timeout, all).await.is_err() {
+    if tokio::time::timeout(limits.drain_timeout(), all).await.is_err() {
         tracing::warn!(cut = connections.len(), "management connections were cut at the end of limits.drain_timeout");
         connections.shutdown().await;
     }
 }
 
-async fn accept(listener: &Accepting, permits: &Arc<Semaphore>) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
+async fn accept(listener: &Accepting, permits: &Permits) -> io::Result<(Accepted, Permit)> {
     // The permit first: what cannot be served stays in the kernel's queue.
-    let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let permit = permits.take().await;
     loop {
         match listener.accept().await {
             Ok(accepted) => {
@@ -114,13 +118,13 @@ async fn accept(listener: &Accepting, permits: &Arc<Semaphore>) -> io::Result<(A
 async fn secure(
     accepted: Accepted,
     tls: &ServerTls,
-    limits: &Limits,
+    limits: &LiveLimits,
     metrics: &Metrics,
     ending: &CancellationToken,
 ) -> Option<Stream> {
     let handshake = TlsAcceptor::from(tls.config().clone()).accept(accepted.stream);
     let finished = tokio::select! {
-        finished = tokio::time::timeout(limits.handshake_timeout, handshake) => finished,
+        finished = tokio::time::timeout(limits.handshake_timeout(), handshake) => finished,
         () = ending.cancelled() => return None,
     };
     let why = match finished {
@@ -134,7 +138,7 @@ async fn secure(
 }
 
 /// One connection, to its end.
-async fn serve(stream: Stream, ends: Ends, router: Router, limits: &Limits, ending: &CancellationToken) {
+async fn serve(stream: Stream, ends: Ends, router: Router, limits: &LiveLimits, ending: &CancellationToken) {
     let meter = Meter::new();
     let io = TokioIo::new(Io::new(stream, meter.clone()));
     let router = TowerToHyperService::new(router);
@@ -145,14 +149,14 @@ async fn serve(stream: Stream, ends: Ends, router: Router, limits: &Limits, endi
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Runs from the moment a head is awaited: it also ends connections that say nothing.
-        .header_read_timeout(limits.head_timeout)
-        .max_buf_size(limits.max_head_bytes.max(MIN_BUFFER))
-        .max_headers(limits.max_headers)
+        .header_read_timeout(limits.head_timeout())
+        .max_buf_size(limits.max_head_bytes().max(MIN_BUFFER))
+        .max_headers(limits.max_headers())
         .serve_connection(io, service);
     let mut told = false;
     loop {
         // Whoever moves no byte for so long neither reads its answer nor sends its request.
-        let patience = limits.keep_alive_timeout.saturating_sub(meter.idle());
+        let patience = limits.keep_alive_timeout().saturating_sub(meter.idle());
         tokio::select! {
             // Its errors are the client's: a broken request was answered, a broken connection has no one to tell.
             _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break,
@@ -161,7 +165,7 @@ async fn serve(stream: Stream, ends: Ends, router: Router, limits: &Limits, endi
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
             () = tokio::time::sleep(patience) => {
-                if meter.idle() >= limits.keep_alive_timeout {
+                if meter.idle() >= limits.keep_alive_timeout() {
                     return;
                 }
             }

@@ -119,7 +119,7 @@ pub(super) async fn upload(
     let drain = query.drain()?;
     let body = body::read(request, &management.limits).await?;
     caller.still_in(&management.registry)?;
-    let upload = read_upload(&body, management.limits.max_pem)?;
+    let upload = read_upload(&body, management.limits.max_pem())?;
     drop(body);
     let uploaded = management.control.upload(&project, upload, drain).await?;
     Ok(Json(Uploaded {

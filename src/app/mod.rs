@@ -13,7 +13,6 @@ use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Runtime;
@@ -22,7 +21,9 @@ use tokio::task::JoinHandle;
 
 use crate::api::{self, CaCertificate, Explainer, Explanation, ListenerStatus, Management, Stage, StatusInfo, Wanted};
 use crate::backend::{Backend, MemoryBackend, SqliteBackend};
-use crate::config::{ADMIN_TOKEN, CallerSettings, ListenerSettings, Settings, StoreBackend, TOKEN_VARIABLE};
+use crate::config::{
+    ADMIN_TOKEN, CallerSettings, ListenerSettings, LiveLimits, Settings, StoreBackend, TOKEN_VARIABLE,
+};
 use crate::control::{Control, Outline, outline};
 use crate::domain::{Endpoint, Role};
 use crate::identity::TlsFactory;
@@ -64,8 +65,7 @@ pub struct Bound {
     proxy: Arc<Proxy>,
     upstreams: Arc<Upstreams>,
     info: Arc<StatusInfo>,
-    drain_delay: Duration,
-    drain_timeout: Duration,
+    limits: LiveLimits,
     stop_api: watch::Sender<bool>,
     api: JoinHandle<()>,
     health: Option<SocketAddr>,
@@ -148,7 +148,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         .context("the data plane's threads could not be started")?;
     let (upstreams, proxy) = {
         let _data_plane = data_plane.enter();
-        let limits = &settings.limits;
+        let limits = control.limits();
         let ways = WaysOut {
             hosts: settings.dns_hosts.clone(),
             servers: settings.dns_servers.clone(),
@@ -156,14 +156,14 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
             parents,
             sources: settings.egress.sources,
         };
-        let upstreams = Upstreams::new(ways, policy.clone(), limits, metrics.clone());
+        let upstreams = Upstreams::new(ways, policy.clone(), limits.clone(), metrics.clone());
         let forwarder = Arc::new(Forwarder::new(
             upstreams.clone(),
             policy.clone(),
             metrics.clone(),
             Arc::new(access),
             Via::random(),
-            limits,
+            limits.clone(),
         ));
         let proxy = Proxy::new(Parts {
             registry: registry.clone(),
@@ -192,8 +192,8 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     let outlook = Outlook::new(settings.listeners.clone(), policy.clone(), Some(proxy.clone()));
     let routes = upstreams.clone();
     info.set_explainer(Explainer::new(policy, Arc::new(outlook)).with_route(move |to| routes.route(to)));
-    let limits = Arc::new(settings.limits.clone());
-    let served = Management::new(registry, control.clone(), metrics, limits, info.clone());
+    let limits = control.limits().clone();
+    let served = Management::new(registry, control.clone(), metrics, limits.clone(), info.clone());
     let health_task = match sockets.health {
         Some(socket) => Some(tokio::spawn(api::serve_health(socket.accepting()?, served.clone(), stop()))),
         None => None,
@@ -213,8 +213,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         proxy,
         upstreams,
         info,
-        drain_delay: settings.limits.drain_delay,
-        drain_timeout: settings.limits.drain_timeout,
+        limits,
         stop_api,
         api,
         health,
@@ -258,8 +257,8 @@ impl Bound {
     /// accepting, lets what runs finish for `limits.drain_timeout`, and cuts the rest.
     pub async fn shut_down(mut self) {
         self.info.reach(Stage::Draining);
-        tokio::time::sleep(self.drain_delay).await;
-        self.proxy.finish(self.drain_timeout).await;
+        tokio::time::sleep(self.limits.drain_delay()).await;
+        self.proxy.finish(self.limits.drain_timeout()).await;
         self.upstreams.cut_all();
         self.stop_api.send_replace(true);
         let _ = (&mut self.api).await;

@@ -16,7 +16,7 @@ use super::caller::Pass;
 use super::error;
 use super::headers::{self, Via};
 use super::websocket::{Ask, Bridges};
-use crate::config::Limits;
+use crate::config::LiveLimits;
 use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, Peer, ProjectId, Rule, Validity};
 use crate::identity::{Presented, UpstreamTls};
 use crate::observe::{AccessLog, Exchange, Metrics, RequestId};
@@ -84,7 +84,7 @@ pub struct Forwarder {
     metrics: Arc<Metrics>,
     access: Arc<AccessLog>,
     via: Via,
-    download_idle: Duration,
+    limits: LiveLimits,
     /// Where a project-wide certificate has been shown since start.
     disclosed: Cache<(ProjectId, Origin), ()>,
     /// Set once, by the proxy that it belongs to.
@@ -100,7 +100,7 @@ impl Forwarder {
         metrics: Arc<Metrics>,
         access: Arc<AccessLog>,
         via: Via,
-        limits: &Limits,
+        limits: LiveLimits,
     ) -> Self {
         Self {
             upstreams,
@@ -108,7 +108,7 @@ impl Forwarder {
             metrics,
             access,
             via,
-            download_idle: limits.download_idle_timeout,
+            limits,
             disclosed: Cache::new(MAX_DISCLOSURES),
             bridges: OnceLock::new(),
         }
@@ -184,7 +184,7 @@ impl Forwarder {
     ) -> Result<Reply, Failure> {
         let (mut parts, body) = request.into_parts();
         let tls = matches!(to, Destination::Tls(_));
-        self.policy.judge_origin(to.host(), to.port(), tls).map_err(|denied| Failure::new(denied.code, denied.why))?;
+        self.policy.judge_origin(to.host(), to.port(), tls)?;
         headers::clean_request(&mut parts.headers, parts.version, &self.via)?;
         parts.uri = origin_form(parts.uri)?;
         parts.version = http::Version::HTTP_11;
@@ -296,7 +296,8 @@ impl Forwarder {
         parts.extensions.clear();
         let log = log.map(|access| (access, record, parts.status.as_u16()));
         let ended = Box::new(Finish { lease: reply.lease, log });
-        Ok(Response::from_parts(parts, ReplyBody::stream(body, reply.meter, self.download_idle, ended)))
+        let body = ReplyBody::stream(body, reply.meter, self.limits.download_idle_timeout(), ended);
+        Ok(Response::from_parts(parts, body))
     }
 
     /// A first disclosure of the project-wide certificate to a host is logged and counted.

@@ -9,7 +9,6 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use rustls::ServerConfig;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -21,7 +20,7 @@ use crate::config::{CallerSettings, Intercept, ListenerMode, ListenerSettings};
 use crate::domain::time::now;
 use crate::domain::{Code, Peer};
 use crate::net::listen::{Accepted, Accepting, Listening, is_of_the_connection};
-use crate::net::{Io, Meter, Stream};
+use crate::net::{Io, Meter, Permit, Stream};
 use crate::observe::{Exchange, Metrics};
 use crate::pki::caller::CallerNames;
 use crate::pki::server::ServerTls;
@@ -87,10 +86,20 @@ impl Listener {
 
     /// See [`Listener::start`].
     async fn run(self) {
-        let drain = self.proxy.serving.drain.clone();
+        let serving = self.proxy.serving.clone();
+        let mut changes = serving.limits.changes();
+        let resizing = async {
+            loop {
+                self.proxy.seats.resize(serving.limits.max_connections());
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
         tokio::select! {
             () = self.accept() => {}
-            () = drain.cancelled() => {}
+            () = resizing => {}
+            () = serving.drain.cancelled() => {}
         }
     }
 
@@ -98,12 +107,11 @@ impl Listener {
         let mut pause = PAUSE.0;
         loop {
             // The seat comes first: at the cap, clients wait in the kernel's queue and cost nothing here.
-            let seat = match self.proxy.seats.clone().try_acquire_owned() {
-                Ok(seat) => seat,
-                Err(_) => {
+            let seat = match self.proxy.seats.try_take() {
+                Some(seat) => seat,
+                None => {
                     self.proxy.serving.metrics.client_connections_full.add();
-                    let Ok(seat) = self.proxy.seats.clone().acquire_owned().await else { return };
-                    seat
+                    self.proxy.seats.take().await
                 }
             };
             match self.socket.accept().await {
@@ -121,7 +129,7 @@ impl Listener {
         }
     }
 
-    fn connected(&self, accepted: Accepted, permit: OwnedSemaphorePermit) {
+    fn connected(&self, accepted: Accepted, permit: Permit) {
         let Accepted { stream, peer, .. } = accepted;
         // Answers are written whole; waiting for more to send with them only costs time.
         stream.set_nodelay();
@@ -167,7 +175,7 @@ impl Arrived {
         // Boxed, as what follows: the TLS state is large, and this future is kept for as long as the client stays.
         let handshake = Box::pin(TlsAcceptor::from(tls).accept(stream));
         let stream = tokio::select! {
-            accepted = timeout(serving.limits.handshake_timeout, handshake) => match accepted {
+            accepted = timeout(serving.limits.handshake_timeout(), handshake) => match accepted {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => return failed(&error),
                 Err(_) => {
@@ -190,12 +198,12 @@ struct Verified(Option<CallerNames>);
 
 /// A place among `limits.max_connections`, held as long as anything of the connection runs, tunnels included.
 struct Seat {
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
     metrics: Arc<Metrics>,
 }
 
 impl Seat {
-    fn new(permit: OwnedSemaphorePermit, metrics: &Arc<Metrics>) -> Self {
+    fn new(permit: Permit, metrics: &Arc<Metrics>) -> Self {
         metrics.client_connections.add();
         Self { _permit: permit, metrics: metrics.clone() }
     }
@@ -308,7 +316,7 @@ impl Client {
         let length = uri.path_and_query().map_or(0, |p| p.as_str().len())
             + uri.authority().map_or(0, |a| a.as_str().len())
             + request.method().as_str().len();
-        if length > self.proxy.serving.limits.max_request_line {
+        if length > self.proxy.serving.limits.max_request_line() {
             return Err(Failure::new(Code::LimitHead, LONG_TARGET));
         }
         target::check(request, &self.proxy.serving.limits)

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
+use crate::config::Limits;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -25,7 +26,14 @@ async fn start(router: Router, limits: Limits) -> Running {
     let listener = listener.accepting().unwrap();
     let (stop, stopped) = oneshot::channel();
     let shutdown = async { stopped.await.unwrap_or(()) };
-    let task = tokio::spawn(run(listener, None, router, Arc::new(limits), Arc::default(), shutdown));
+    let task = tokio::spawn(run(
+        listener,
+        None,
+        router,
+        (limits.into(), LiveLimits::max_api_connections),
+        Arc::default(),
+        shutdown,
+    ));
     Running { address, stop: Some(stop), task }
 }
 

@@ -34,7 +34,7 @@ use tokio::time::Instant;
 use super::super::error;
 use super::super::websocket::Switch;
 use super::{Answering, Busy, Exchange, FAREWELL, Gate, Serving};
-use crate::config::Limits;
+use crate::config::LiveLimits;
 use crate::domain::Code;
 use crate::net::{Guarded, HangUp, Meter};
 use crate::upstream::Failure;
@@ -47,16 +47,16 @@ const DEFAULT_HEADERS: usize = 100;
 /// the client might lose the answer.
 const LINGER_BYTES: u64 = 1024 * 1024;
 
-pub(super) fn builder(limits: &Limits) -> http1::Builder {
+pub(super) fn builder(limits: &LiveLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .header_read_timeout(None)
         .half_close(false)
         .keep_alive(true)
         .pipeline_flush(false)
-        .max_buf_size(limits.max_head_bytes.max(LEAST_HEAD));
-    if limits.max_headers != DEFAULT_HEADERS {
-        builder.max_headers(limits.max_headers);
+        .max_buf_size(limits.max_head_bytes().max(LEAST_HEAD));
+    if limits.max_headers() != DEFAULT_HEADERS {
+        builder.max_headers(limits.max_headers());
     }
     builder
 }
@@ -89,11 +89,11 @@ where
             async move { Ok::<_, Infallible>(answering.await.map(|body| Counted { body, _busy: busy })) }
         })
     };
-    let mut connection = serving.http1.serve_connection(TokioIo::new(io), service).with_upgrades();
+    let mut connection = builder(&serving.limits).serve_connection(TokioIo::new(io), service).with_upgrades();
     let ended = {
         let mut watch = Watch::default();
         let mut gate = Gate::default();
-        let mut sleep = pin!(tokio::time::sleep(serving.limits.head_timeout));
+        let mut sleep = pin!(tokio::time::sleep(serving.limits.head_timeout()));
         let mut drained = pin!(serving.drain.cancelled());
         let mut aborted = pin!(serving.abort.cancelled());
         let mut draining = false;
@@ -126,7 +126,7 @@ where
                             watch.closing = true;
                             again = true;
                             Pin::new(&mut connection).graceful_shutdown();
-                            sleep.as_mut().reset(Instant::now() + serving.limits.head_timeout);
+                            sleep.as_mut().reset(Instant::now() + serving.limits.head_timeout());
                         }
                         Verdict::SlowHead => return Poll::Ready(Ended::SlowHead),
                         Verdict::Stalled => return Poll::Ready(Ended::TimedOut),
@@ -310,29 +310,29 @@ struct Watch {
 }
 
 impl Watch {
-    fn look(&mut self, seen: Seen, limits: &Limits) -> Verdict {
-        let often = limits.head_timeout;
+    fn look(&mut self, seen: Seen, limits: &LiveLimits) -> Verdict {
+        let often = limits.head_timeout();
         if seen.busy {
             self.head = None;
             // Waiting for an answer's head and then for its bytes are limited by the waist; a client that does
             // not take what is there is limited here.
-            let silent = limits.response_timeout + limits.download_idle_timeout;
+            let silent = limits.response_timeout() + limits.download_idle_timeout();
             return if seen.idle >= silent { Verdict::Stalled } else { Verdict::Wait(often) };
         }
         if seen.head_begun {
             return match self.head {
                 Some((done, since)) if done == seen.done => {
-                    let left = limits.head_timeout.saturating_sub(seen.now - since);
+                    let left = limits.head_timeout().saturating_sub(seen.now - since);
                     if left.is_zero() { Verdict::SlowHead } else { Verdict::Wait(left) }
                 }
                 _ => {
                     self.head = Some((seen.done, seen.now));
-                    Verdict::Wait(limits.head_timeout)
+                    Verdict::Wait(limits.head_timeout())
                 }
             };
         }
         self.head = None;
-        let limit = if seen.done == 0 { limits.head_timeout } else { limits.keep_alive_timeout };
+        let limit = if seen.done == 0 { limits.head_timeout() } else { limits.keep_alive_timeout() };
         let left = limit.saturating_sub(seen.idle);
         if left.is_zero() { Verdict::Idle } else { Verdict::Wait(left.min(often)) }
     }
