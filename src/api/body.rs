@@ -10,24 +10,24 @@ use http_body_util::BodyExt;
 use zeroize::Zeroizing;
 
 use super::problem::Problem;
-use crate::config::Limits;
+use crate::config::LiveLimits;
 
 /// Reads the whole body.
 ///
 /// # Errors
 /// 415 unless it says that it is JSON, 413 above `limits.max_api_body`, 408 when it has not arrived within
 /// `limits.upload_idle_timeout`, 400 when it breaks off.
-pub(super) async fn read(request: Request, limits: &Limits) -> Result<Zeroizing<Vec<u8>>, Problem> {
+pub(super) async fn read(request: Request, limits: &LiveLimits) -> Result<Zeroizing<Vec<u8>>, Problem> {
     let (parts, body) = request.into_parts();
     if !parts.headers.get(CONTENT_TYPE).is_some_and(|v| is_json(v.as_bytes())) {
         return Err(Problem::media_type());
     }
     let declared = parts.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    let limit = limits.max_api_body;
+    let limit = limits.max_api_body();
     if declared.is_some_and(|length| length > limit as u64) {
         return Err(too_large(limit));
     }
-    collect(body, limit, limits.upload_idle_timeout).await
+    collect(body, limit, limits.upload_idle_timeout()).await
 }
 
 async fn collect(mut body: Body, limit: usize, deadline: Duration) -> Result<Zeroizing<Vec<u8>>, Problem> {
@@ -75,6 +75,7 @@ fn is_json(content_type: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Limits;
 
     fn request(content_type: Option<&str>, body: impl Into<Body>) -> Request {
         let mut request = Request::new(body.into());
@@ -87,19 +88,19 @@ mod tests {
     #[tokio::test]
     async fn takes_json_however_it_is_spelled() {
         for accepted in ["application/json", "Application/JSON; charset=utf-8", "application/json ;x=y"] {
-            let body = read(request(Some(accepted), "{}"), &Limits::default()).await.unwrap();
+            let body = read(request(Some(accepted), "{}"), &LiveLimits::default()).await.unwrap();
             assert_eq!(*body, b"{}");
         }
         for refused in [None, Some("text/plain"), Some("application/jsonp"), Some("application/x-www-form-urlencoded")]
         {
-            let problem = read(request(refused, "{}"), &Limits::default()).await.unwrap_err();
+            let problem = read(request(refused, "{}"), &LiveLimits::default()).await.unwrap_err();
             assert_eq!(problem.status(), 415);
         }
     }
 
     #[tokio::test]
     async fn refuses_what_is_too_large_declared_or_not() {
-        let limits = Limits { max_api_body: 16, ..Limits::default() };
+        let limits = LiveLimits::new(&Limits { max_api_body: 16, ..Limits::default() });
         let mut declared = request(Some("application/json"), "");
         declared.headers_mut().insert(CONTENT_LENGTH, "17".parse().unwrap());
         assert_eq!(read(declared, &limits).await.unwrap_err().status(), 413);
@@ -113,7 +114,7 @@ mod tests {
     #[tokio::test]
     async fn gives_up_on_a_body_that_does_not_come() {
         let never = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
-        let limits = Limits { upload_idle_timeout: Duration::from_millis(5), ..Limits::default() };
+        let limits = LiveLimits::new(&Limits { upload_idle_timeout: Duration::from_millis(5), ..Limits::default() });
         let problem = read(request(Some("application/json"), never), &limits).await.unwrap_err();
         assert_eq!(problem.status(), 408);
     }

@@ -19,16 +19,15 @@ use super::metrics::{METRICS, open};
 use super::problem::Problem;
 use super::shell::{HEALTHZ, READYZ};
 use super::{server, status};
-use crate::config::Limits;
+use crate::config::LiveLimits;
 use crate::net::listen::Accepting;
 
 /// Serves `/healthz`, `/readyz` and `/metrics` on `listener` until `shutdown` resolves; then as [`super::serve`]. At
 /// most `limits.max_health_connections` at once, so that a stuck scraper takes nothing from the API.
 pub async fn serve(listener: Accepting, management: Arc<Management>, shutdown: impl Future<Output = ()>) {
-    let limits = &*management.limits;
-    let own = Limits { max_api_connections: limits.max_health_connections, ..limits.clone() };
-    let metrics = management.metrics.clone();
-    server::run(listener, None, router(management), Arc::new(own), metrics, shutdown).await;
+    let (limits, metrics) = (management.limits.clone(), management.metrics.clone());
+    let bounds = (limits, LiveLimits::max_health_connections as fn(&LiveLimits) -> usize);
+    server::run(listener, None, router(management), bounds, metrics, shutdown).await;
 }
 
 /// GET and HEAD; axum answers the latter with the head of the former.

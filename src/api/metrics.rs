@@ -83,7 +83,7 @@ fn everything(management: &Management, projects: &[Arc<Project>]) -> Vec<Family>
 
 /// What the holder of a limited token may know.
 fn limited(management: &Management, projects: &[Arc<Project>]) -> Vec<Family> {
-    let mut families = certificates(projects, now(), management.limits.max_metric_certificates);
+    let mut families = certificates(projects, now(), management.limits.max_metric_certificates());
     families.extend([
         Family::new("egret_build_info", "The running egret", Kind::Gauge)
             .with(&[("version", env!("CARGO_PKG_VERSION").to_owned())], 1),

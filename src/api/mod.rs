@@ -38,7 +38,7 @@ use std::sync::Arc;
 
 use axum::Router;
 
-use crate::config::Limits;
+use crate::config::LiveLimits;
 use crate::control::Control;
 use crate::net::listen::Accepting;
 use crate::observe::Metrics;
@@ -54,7 +54,7 @@ pub struct Management {
     registry: Arc<Registry>,
     control: Arc<Control>,
     metrics: Arc<Metrics>,
-    limits: Arc<Limits>,
+    limits: LiveLimits,
     info: Arc<StatusInfo>,
     throttle: throttle::Throttle,
 }
@@ -67,7 +67,7 @@ impl Management {
         registry: Arc<Registry>,
         control: Arc<Control>,
         metrics: Arc<Metrics>,
-        limits: Arc<Limits>,
+        limits: LiveLimits,
         info: Arc<StatusInfo>,
     ) -> Arc<Self> {
         Arc::new(Self { registry, control, metrics, limits, info, throttle: throttle::Throttle::default() })
@@ -83,7 +83,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     let (limits, metrics) = (management.limits.clone(), management.metrics.clone());
-    server::run(listener, tls, router(management), limits, metrics, shutdown).await;
+    server::run(listener, tls, router(management), (limits, LiveLimits::max_api_connections), metrics, shutdown).await;
 }
 
 fn router(management: Arc<Management>) -> Router {

@@ -1,6 +1,6 @@
 //! The management server: accepts (TCP or a Unix socket, in the clear or in TLS), bounds, and ends gracefully.
 //!
-//! What must stay true: at most `limits.max_api_connections` connections at once; none lives without moving
+//! What must stay true: no more connections at once than its limit says; none lives without moving
 //! a byte for longer than `limits.keep_alive_timeout`; an answer that was sent before the request was read
 //! to its end still arrives (see [`linger`]); every task ends with [`run`].
 
@@ -11,22 +11,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use http::Request;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::host::Ends;
-use crate::config::Limits;
+use crate::config::LiveLimits;
 use crate::net::listen::{Accepted, Accepting, is_of_the_connection};
-use crate::net::{Io, Meter, Stream};
+use crate::net::{Io, Meter, Permit, Permits, Stream};
 use crate::observe::Metrics;
 use crate::pki::server::ServerTls;
 
@@ -34,45 +34,55 @@ use crate::pki::server::ServerTls;
 const MIN_BUFFER: usize = 8192;
 /// Pause after a failed accept: mostly no descriptors are left, and they come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long an idle client has to send what is on its way when egret ends.
+const LAST_CALL: Duration = Duration::from_secs(1);
 /// How long, and for how much, a closing connection still reads.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 8 << 20;
 
-/// Serves `router` until `shutdown` resolves and what runs has ended, or `limits.drain_timeout` has passed.
+/// Serves `router`, to as many clients at once as `most` of the limits says, until `shutdown` resolves and what runs has ended, or `limits.drain_timeout` has passed.
 /// Dropping the future cuts every connection.
 pub(super) async fn run(
     listener: Accepting,
     tls: Option<Arc<ServerTls>>,
     router: Router,
-    limits: Arc<Limits>,
+    (limits, most): (LiveLimits, fn(&LiveLimits) -> usize),
     metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let permits = Arc::new(Semaphore::new(limits.max_api_connections));
+    let permits = Permits::new(most(&limits));
+    let mut changes = limits.changes();
     let ending = CancellationToken::new();
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
+    let one = |accepted: Accepted, permit: Permit| {
+        let (router, limits, ending) = (router.clone(), limits.clone(), ending.clone());
+        let (tls, metrics) = (tls.clone(), metrics.clone());
+        async move {
+            let ends = Ends { peer: accepted.peer, socket: accepted.ends, tls: tls.clone() };
+            match tls {
+                None => serve(accepted.stream, ends, router, &limits, &ending).await,
+                Some(tls) => {
+                    if let Some(stream) = secure(accepted, &tls, &limits, &metrics, &ending).await {
+                        serve(stream, ends, router, &limits, &ending).await;
+                    }
+                }
+            }
+            drop(permit);
+        }
+    };
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
+            Ok(()) = changes.changed() => {
+                permits.resize(most(&limits));
+                continue;
+            }
             accepted = accept(&listener, &permits) => accepted,
         };
         match accepted {
             Ok((accepted, permit)) => {
-                let (router, limits, ending) = (router.clone(), limits.clone(), ending.clone());
-                let (tls, metrics) = (tls.clone(), metrics.clone());
-                connections.spawn(async move {
-                    let ends = Ends { peer: accepted.peer, socket: accepted.ends, tls: tls.clone() };
-                    match tls {
-                        None => serve(accepted.stream, ends, router, &limits, &ending).await,
-                        Some(tls) => {
-                            if let Some(stream) = secure(accepted, &tls, &limits, &metrics, &ending).await {
-                                serve(stream, ends, router, &limits, &ending).await;
-                            }
-                        }
-                    }
-                    drop(permit);
-                });
+                connections.spawn(one(accepted, permit));
             }
             Err(error) => {
                 tracing::warn!(%error, "a management connection could not be accepted");
@@ -85,18 +95,23 @@ pub(super) async fn run(
         // Forget those that have ended; the permits bound how many there are.
         while connections.try_join_next().is_some() {}
     }
-    drop(listener);
     ending.cancel();
+    // They connected before the end began; whoever finds no place in time is let go.
+    for accepted in listener.close() {
+        accepted.stream.set_nodelay();
+        let Ok(permit) = tokio::time::timeout(limits.drain_timeout(), permits.take()).await else { break };
+        connections.spawn(one(accepted, permit));
+    }
     let all = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(limits.drain_timeout, all).await.is_err() {
+    if tokio::time::timeout(limits.drain_timeout(), all).await.is_err() {
         tracing::warn!(cut = connections.len(), "management connections were cut at the end of limits.drain_timeout");
         connections.shutdown().await;
     }
 }
 
-async fn accept(listener: &Accepting, permits: &Arc<Semaphore>) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
+async fn accept(listener: &Accepting, permits: &Permits) -> io::Result<(Accepted, Permit)> {
     // The permit first: what cannot be served stays in the kernel's queue.
-    let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let permit = permits.take().await;
     loop {
         match listener.accept().await {
             Ok(accepted) => {
@@ -114,14 +129,14 @@ async fn accept(listener: &Accepting, permits: &Arc<Semaphore>) -> io::Result<(A
 async fn secure(
     accepted: Accepted,
     tls: &ServerTls,
-    limits: &Limits,
+    limits: &LiveLimits,
     metrics: &Metrics,
     ending: &CancellationToken,
 ) -> Option<Stream> {
     let handshake = TlsAcceptor::from(tls.config().clone()).accept(accepted.stream);
     let finished = tokio::select! {
-        finished = tokio::time::timeout(limits.handshake_timeout, handshake) => finished,
-        () = ending.cancelled() => return None,
+        finished = tokio::time::timeout(limits.handshake_timeout(), handshake) => finished,
+        () = last_call(ending) => return None,
     };
     let why = match finished {
         Ok(Ok(stream)) => return Some(Stream::boxed(stream)),
@@ -134,34 +149,45 @@ async fn secure(
 }
 
 /// One connection, to its end.
-async fn serve(stream: Stream, ends: Ends, router: Router, limits: &Limits, ending: &CancellationToken) {
+async fn serve(stream: Stream, ends: Ends, router: Router, limits: &LiveLimits, ending: &CancellationToken) {
     let meter = Meter::new();
     let io = TokioIo::new(Io::new(stream, meter.clone()));
     let router = TowerToHyperService::new(router);
+    let ended = ending.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ends.clone());
-        router.call(request)
+        let (answering, ended) = (router.call(request), ended.clone());
+        Box::pin(async move {
+            let mut response = answering.await;
+            if let Ok(response) = &mut response
+                && ended.is_cancelled()
+            {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        })
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Runs from the moment a head is awaited: it also ends connections that say nothing.
-        .header_read_timeout(limits.head_timeout)
-        .max_buf_size(limits.max_head_bytes.max(MIN_BUFFER))
-        .max_headers(limits.max_headers)
+        .header_read_timeout(limits.head_timeout())
+        .max_buf_size(limits.max_head_bytes().max(MIN_BUFFER))
+        .max_headers(limits.max_headers())
         .serve_connection(io, service);
     let mut told = false;
+    let mut last_call = pin!(last_call(ending));
     loop {
         // Whoever moves no byte for so long neither reads its answer nor sends its request.
-        let patience = limits.keep_alive_timeout.saturating_sub(meter.idle());
+        let patience = limits.keep_alive_timeout().saturating_sub(meter.idle());
         tokio::select! {
             // Its errors are the client's: a broken request was answered, a broken connection has no one to tell.
             _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break,
-            () = ending.cancelled(), if !told => {
+            () = &mut last_call, if !told => {
                 told = true;
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
             () = tokio::time::sleep(patience) => {
-                if meter.idle() >= limits.keep_alive_timeout {
+                if meter.idle() >= limits.keep_alive_timeout() {
                     return;
                 }
             }
@@ -170,6 +196,12 @@ async fn serve(stream: Stream, ends: Ends, router: Router, limits: &Limits, endi
     let mut stream = connection.into_parts().io.into_inner();
     // An error or a time-out here means that there is no one left to answer.
     let _ = tokio::time::timeout(LINGER, linger(&mut stream)).await;
+}
+
+/// Resolves when the end has begun and nothing can be on its way any more.
+async fn last_call(ending: &CancellationToken) {
+    ending.cancelled().await;
+    tokio::time::sleep(LAST_CALL).await;
 }
 
 /// Closes our side, then reads what the client still sends. Closing with unread bytes makes the kernel reset

@@ -87,7 +87,7 @@ async fn world_over(backend: Arc<dyn Backend>) -> World {
         dns_hosts: HashMap::new(),
         dns_servers: Vec::new(),
         dns_mixed: crate::config::DnsMixed::Drop,
-        limits: Limits::default(),
+        limits: crate::config::Limits::default(),
         trust: TrustSettings { anchors: Vec::new(), servers: ServerTrust::SystemAndCa, post_quantum: PostQuantum::Off },
         telemetry: TelemetrySettings { access_log: false },
     };
@@ -110,7 +110,7 @@ async fn world_over(backend: Arc<dyn Backend>) -> World {
         registry.insert_token(sha256, Token::declared(text, role, scope, &sha256, "egret.toml"));
     }
     let info = Arc::new(StatusInfo::new("memory"));
-    let management = Management::new(registry, Arc::new(control), metrics, Arc::new(settings.limits), info);
+    let management = Management::new(registry, Arc::new(control), metrics, settings.limits.into(), info);
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

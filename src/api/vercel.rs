@@ -119,7 +119,7 @@ pub(super) async fn upload(
     let (drain, tls13_only) = (query.drain()?, query.tls13_only()?);
     let body = body::read(request, &management.limits).await?;
     caller.still_in(&management.registry)?;
-    let upload = read_upload(&body, management.limits.max_pem)?;
+    let upload = read_upload(&body, management.limits.max_pem())?;
     drop(body);
     let upload = Upload { tls13_only, ..upload };
     let uploaded = management.control.upload(&project, upload, drain).await?;

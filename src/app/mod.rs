@@ -7,13 +7,13 @@ mod ca;
 mod rekey;
 mod signals;
 mod sockets;
+pub mod systemd;
 mod token;
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Runtime;
@@ -22,11 +22,13 @@ use tokio::task::JoinHandle;
 
 use crate::api::{self, CaCertificate, Explainer, Explanation, ListenerStatus, Management, Stage, StatusInfo, Wanted};
 use crate::backend::{Backend, MemoryBackend, SqliteBackend};
-use crate::config::{ADMIN_TOKEN, CallerSettings, ListenerSettings, Settings, StoreBackend, TOKEN_VARIABLE};
+use crate::config::{
+    ADMIN_TOKEN, CallerSettings, ListenerSettings, LiveLimits, Settings, StoreBackend, TOKEN_VARIABLE,
+};
 use crate::control::{Control, Outline, outline};
 use crate::domain::{Endpoint, Role};
 use crate::identity::TlsFactory;
-use crate::net::listen::{Listening, Remover};
+use crate::net::listen::{Listening, Passed, Remover};
 use crate::observe::{AccessLog, Format, Metrics};
 use crate::pki::anchors::SharedAnchors;
 use crate::pki::seal::Sealer;
@@ -65,8 +67,7 @@ pub struct Bound {
     upstreams: Arc<Upstreams>,
     control: Arc<Control>,
     info: Arc<StatusInfo>,
-    drain_delay: Duration,
-    drain_timeout: Duration,
+    limits: LiveLimits,
     stop_api: watch::Sender<bool>,
     api: JoinHandle<()>,
     health: Option<SocketAddr>,
@@ -99,6 +100,11 @@ struct Core {
 /// What makes starting senseless: a port that is taken, a store that cannot be opened, a key-encryption key that is
 /// missing. Each names the thing and the remedy.
 pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
+    build_on(settings, Passed::default()).await
+}
+
+/// As [`build`], on the sockets that were handed over, as far as they go.
+async fn build_on(settings: Settings, passed: Passed) -> anyhow::Result<Bound> {
     let metrics: Arc<Metrics> = Arc::default();
     check_sources(settings.egress.sources).map_err(|(address, error)| {
         anyhow::anyhow!(
@@ -107,7 +113,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     })?;
     let tls = sockets::tls(&settings)?;
     // Sockets first: a second egret fails here, before it touches anything.
-    let sockets = sockets::bind(&settings)?;
+    let sockets = sockets::bind(&settings, passed)?;
     let listeners: Vec<BoundListener> = settings.listeners.iter().zip(&sockets.listeners).map(bound_listener).collect();
     let management = BoundListener {
         name: "management".to_owned(),
@@ -149,7 +155,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         .context("the data plane's threads could not be started")?;
     let (upstreams, proxy) = {
         let _data_plane = data_plane.enter();
-        let limits = &settings.limits;
+        let limits = control.limits();
         let ways = WaysOut {
             hosts: settings.dns_hosts.clone(),
             servers: settings.dns_servers.clone(),
@@ -157,7 +163,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
             parents,
             sources: settings.egress.sources,
         };
-        let upstreams = Upstreams::new(ways, policy.clone(), limits, metrics.clone());
+        let upstreams = Upstreams::new(ways, policy.clone(), limits.clone(), metrics.clone());
         upstreams.tell(control.disclosures().clone());
         let forwarder = Arc::new(Forwarder::new(
             upstreams.clone(),
@@ -165,7 +171,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
             metrics.clone(),
             Arc::new(access),
             Via::random(),
-            limits,
+            limits.clone(),
         ));
         let proxy = Proxy::new(Parts {
             registry: registry.clone(),
@@ -194,8 +200,8 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     let outlook = Outlook::new(settings.listeners.clone(), policy.clone(), Some(proxy.clone()));
     let routes = upstreams.clone();
     info.set_explainer(Explainer::new(policy, Arc::new(outlook)).with_route(move |to| routes.route(to)));
-    let limits = Arc::new(settings.limits.clone());
-    let served = Management::new(registry, control.clone(), metrics, limits, info.clone());
+    let limits = control.limits().clone();
+    let served = Management::new(registry, control.clone(), metrics, limits.clone(), info.clone());
     let health_task = match sockets.health {
         Some(socket) => Some(tokio::spawn(api::serve_health(socket.accepting()?, served.clone(), stop()))),
         None => None,
@@ -217,8 +223,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         upstreams,
         control: kept,
         info,
-        drain_delay: settings.limits.drain_delay,
-        drain_timeout: settings.limits.drain_timeout,
+        limits,
         stop_api,
         api,
         health,
@@ -262,8 +267,8 @@ impl Bound {
     /// accepting, lets what runs finish for `limits.drain_timeout`, and cuts the rest.
     pub async fn shut_down(mut self) {
         self.info.reach(Stage::Draining);
-        tokio::time::sleep(self.drain_delay).await;
-        self.proxy.finish(self.drain_timeout).await;
+        tokio::time::sleep(self.limits.drain_delay()).await;
+        self.proxy.finish(self.limits.drain_timeout()).await;
         self.upstreams.cut_all();
         // While its store is still tended: nothing is shown any more, and what was is to be known after a restart.
         if let Err(error) = self.control.store_disclosures(true).await {
@@ -295,17 +300,25 @@ impl Drop for Bound {
 /// # Errors
 /// See [`build`].
 pub fn serve(settings: Settings) -> anyhow::Result<()> {
+    // Before there are threads: the environment is read and changed.
+    let passed = Passed::take()?;
     let runtime = control_runtime()?;
     let outcome = runtime.block_on(async {
         // Before anything is started: a signal that comes early must not be missed.
         let mut signals = Signals::new()?;
-        let bound = build(settings).await?;
+        let bound = build_on(settings, passed).await?;
         announce(&bound);
+        systemd::ready(&bound);
+        let watchdog = systemd::watchdog(&bound).map(tokio::spawn);
         signals.next().await;
+        systemd::stopping(&bound);
         tracing::info!("ending: what runs may finish; a second signal ends at once");
         tokio::select! {
             () = bound.shut_down() => {}
             () = signals.next() => tracing::warn!("ended at once by a second signal"),
+        }
+        if let Some(watchdog) = watchdog {
+            watchdog.abort();
         }
         Ok(())
     });

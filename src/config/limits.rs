@@ -1,9 +1,13 @@
-//! `[limits]` as written: counts, sizes (`"64KiB"` or bytes) and durations (`"10s"`), each with its range.
+//! `[limits]` as written: counts, sizes (`"64KiB"` or bytes) and durations (`"10s"`), each with its range; and as they
+//! are in force ([`LiveLimits`]).
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
+use tokio::sync::watch;
 
 use super::Limits;
 
@@ -18,8 +22,19 @@ const fn minutes(n: u64) -> Duration {
 }
 const DAY: Duration = minutes(24 * 60);
 
+/// What a limit of a kind is in code.
+macro_rules! plain {
+    (Time) => {
+        Duration
+    };
+    ($count:ident) => {
+        usize
+    };
+}
+
+// `at_start` behind a range: it sizes something that is made at the start, and only a restart changes it.
 macro_rules! limits {
-    ($($name:ident: $kind:ident[$min:expr, $max:expr],)*) => {
+    ($($name:ident: $kind:ident[$min:expr, $max:expr] $($mark:ident)?,)*) => {
         /// `[limits]`: every field of [`Limits`], each optional.
         #[derive(Debug, Default, serde::Deserialize)]
         #[serde(default, deny_unknown_fields)]
@@ -42,7 +57,100 @@ macro_rules! limits {
                 },)* }
             }
         }
+
+        impl Limits {
+            /// The keys of `[limits]` that differ between `self` and `new` and that only a restart changes.
+            #[must_use]
+            pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+                let mut keys = Vec::new();
+                $(if is_fixed(stringify!($($mark)?)) && self.$name != new.$name {
+                    keys.push(stringify!($name));
+                })*
+                keys
+            }
+        }
+
+        #[derive(Debug)]
+        struct Cells {
+            $($name: AtomicU64,)*
+        }
+
+        impl Cells {
+            fn new(limits: &Limits) -> Self {
+                Self { $($name: AtomicU64::new($kind(limits.$name).bits()),)* }
+            }
+
+            fn replace(&self, limits: &Limits) {
+                $(if !is_fixed(stringify!($($mark)?)) {
+                    self.$name.store($kind(limits.$name).bits(), Ordering::Relaxed);
+                })*
+            }
+        }
+
+        impl LiveLimits {
+            $(#[doc = concat!("[`Limits::", stringify!($name), "`], as it is now.")]
+            #[must_use]
+            pub fn $name(&self) -> plain!($kind) {
+                $kind::from_bits(self.0.cells.$name.load(Ordering::Relaxed)).0
+            })*
+
+            /// All of them, as they are now.
+            #[must_use]
+            pub fn now(&self) -> Limits {
+                Limits { $($name: self.$name(),)* }
+            }
+        }
     };
+}
+
+/// Whether a limit bears the mark of those that are fixed at the start.
+const fn is_fixed(mark: &str) -> bool {
+    !mark.is_empty()
+}
+
+/// The limits in force, replaced while egret runs; clones are one. Each is read where it is applied, for the price of a
+/// plain load, so what begins after [`LiveLimits::replace`] follows the new ones. Limits are independent of each other:
+/// who reads two of them in the instant of a change may see one old and one new, each within its range.
+#[derive(Debug, Clone)]
+pub struct LiveLimits(Arc<Live>);
+
+#[derive(Debug)]
+struct Live {
+    cells: Cells,
+    changed: watch::Sender<()>,
+}
+
+impl LiveLimits {
+    /// These, until they are replaced.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
+        Self(Arc::new(Live { cells: Cells::new(limits), changed: watch::Sender::new(()) }))
+    }
+
+    /// Puts `limits` in force, but for those that only a restart changes: these stay, and [`Limits::needs_restart`]
+    /// names them.
+    pub fn replace(&self, limits: &Limits) {
+        self.0.cells.replace(limits);
+        self.0.changed.send_replace(());
+    }
+
+    /// Wakes whoever sizes something by a limit, at each change from now on.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
+    }
+}
+
+impl From<Limits> for LiveLimits {
+    fn from(limits: Limits) -> Self {
+        Self::new(&limits)
+    }
+}
+
+impl Default for LiveLimits {
+    fn default() -> Self {
+        Self::new(&Limits::default())
+    }
 }
 
 limits! {
@@ -74,9 +182,9 @@ limits! {
     h2_connection_window: Size[64 * KIB, GIB],
     pool_idle_timeout: Time[ms(10), DAY],
     pool_max_age: Time[ms(10), DAY],
-    max_leafs: Count[1, 1_000_000],
-    max_asked: Count[1, 10_000_000],
-    max_disclosures: Count[16, 1_000_000],
+    max_leafs: Count[1, 1_000_000] at_start,
+    max_asked: Count[1, 10_000_000] at_start,
+    max_disclosures: Count[16, 1_000_000] at_start,
     asked_ttl: Time[Duration::ZERO, DAY],
     max_api_body: Size[4 * KIB, 64 * MIB],
     max_pem: Size[KIB, 16 * MIB],
@@ -84,7 +192,7 @@ limits! {
     max_tokens: Count[1, 100_000],
     max_metric_certificates: Count[0, 100_000],
     max_health_connections: Count[1, 10_000],
-    max_events: Count[1, 100_000],
+    max_events: Count[1, 100_000] at_start,
 }
 
 /// A number of things.
@@ -99,6 +207,32 @@ pub struct Size(pub usize);
 /// A stretch of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Time(pub Duration);
+
+// One word holds any of them: durations in nanoseconds, of which a day has fewer than 2^47.
+macro_rules! bits {
+    ($($kind:ident)*) => {$(
+        impl $kind {
+            fn bits(self) -> u64 {
+                self.0 as u64
+            }
+
+            fn from_bits(bits: u64) -> Self {
+                Self(usize::try_from(bits).unwrap_or(usize::MAX))
+            }
+        }
+    )*};
+}
+bits!(Count Size);
+
+impl Time {
+    fn bits(self) -> u64 {
+        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn from_bits(bits: u64) -> Self {
+        Self(Duration::from_nanos(bits))
+    }
+}
 
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -199,5 +333,18 @@ mod tests {
             complaints,
             [("max_head_bytes", "write 8KiB to 1MiB".to_owned()), ("drain_delay", "write 0s to 1day".to_owned())]
         );
+    }
+
+    #[tokio::test]
+    async fn replaced_limits_are_in_force_at_once_and_those_of_the_start_stay() {
+        let live = LiveLimits::default();
+        let (held, mut changes) = (live.clone(), live.changes());
+        let new = Limits { head_timeout: ms(123), max_idle: 7, max_asked: 9, ..Limits::default() };
+        live.replace(&new);
+        changes.changed().await.unwrap();
+        assert_eq!((held.head_timeout(), held.max_idle()), (ms(123), 7));
+        assert_eq!(held.now(), Limits { max_asked: Limits::default().max_asked, ..new.clone() });
+        assert_eq!(held.now().needs_restart(&new), ["max_asked"]);
+        assert_eq!(new.needs_restart(&new), [""; 0]);
     }
 }

@@ -21,6 +21,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use complaint::{Complaint, Refused};
+pub use limits::LiveLimits;
 pub use parents::{Credentials, ParentProtocol, ParentSettings};
 pub use paths::{ADMIN_TOKEN, CA_CERTIFICATE, KEY_ENCRYPTION_KEY, default_data_dir};
 pub use settings::*;

@@ -199,6 +199,15 @@ pub struct EgressSettings {
     pub sources: SourceAddresses,
 }
 
+impl EgressSettings {
+    /// The keys of `[egress]` that differ between `self` and `new` and that only a restart changes.
+    #[must_use]
+    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        let differ = [("parent", self.parents != new.parents), ("source_addresses", self.sources != new.sources)];
+        differ.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    }
+}
+
 /// `[egress] source_addresses`: at most one per family; a family without one is left to the system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SourceAddresses {

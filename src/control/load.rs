@@ -14,7 +14,7 @@ use super::records::{BindingRecord, CertificateRecord, ProjectRecord, token_of};
 use super::store::{Store, Write};
 use super::{Control, Inner};
 use crate::backend::{Backend, RecordKey, RecordKind, SealedRecord};
-use crate::config::Settings;
+use crate::config::{LiveLimits, Settings};
 use crate::domain::{CertificateId, Pattern, ProjectId, ProjectInfo, Source, time as clock};
 use crate::identity::TlsFactory;
 use crate::observe::{Events, Metrics};
@@ -118,9 +118,7 @@ impl Control {
             store,
             maker,
             file,
-            replace_grace: settings.limits.replace_grace,
-            delete_grace: settings.limits.delete_grace,
-            max_tokens: settings.limits.max_tokens,
+            limits: LiveLimits::new(&settings.limits),
             membership: tokio::sync::Mutex::default(),
             local_ca: Arc::new(tokio::sync::Mutex::new(local_ca)),
             shadowed: Mutex::new(shadowed),

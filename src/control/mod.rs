@@ -24,11 +24,11 @@ pub use outline::{Outline, Unread, outline};
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use crate::backend::SealedRecord;
+use crate::config::LiveLimits;
 use crate::domain::Pattern;
 use crate::observe::Events;
 use crate::pki::validate::Fault;
@@ -138,9 +138,8 @@ struct Inner {
     maker: apply::Maker,
     /// The configuration file, for those who must change something there.
     file: PathBuf,
-    replace_grace: Duration,
-    delete_grace: Duration,
-    max_tokens: usize,
+    /// In force for all of egret; replaced when the file changes.
+    limits: LiveLimits,
     /// Held while projects and tokens are made and deleted. Taken before a project's writer lock, never after.
     membership: tokio::sync::Mutex<()>,
     /// The interception CA as it rests. Held while it is made.
@@ -176,6 +175,12 @@ impl Control {
     #[must_use]
     pub fn disclosures(&self) -> &Arc<Disclosures> {
         &self.inner.disclosures
+    }
+
+    /// The limits in force. Clones of them are what everything else reads.
+    #[must_use]
+    pub fn limits(&self) -> &LiveLimits {
+        &self.inner.limits
     }
 
     /// What load found, and what is still so.

@@ -115,9 +115,9 @@ impl Inner {
         self.disclosures.forget(project.id());
         self.shadowed.lock().expect("nothing panics while holding it").remove(project.id());
         for certificate in snapshot.certificates() {
-            certificate.objects().for_each(|tls| end(tls, Drain::Grace, self.delete_grace));
+            certificate.objects().for_each(|tls| end(tls, Drain::Grace, self.limits.delete_grace()));
         }
-        end(snapshot.anonymous(), Drain::Grace, self.delete_grace);
+        end(snapshot.anonymous(), Drain::Grace, self.limits.delete_grace());
         tracing::info!(project = %project.id(), "project deleted");
         Ok(())
     }

@@ -122,10 +122,10 @@ impl Inner {
             let what = "a token with this name exists; choose another name, or revoke that token first";
             return Err(ControlError::Exists(what.to_owned()));
         }
-        if others.iter().filter(|(_, t)| t.source == TokenSource::Api).count() >= self.max_tokens {
+        if others.iter().filter(|(_, t)| t.source == TokenSource::Api).count() >= self.limits.max_tokens() {
             return Err(ControlError::Exists(format!(
                 "there are as many tokens as limits.max_tokens allows, {}; revoke one that nobody needs, or raise the limit",
-                self.max_tokens
+                self.limits.max_tokens()
             )));
         }
         let mut writes: Vec<Write> = expired.iter().map(delete_of).collect();

@@ -293,3 +293,31 @@ fn loopback_behind_a_parent_is_the_parents_own() {
     assert!(judge("127.0.0.5", there) && judge("10.0.0.1", there) && judge("8.8.8.8", there));
     assert!(!judge("169.254.169.254", here) && !judge("169.254.169.254", there));
 }
+
+#[test]
+fn replaced_rules_are_in_force_at_once_and_egret_itself_stays_refused() {
+    let settings = |deny: &[&str], exceptions: &[(&str, Option<u16>)]| EgressSettings {
+        allow: vec![Pattern::Default],
+        deny: deny.iter().map(|p| Pattern::parse(p).unwrap()).collect(),
+        allow_addresses: exceptions.iter().map(|(net, port)| (net.parse().unwrap(), *port)).collect(),
+        ..EgressSettings::default()
+    };
+    let p = policy(&["https://a.test"], &[], &[]);
+    p.set_own(vec!["127.0.0.1:8080".parse().unwrap()]);
+    let (b, link_local) = (Host::parse("b.test").unwrap(), "169.254.1.1:443".parse().unwrap());
+    assert!(p.judge_origin(&b, 443, true).is_err() && p.judge_address(link_local).is_err());
+
+    let before = p.generation();
+    p.replace(&settings(&[], &[("169.254.1.1/32", None)]));
+    assert!(p.judge_address(link_local).is_ok() && !reaches(&p, "127.0.0.1", 8080));
+    assert_eq!(p.judge_both(&b, 443, true, Some(link_local)), Ok(before + 1));
+    assert_eq!(p.generation(), before + 1);
+
+    p.replace(&settings(&[], &[("169.254.1.1/32", None)]));
+    assert_eq!(p.generation(), before + 1, "nothing has changed");
+
+    p.replace(&settings(&["https://b.test"], &[]));
+    assert_eq!(p.judge_both(&b, 443, true, None).unwrap_err().code, Code::PolicyOriginDenied);
+    let a = Host::parse("a.test").unwrap();
+    assert_eq!(p.judge_both(&a, 443, true, Some(link_local)).unwrap_err().code, Code::PolicyAddressDenied);
+}

@@ -17,6 +17,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, Request, Response, Uri, Version};
 use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
+use moka::Expiry;
 use moka::sync::Cache;
 
 use tokio::sync::OnceCell;
@@ -30,7 +31,7 @@ use super::listener::{Client, Refused};
 use super::serve::{self, Busy};
 use super::tunnel;
 use super::{Inbound, target, tunnel_opened};
-use crate::config::Intercept;
+use crate::config::{Intercept, LiveLimits};
 use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, HttpTarget, Origin, ProjectId, Rule};
 use crate::identity::Asked;
 use crate::net::{Guarded, Held, Io, Meter, Stream};
@@ -49,8 +50,12 @@ pub(super) struct AskedBefore {
 }
 
 impl AskedBefore {
-    pub(super) fn new(most: usize, ttl: Duration) -> Self {
-        Self { known: Cache::builder().max_capacity(most as u64).time_to_live(ttl).build(), running: DashMap::new() }
+    pub(super) fn new(limits: LiveLimits) -> Self {
+        let most = limits.max_asked() as u64;
+        Self {
+            known: Cache::builder().max_capacity(most).expire_after(Believed(limits)).build(),
+            running: DashMap::new(),
+        }
     }
 
     /// What is known of this origin. `Some(None)` = it did not ask.
@@ -73,6 +78,20 @@ impl AskedBefore {
             self.known.insert(asking.key.clone(), asked.clone());
         }
         learned
+    }
+}
+
+/// How long an answer is believed.
+struct Believed(LiveLimits);
+
+impl Expiry<(ProjectId, Origin), Option<Arc<Asked>>> for Believed {
+    fn expire_after_create(
+        &self,
+        _: &(ProjectId, Origin),
+        _: &Option<Arc<Asked>>,
+        _: std::time::Instant,
+    ) -> Option<Duration> {
+        Some(self.0.asked_ttl())
     }
 }
 
@@ -336,7 +355,7 @@ impl Opened {
             let began = Instant::now();
             let mut dialled = reach(client, &inbound, &origin).await;
             let mut ahead = BytesMut::new();
-            let limit = client.proxy.serving.limits.tunnel_idle_timeout;
+            let limit = client.proxy.serving.limits.tunnel_idle_timeout();
             match timeout(limit, who_speaks(&mut io, &mut held, dialled.as_mut().ok(), &mut ahead)).await {
                 Ok(Speaker::Client) => first = peek(&mut io, &mut held).await,
                 Ok(Speaker::Server) => {}

@@ -15,7 +15,7 @@ use super::caller::Pass;
 use super::error;
 use super::headers::{self, Via};
 use super::websocket::{Ask, Bridges};
-use crate::config::Limits;
+use crate::config::LiveLimits;
 use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, Peer, Rule, Validity};
 use crate::identity::{Presented, UpstreamTls};
 use crate::observe::{AccessLog, Exchange, Metrics, RequestId};
@@ -81,7 +81,7 @@ pub struct Forwarder {
     metrics: Arc<Metrics>,
     access: Arc<AccessLog>,
     via: Via,
-    download_idle: Duration,
+    limits: LiveLimits,
     /// Set once, by the proxy that it belongs to.
     bridges: OnceLock<Bridges>,
 }
@@ -95,17 +95,9 @@ impl Forwarder {
         metrics: Arc<Metrics>,
         access: Arc<AccessLog>,
         via: Via,
-        limits: &Limits,
+        limits: LiveLimits,
     ) -> Self {
-        Self {
-            upstreams,
-            policy,
-            metrics,
-            access,
-            via,
-            download_idle: limits.download_idle_timeout,
-            bridges: OnceLock::new(),
-        }
+        Self { upstreams, policy, metrics, access, via, limits, bridges: OnceLock::new() }
     }
 
     /// Says who owns the connections that become WebSockets. Without it none does.
@@ -181,7 +173,7 @@ impl Forwarder {
     ) -> Result<Reply, Failure> {
         let (mut parts, body) = request.into_parts();
         let tls = matches!(to, Destination::Tls(_));
-        self.policy.judge_origin(to.host(), to.port(), tls).map_err(|denied| Failure::new(denied.code, denied.why))?;
+        self.policy.judge_origin(to.host(), to.port(), tls)?;
         headers::clean_request(&mut parts.headers, parts.version, &self.via)?;
         parts.uri = origin_form(parts.uri)?;
         parts.version = http::Version::HTTP_11;
@@ -290,7 +282,8 @@ impl Forwarder {
         parts.extensions.clear();
         let log = log.map(|access| (access, record, parts.status.as_u16()));
         let ended = Box::new(Finish { lease: reply.lease, log });
-        Ok(Response::from_parts(parts, ReplyBody::stream(body, reply.meter, self.download_idle, ended)))
+        let body = ReplyBody::stream(body, reply.meter, self.limits.download_idle_timeout(), ended);
+        Ok(Response::from_parts(parts, body))
     }
 }
 

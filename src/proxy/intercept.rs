@@ -133,7 +133,7 @@ pub(super) async fn serve(client: Arc<Client>, inside: Inside, io: Held<Io<Strea
     };
     let handshake = TlsAcceptor::from(config).accept(io);
     let accepted = tokio::select! {
-        accepted = timeout(serving.limits.handshake_timeout, handshake) => accepted,
+        accepted = timeout(serving.limits.handshake_timeout(), handshake) => accepted,
         () = serving.abort.cancelled() => return,
     };
     match accepted {

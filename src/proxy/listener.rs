@@ -9,7 +9,6 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use rustls::ServerConfig;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -21,7 +20,7 @@ use crate::config::{CallerSettings, Intercept, ListenerMode, ListenerSettings};
 use crate::domain::time::now;
 use crate::domain::{Code, Peer};
 use crate::net::listen::{Accepted, Accepting, Listening, is_of_the_connection};
-use crate::net::{Io, Meter, Stream};
+use crate::net::{Io, Meter, Permit, Stream};
 use crate::observe::{Exchange, Metrics};
 use crate::pki::caller::CallerNames;
 use crate::pki::server::ServerTls;
@@ -31,6 +30,9 @@ use crate::upstream::{Failure, ReplyBody, RequestBody};
 const LONG_TARGET: &str = "the request line is longer than limits.max_request_line";
 /// First and longest pause after accepting failed for want of descriptors or memory.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// A handshake that the end of egret has met has so long to finish: a request may be right behind it.
+const HANDSHAKING: Duration = Duration::from_secs(5);
 
 /// What is fixed of a listener.
 pub(super) struct Entry {
@@ -53,6 +55,11 @@ impl Entry {
 /// A bound way in. Connections wait in the kernel's queue until [`Listener::start`].
 pub struct Listener {
     socket: Accepting,
+    door: Door,
+}
+
+/// What meets whoever is accepted.
+struct Door {
     tls: Option<Arc<ServerTls>>,
     entry: Arc<Entry>,
     proxy: Arc<Proxy>,
@@ -75,53 +82,74 @@ impl Listener {
             caller: settings.caller.clone(),
             intercept: settings.intercept,
         };
-        Ok(Self { socket: socket.accepting()?, tls, entry: Arc::new(entry), proxy })
+        Ok(Self { socket: socket.accepting()?, door: Door { tls, entry: Arc::new(entry), proxy } })
     }
 
     /// Accepts until the proxy drains. The task that it starts, and those of its connections, belong to
     /// [`Proxy::finish`].
     pub fn start(self) {
-        let tasks = self.proxy.tasks.clone();
+        let tasks = self.door.proxy.tasks.clone();
         tasks.spawn(self.run());
     }
 
     /// See [`Listener::start`].
     async fn run(self) {
-        let drain = self.proxy.serving.drain.clone();
+        let proxy = self.door.proxy.clone();
+        let serving = &proxy.serving;
+        let mut changes = serving.limits.changes();
+        let resizing = async {
+            loop {
+                proxy.seats.resize(serving.limits.max_connections());
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
         tokio::select! {
             () = self.accept() => {}
-            () = drain.cancelled() => {}
+            () = resizing => {}
+            () = serving.drain.cancelled() => {}
+        }
+        // They connected before the end began, and each has one request served.
+        for accepted in self.socket.close() {
+            let seat = tokio::select! {
+                seat = proxy.seats.take() => seat,
+                () = serving.abort.cancelled() => return,
+            };
+            self.door.connected(accepted, seat);
         }
     }
 
     async fn accept(&self) {
+        let proxy = &self.door.proxy;
         let mut pause = PAUSE.0;
         loop {
             // The seat comes first: at the cap, clients wait in the kernel's queue and cost nothing here.
-            let seat = match self.proxy.seats.clone().try_acquire_owned() {
-                Ok(seat) => seat,
-                Err(_) => {
-                    self.proxy.serving.metrics.client_connections_full.add();
-                    let Ok(seat) = self.proxy.seats.clone().acquire_owned().await else { return };
-                    seat
+            let seat = match proxy.seats.try_take() {
+                Some(seat) => seat,
+                None => {
+                    proxy.serving.metrics.client_connections_full.add();
+                    proxy.seats.take().await
                 }
             };
             match self.socket.accept().await {
                 Ok(accepted) => {
                     pause = PAUSE.0;
-                    self.connected(accepted, seat);
+                    self.door.connected(accepted, seat);
                 }
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, listener = &*self.entry.name, "accepting failed; pausing");
+                    tracing::warn!(%error, listener = &*self.door.entry.name, "accepting failed; pausing");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE.1);
                 }
             }
         }
     }
+}
 
-    fn connected(&self, accepted: Accepted, permit: OwnedSemaphorePermit) {
+impl Door {
+    fn connected(&self, accepted: Accepted, permit: Permit) {
         let Accepted { stream, peer, .. } = accepted;
         // Answers are written whole; waiting for more to send with them only costs time.
         stream.set_nodelay();
@@ -167,7 +195,7 @@ impl Arrived {
         // Boxed, as what follows: the TLS state is large, and this future is kept for as long as the client stays.
         let handshake = Box::pin(TlsAcceptor::from(tls).accept(stream));
         let stream = tokio::select! {
-            accepted = timeout(serving.limits.handshake_timeout, handshake) => match accepted {
+            accepted = timeout(serving.limits.handshake_timeout(), handshake) => match accepted {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => return failed(&error),
                 Err(_) => {
@@ -175,7 +203,7 @@ impl Arrived {
                     return failed(&"limits.handshake_timeout passed");
                 }
             },
-            () = serving.drain.cancelled() => return,
+            () = serving.last_call(HANDSHAKING) => return,
         };
         let (_, session) = stream.get_ref();
         let protocol = Protocol::agreed(session.alpn_protocol());
@@ -190,12 +218,12 @@ struct Verified(Option<CallerNames>);
 
 /// A place among `limits.max_connections`, held as long as anything of the connection runs, tunnels included.
 struct Seat {
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
     metrics: Arc<Metrics>,
 }
 
 impl Seat {
-    fn new(permit: OwnedSemaphorePermit, metrics: &Arc<Metrics>) -> Self {
+    fn new(permit: Permit, metrics: &Arc<Metrics>) -> Self {
         metrics.client_connections.add();
         Self { _permit: permit, metrics: metrics.clone() }
     }
@@ -308,7 +336,7 @@ impl Client {
         let length = uri.path_and_query().map_or(0, |p| p.as_str().len())
             + uri.authority().map_or(0, |a| a.as_str().len())
             + request.method().as_str().len();
-        if length > self.proxy.serving.limits.max_request_line {
+        if length > self.proxy.serving.limits.max_request_line() {
             return Err(Failure::new(Code::LimitHead, LONG_TARGET));
         }
         target::check(request, &self.proxy.serving.limits)

@@ -30,7 +30,6 @@ use std::time::Duration;
 
 use http::{Response, StatusCode};
 use rustls::ServerConfig;
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 pub use caller::Pass;
@@ -38,8 +37,9 @@ pub use foresight::Outlook;
 pub use forward::{Forwarder, Inbound, Way};
 pub use listener::Listener;
 
-use crate::config::Limits;
+use crate::config::LiveLimits;
 use crate::domain::Host;
+use crate::net::Permits;
 use crate::observe::Metrics;
 use crate::policy::EgressPolicy;
 use crate::registry::Registry;
@@ -74,7 +74,7 @@ pub struct Parts {
     /// Leafs for intercepted clients.
     pub leafs: Arc<dyn Leafs>,
     /// Caps and deadlines.
-    pub limits: Limits,
+    pub limits: LiveLimits,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }
@@ -89,7 +89,7 @@ pub struct Proxy {
     /// Limits, counters, and the two tokens that end everything.
     serving: Arc<Serving>,
     /// One permit per client connection, over all listeners.
-    seats: Arc<Semaphore>,
+    seats: Permits,
     /// What *ask first* learned.
     asked: AskedBefore,
     /// Who failed to authenticate lately.
@@ -108,7 +108,7 @@ impl Proxy {
         forwarder.own_bridges(Bridges {
             tasks: tasks.clone(),
             abort: serving.abort.clone(),
-            idle: limits.tunnel_idle_timeout,
+            limits: limits.clone(),
             metrics,
         });
         Arc::new(Self {
@@ -117,8 +117,8 @@ impl Proxy {
             upstreams,
             policy,
             leafs,
-            seats: Arc::new(Semaphore::new(limits.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
-            asked: AskedBefore::new(limits.max_asked, limits.asked_ttl),
+            seats: Permits::new(limits.max_connections()),
+            asked: AskedBefore::new(limits),
             throttle: Throttle::default(),
             serving,
             tasks,

@@ -20,7 +20,6 @@ use futures_util::task::AtomicWaker;
 use http::{Method, Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +29,7 @@ pub(super) use carried::carried;
 pub(super) use preface::serve_by_preface;
 
 use super::headers;
-use crate::config::Limits;
+use crate::config::LiveLimits;
 use crate::net::{HangUp, Meter};
 use crate::observe::Metrics;
 use crate::upstream::{ReplyBody, RequestBody, Upload};
@@ -41,12 +40,14 @@ pub(super) type Answering<B = ReplyBody> = Pin<Box<dyn Future<Output = Response<
 /// A last word, and waiting until the client has taken it, lasts no longer.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// When egret ends, an idle client has so long to send what is on its way: it is answered, with `Connection: close`. A
+/// connection that is closed while a request travels loses that request (RFC 9112 section 9.6).
+pub(super) const LAST_CALL: Duration = Duration::from_secs(1);
+
 /// What serving a connection needs, whatever is served on it.
 pub(super) struct Serving {
-    /// Configured once: serving a connection copies nothing but a few words.
-    http1: http1::Builder,
     /// Caps and deadlines.
-    pub(super) limits: Limits,
+    pub(super) limits: LiveLimits,
     /// Counters.
     pub(super) metrics: Arc<Metrics>,
     /// Begins the end: no new connections, idle ones close.
@@ -58,15 +59,17 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    pub(super) fn new(limits: Limits, metrics: Arc<Metrics>, tasks: TaskTracker) -> Arc<Self> {
-        Arc::new(Self {
-            http1: h1::builder(&limits),
-            limits,
-            metrics,
-            drain: CancellationToken::new(),
-            abort: CancellationToken::new(),
-            tasks,
-        })
+    pub(super) fn new(limits: LiveLimits, metrics: Arc<Metrics>, tasks: TaskTracker) -> Arc<Self> {
+        Arc::new(Self { limits, metrics, drain: CancellationToken::new(), abort: CancellationToken::new(), tasks })
+    }
+
+    /// Resolves so long after the end has begun, and at once when everything is cut.
+    pub(super) async fn last_call(&self, time: Duration) {
+        self.drain.cancelled().await;
+        tokio::select! {
+            () = tokio::time::sleep(time) => {}
+            () = self.abort.cancelled() => {}
+        }
     }
 }
 
@@ -108,11 +111,11 @@ where
 /// expects `100 Continue` cannot be told so, because hyper sends no interim response: its body is passed on as soon as
 /// it comes, which it does when the client's own patience ends. The origin still sees the expectation, and its refusal
 /// is heard before that.
-pub(super) fn taken(request: Request<Incoming>, limits: &Limits) -> Request<RequestBody> {
+pub(super) fn taken(request: Request<Incoming>, limits: &LiveLimits) -> Request<RequestBody> {
     let (mut parts, body) = request.into_parts();
     let busy = if parts.method == Method::CONNECT { None } else { parts.extensions.remove::<Busy>() };
     let expects = parts.version < Version::HTTP_2 && headers::expects_continue(&parts.headers, parts.version);
-    let body = RequestBody::new(body, limits.upload_idle_timeout, expects);
+    let body = RequestBody::new(body, limits.upload_idle_timeout(), expects);
     if let (Some(Busy(exchange)), Some(upload)) = (&busy, body.upload()) {
         exchange.uploads(upload);
     }

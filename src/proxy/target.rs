@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, Request, Version};
 use hyper::ext::Protocol;
 
 use super::headers::only_host;
-use crate::config::Limits;
+use crate::config::LiveLimits;
 use crate::domain::{Code, HTTP_PORT, HTTPS_PORT, Origin};
 use crate::upstream::Failure;
 
@@ -14,12 +14,12 @@ use crate::upstream::Failure;
 ///
 /// # Errors
 /// `request.malformed`, `limit.head`.
-pub(super) fn check<B>(request: &Request<B>, limits: &Limits) -> Result<(), Failure> {
+pub(super) fn check<B>(request: &Request<B>, limits: &LiveLimits) -> Result<(), Failure> {
     if request.version() != Version::HTTP_2 {
         return Ok(());
     }
     let headers = request.headers();
-    if fields(headers) > limits.max_headers {
+    if fields(headers) > limits.max_headers() {
         return Err(Failure::new(Code::LimitHead, "the request has more header fields than limits.max_headers"));
     }
     // RFC 9113 section 8.2.1. Whoever trims it on the way would read another value than we do.
@@ -104,6 +104,7 @@ fn malformed(what: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Limits;
 
     fn request(method: &str, uri: &str, fields: &[(&str, &str)]) -> Request<()> {
         let mut request = Request::builder().method(method).uri(uri).version(Version::HTTP_2);
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn refuses_what_the_library_lets_pass() {
-        let limits = Limits { max_headers: 3, ..Limits::default() };
+        let limits = LiveLimits::new(&Limits { max_headers: 3, ..Limits::default() });
         let of = |request: &Request<()>| check(request, &limits).map_err(|f| f.code);
         assert_eq!(of(&request("GET", "https://a.test/x?y", &[("accept", "a b")])), Ok(()));
         assert_eq!(of(&request("OPTIONS", "*", &[])), Ok(()));
@@ -165,7 +166,7 @@ mod tests {
         let mut extended = request("CONNECT", "https://a.test/chat", &[]);
         extended.extensions_mut().insert(Protocol::from_static("websocket"));
         assert_eq!(of(&extended), Ok(true));
-        assert_eq!(check(&extended, &Limits::default()).map_err(|f| f.code), Ok(()));
+        assert_eq!(check(&extended, &LiveLimits::default()).map_err(|f| f.code), Ok(()));
         extended.extensions_mut().insert(Protocol::from_static("connect-udp"));
         assert_eq!(of(&extended), Err(Code::RequestMalformed));
     }

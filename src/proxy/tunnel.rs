@@ -66,7 +66,7 @@ pub(super) async fn run(
             () = serving.abort.cancelled() => {}
         }
     };
-    let end = copy(io, upstream, &meter, serving.limits.tunnel_idle_timeout, cut).await;
+    let end = copy(io, upstream, &meter, serving.limits.tunnel_idle_timeout(), cut).await;
     let origin = format!("{}:{}", facts.origin.host(), facts.origin.port());
     let parent = parent(client, facts);
     let mut line = line(client, facts, &origin);

@@ -7,7 +7,6 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_lc_rs::{digest, rand};
 use base64::Engine as _;
@@ -25,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use super::serve::{Busy, carried};
 use super::tunnel;
+use crate::config::LiveLimits;
 use crate::domain::Code;
 use crate::net::{Io, Meter, Verdict};
 use crate::observe::Metrics;
@@ -195,7 +195,7 @@ fn accept(key: &[u8]) -> String {
 pub(super) struct Bridges {
     pub(super) tasks: TaskTracker,
     pub(super) abort: CancellationToken,
-    pub(super) idle: Duration,
+    pub(super) limits: LiveLimits,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -214,7 +214,7 @@ impl Bridges {
             // Before the 101 is written: what the client sends after it is no HTTP.
             switch.0.switch();
         }
-        let (abort, idle, metrics) = (self.abort.clone(), self.idle, self.metrics.clone());
+        let (abort, idle, metrics) = (self.abort.clone(), self.limits.tunnel_idle_timeout(), self.metrics.clone());
         self.tasks.spawn(async move {
             let Ask { client, busy, seat, .. } = ask;
             let both = async { tokio::try_join!(client, upstream) };

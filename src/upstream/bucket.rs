@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use http::HeaderValue;
 use http::uri::Authority;
 use rustls::pki_types::ServerName;
+use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::connect::server_name;
 use super::connection::{Conn, Live};
@@ -18,10 +18,10 @@ use super::multi::Multi;
 use super::pool::SPOKEN_TTL;
 use super::route::Parent;
 use super::{Destination, Failure};
-use crate::config::Limits;
+use crate::config::LiveLimits;
 use crate::domain::Code;
 use crate::identity::UpstreamTls;
-use crate::net::ticks;
+use crate::net::{Permit, Permits, ticks};
 
 /// What an origin spoke last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,9 +72,9 @@ pub(super) struct Bucket {
     pub(super) live: Mutex<HashMap<u64, Arc<Live>>>,
     next_id: AtomicU64,
     /// A permit per open connection.
-    open: Arc<Semaphore>,
+    open: Permits,
     /// A permit per handshake.
-    pub(super) dials: Semaphore,
+    pub(super) dials: Permits,
     /// Requests that wait for a connection to come back.
     waiting: AtomicUsize,
     pub(super) freed: Notify,
@@ -100,7 +100,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A permit for one open connection. Given up (the connection has ended, or was never made), it wakes who waits for it:
 /// first the permit, then the wake, or the woken would find nothing.
 pub(super) struct Place {
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Option<Permit>,
     bucket: Arc<Bucket>,
 }
 
@@ -161,7 +161,7 @@ impl Bucket {
         via: Option<Arc<Parent>>,
         to: &Destination,
         spoken: Spoken,
-        limits: &Limits,
+        limits: &LiveLimits,
     ) -> Result<Self, Failure> {
         let (authority, name) = match to {
             Destination::Tls(origin) => (origin.authority(), Some(server_name(origin.host())?)),
@@ -182,13 +182,13 @@ impl Bucket {
             multi_count: AtomicUsize::new(0),
             spoken: AtomicU8::new(spoken as u8),
             demoted: AtomicU64::new(ticks()),
-            expected: AtomicUsize::new(limits.max_streams_per_connection),
+            expected: AtomicUsize::new(limits.max_streams_per_connection()),
             dialling: AtomicUsize::new(0),
             failures: Mutex::default(),
             live: Mutex::default(),
             next_id: AtomicU64::new(0),
-            open: Arc::new(Semaphore::new(limits.max_connections_per_origin)),
-            dials: Semaphore::new(limits.max_dials_per_origin),
+            open: Permits::new(limits.max_connections_per_origin()),
+            dials: Permits::new(limits.max_dials_per_origin()),
             waiting: AtomicUsize::new(0),
             freed: Notify::new(),
             room: Notify::new(),
@@ -207,9 +207,18 @@ impl Bucket {
         self.quiet.store(0, Ordering::Relaxed);
     }
 
+    /// Follows what `limits` say by now; what it has too many of goes as it ends.
+    pub(super) fn resize(&self, limits: &LiveLimits) {
+        self.dials.resize(limits.max_dials_per_origin());
+        if self.open.resize(limits.max_connections_per_origin()) {
+            self.room.notify_waiters();
+            self.wake_all();
+        }
+    }
+
     /// A place to open one more connection in, if there is one.
     pub(super) fn try_open(self: &Arc<Self>) -> Option<Place> {
-        let permit = self.open.clone().try_acquire_owned().ok()?;
+        let permit = self.open.try_take()?;
         Some(Place { permit: Some(permit), bucket: self.clone() })
     }
 

@@ -11,7 +11,7 @@ use super::connection::{self, About, Conn};
 use super::multi::{self, Slot};
 use super::{Destination, Failure, Upstreams};
 use crate::domain::{Code, ProjectId};
-use crate::net::Meter;
+use crate::net::{Meter, Permit};
 
 /// What a request is sent on.
 pub(super) enum Carrier {
@@ -89,7 +89,7 @@ impl Upstreams {
             let deadline = if others_dial {
                 made
             } else {
-                *busy.get_or_insert_with(|| Instant::now() + self.pool.limits.connect_timeout)
+                *busy.get_or_insert_with(|| Instant::now() + self.pool.limits.connect_timeout())
             };
             // At the cap. One that was given back a moment ago will do, as soon as hyper has it ready.
             if pooled && let Some(mut conn) = self.pool.pop_unready(bucket) {
@@ -117,9 +117,13 @@ impl Upstreams {
         drop(waiting);
         // Let go of last: who waits looks again when the connection is there, or when it is known why it is not.
         let mut dialling = Some(dialling);
+        let before = self.dialer.policy.generation();
         let carrier = self.open(project, bucket, place, &mut dialling).await.inspect_err(|f| bucket.failed(f));
         drop(dialling);
         let carrier = carrier?;
+        if let Some(carrier) = &carrier {
+            self.still_permitted(bucket, carrier.about(), before)?;
+        }
         // Checked again after the handshake: the identity may have been retired while we were dialling.
         if !life.is_active() {
             self.pool.metrics.retired_handshakes.add();
@@ -129,10 +133,19 @@ impl Upstreams {
         carrier.map(|carrier| Checkout::Ready(carrier, false)).ok_or_else(|| self.full(bucket))
     }
 
+    /// Judges a new connection by the rules that are in force now, which may have changed since the name was judged, or
+    /// while it was dialled. Behind a parent it carries this request, whose name is judged again; the next one gets it
+    /// only if nothing has changed since `before`, when the address was yet to be judged.
+    fn still_permitted(&self, bucket: &Bucket, about: &About, before: u64) -> Result<(), Failure> {
+        let generation = self.pool.judge(bucket, about)?;
+        about.judged(if bucket.via.is_some() { before } else { generation });
+        Ok(())
+    }
+
     fn full(&self, bucket: &Bucket) -> Failure {
         let detail = match bucket.spoken() {
             Spoken::Http2 => format!("{} takes no further request at the moment, on any connection", bucket.to),
-            _ => format!("all {} connections to {} are busy", self.pool.limits.max_connections_per_origin, bucket.to),
+            _ => format!("all {} connections to {} are busy", self.pool.limits.max_connections_per_origin(), bucket.to),
         };
         Failure::new(Code::LimitConnections, detail)
             .fix("raise limits.max_connections_per_origin, or send fewer requests at once")
@@ -141,7 +154,7 @@ impl Upstreams {
     /// What making a connection may take: its turn, the name, and two attempts (see `Dialer::tls`).
     fn longest_dial(&self) -> Duration {
         let limits = &self.pool.limits;
-        limits.connect_timeout + limits.dns_timeout + 2 * (limits.connect_timeout + limits.handshake_timeout)
+        limits.connect_timeout() + limits.dns_timeout() + 2 * (limits.connect_timeout() + limits.handshake_timeout())
     }
 
     /// A new connection; `None` if its identity was retired meanwhile, or if it takes nothing.
@@ -183,7 +196,7 @@ impl Upstreams {
         project: &ProjectId,
         bucket: &Arc<Bucket>,
     ) -> Result<Option<Conn>, Failure> {
-        let deadline = Instant::now() + self.pool.limits.connect_timeout;
+        let deadline = Instant::now() + self.pool.limits.connect_timeout();
         let place = loop {
             let room = bucket.room.notified();
             if let Some(place) = bucket.try_open() {
@@ -199,6 +212,7 @@ impl Upstreams {
             }
         };
         let _dial = self.dial_permit(bucket).await?;
+        let before = self.dialer.policy.generation();
         let metrics = &self.pool.metrics;
         let conn = if bucket.name.is_some() {
             let (stream, about, _) = self.secure(project, bucket, Offer::Http1).await?;
@@ -209,6 +223,7 @@ impl Upstreams {
             connection::start(stream, about, bucket, place, metrics, true).await
         };
         let conn = conn.map_err(unstarted)?;
+        self.still_permitted(bucket, &conn.about, before)?;
         if bucket.tls.life().is_active() {
             return Ok(Some(conn));
         }
@@ -225,11 +240,10 @@ impl Upstreams {
         self.dialer.reach_plain(project, bucket.via.as_ref(), host, port).await
     }
 
-    async fn dial_permit<'a>(&self, bucket: &'a Bucket) -> Result<tokio::sync::SemaphorePermit<'a>, Failure> {
-        let permit = timeout(self.pool.limits.connect_timeout, bucket.dials.acquire()).await.map_err(|_| {
+    async fn dial_permit(&self, bucket: &Bucket) -> Result<Permit, Failure> {
+        timeout(self.pool.limits.connect_timeout(), bucket.dials.take()).await.map_err(|_| {
             Failure::new(Code::LimitConnections, format!("too many handshakes with {} are under way", bucket.to))
-        })?;
-        Ok(permit.expect("the semaphore is never closed"))
+        })
     }
 
     /// A handshake, and whether HTTP/2 was agreed on.

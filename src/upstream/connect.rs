@@ -21,7 +21,7 @@ use super::resolve::Resolver;
 use super::route::{Parent, Parents, Route, Way};
 use super::socket::Socket;
 use super::{Destination, Failure, WaysOut, explain};
-use crate::config::{DnsMixed, Limits, SourceAddresses};
+use crate::config::{DnsMixed, LiveLimits, SourceAddresses};
 use crate::domain::{Code, Host, HostKind, Origin, ProjectId};
 use crate::identity::{Asked, UpstreamTls, recorded};
 use crate::net::Stream;
@@ -51,8 +51,7 @@ pub(super) struct Dialer {
     sources: SourceAddresses,
     mixed: DnsMixed,
     pub(super) policy: Arc<EgressPolicy>,
-    pub(super) connect_timeout: Duration,
-    pub(super) handshake_timeout: Duration,
+    pub(super) limits: LiveLimits,
     pub(super) metrics: Arc<Metrics>,
     /// Where a hybrid ClientHello met reset or silence: the classical one is used for a while.
     classical: Cache<(ProjectId, Origin), ()>,
@@ -61,16 +60,15 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    pub(super) fn new(ways: WaysOut, policy: Arc<EgressPolicy>, limits: &Limits, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(ways: WaysOut, policy: Arc<EgressPolicy>, limits: LiveLimits, metrics: Arc<Metrics>) -> Self {
         let WaysOut { hosts, servers, mixed, parents, sources } = ways;
         Self {
-            resolver: Resolver::new(hosts, &servers, limits, metrics.clone()),
+            resolver: Resolver::new(hosts, &servers, limits.clone(), metrics.clone()),
             parents,
             sources,
             mixed,
             policy,
-            connect_timeout: limits.connect_timeout,
-            handshake_timeout: limits.handshake_timeout,
+            limits,
             metrics,
             classical: Cache::builder().max_capacity(MAX_CLASSICAL).time_to_live(CLASSICAL_TTL).build(),
             disclosures: OnceLock::new(),
@@ -117,7 +115,7 @@ impl Dialer {
             }
         });
         match refusal {
-            Some(denied) if allowed.is_empty() => Err(Failure::new(denied.code, denied.why)),
+            Some(denied) if allowed.is_empty() => Err(denied.into()),
             Some(denied) if self.mixed == DnsMixed::Refuse => {
                 let why = format!("one of the addresses of {host} may not be reached: {}", denied.why);
                 Err(Failure::new(denied.code, why).fix("correct the name's addresses, or write [dns] mixed = \"drop\""))
@@ -129,7 +127,8 @@ impl Dialer {
 
     /// A TCP connection to the first of these addresses that accepts one, happy eyeballs. `to` says what they are.
     pub(super) async fn connect(&self, addresses: Vec<SocketAddr>, to: &str) -> Result<(Stream, SocketAddr), Failure> {
-        match tokio::time::timeout(self.connect_timeout, race(interleave(addresses), self.sources)).await {
+        let limit = self.limits.connect_timeout();
+        match tokio::time::timeout(limit, race(interleave(addresses), self.sources)).await {
             Ok(Ok((stream, address))) => {
                 // Answers are small and awaited: Nagle's delay buys nothing here.
                 let stream = Stream::from(stream);
@@ -147,10 +146,7 @@ impl Dialer {
                 failure.facts.address = Some(address);
                 Err(failure)
             }
-            Err(_) => Err(Failure::new(
-                Code::NetTimeout,
-                format!("{to} accepted no connection within {:?}", self.connect_timeout),
-            )),
+            Err(_) => Err(Failure::new(Code::NetTimeout, format!("{to} accepted no connection within {limit:?}"))),
         }
     }
 
@@ -201,7 +197,8 @@ impl Dialer {
             .with_alpn(offer.alpn())
             .connect(name.clone(), Socket::new(stream))
             .into_fallible();
-        let (outcome, asked) = recorded(tokio::time::timeout(self.handshake_timeout, connect)).await;
+        let limit = self.limits.handshake_timeout();
+        let (outcome, asked) = recorded(tokio::time::timeout(limit, connect)).await;
         // Whatever becomes of the handshake: the origin has seen it.
         if asked.as_ref().is_some_and(|asked| asked.signed)
             && let Some(disclosures) = self.disclosures.get()
@@ -241,7 +238,7 @@ impl Dialer {
             Err(_) => {
                 let failure = Failure::new(
                     Code::NetTimeout,
-                    format!("the TLS handshake with {origin} took longer than {:?}", self.handshake_timeout),
+                    format!("the TLS handshake with {origin} took longer than {limit:?}"),
                 );
                 Err(with_facts(failure, asked.is_none()))
             }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub(super) struct About {
     pub(super) resumed: bool,
     /// What the origin asked for; for a resumed session, what it asked for when that began.
     pub(super) asked: Option<Asked>,
+    /// The generation of the egress rules by which name and address were judged last; 0 = not yet.
+    judged: AtomicU64,
     /// An answer has come over it: then the origin took the certificate, or did without.
     answered: AtomicBool,
     /// The first TLS error under it.
@@ -49,12 +51,23 @@ impl About {
             version,
             resumed,
             asked,
+            judged: AtomicU64::new(0),
             answered: AtomicBool::new(false),
             fault: OnceLock::new(),
             endless: AtomicBool::new(false),
             ended: OnceLock::new(),
             end: Notify::new(),
         }
+    }
+
+    /// By the rules of this generation it may be used.
+    pub(super) fn judged(&self, generation: u64) {
+        self.judged.store(generation, Ordering::Relaxed);
+    }
+
+    /// Whether the rules of this generation permit its use, as far as is known.
+    pub(super) fn is_judged(&self, generation: u64) -> bool {
+        self.judged.load(Ordering::Relaxed) == generation
     }
 
     /// Remembers a TLS error on its way up.

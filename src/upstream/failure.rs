@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::domain::{CertificateInfo, Code, Rule};
 use crate::identity::Asked;
+use crate::policy::Denied;
 
 /// What is known of an exchange's upstream side; shown to callers that may see it.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +45,12 @@ pub struct Failure {
     pub retry_safe: bool,
     /// What is known. Boxed: failures are rare and travel through hot return types.
     pub facts: Box<Facts>,
+}
+
+impl From<Denied> for Failure {
+    fn from(denied: Denied) -> Self {
+        Self::new(denied.code, denied.why)
+    }
 }
 
 impl Failure {

@@ -35,7 +35,7 @@ pub use prepare::is_grpc;
 pub use route::{ParentError, Parents, Route};
 pub use send::{Lease, Refusal, Reply};
 
-use crate::config::{DnsMixed, Limits, SourceAddresses};
+use crate::config::{DnsMixed, LiveLimits, SourceAddresses};
 use crate::domain::{Host, HttpTarget, Origin, ProjectId};
 use crate::identity::{Asked, UpstreamTls};
 use crate::net::Stream;
@@ -124,8 +124,8 @@ impl Upstreams {
     /// A dialler with an empty pool. Must be called on the runtime that will use it: it spawns the task that
     /// looks over idle connections, which ends when this is dropped.
     #[must_use]
-    pub fn new(ways: WaysOut, policy: Arc<EgressPolicy>, limits: &Limits, metrics: Arc<Metrics>) -> Arc<Self> {
-        let pool = pool::Pool::new(limits.clone(), metrics.clone());
+    pub fn new(ways: WaysOut, policy: Arc<EgressPolicy>, limits: LiveLimits, metrics: Arc<Metrics>) -> Arc<Self> {
+        let pool = pool::Pool::new(limits.clone(), policy.clone(), metrics.clone());
         tokio::spawn(pool::Pool::sweep(Arc::downgrade(&pool)));
         Arc::new(Self { dialer: connect::Dialer::new(ways, policy, limits, metrics), pool })
     }
@@ -157,7 +157,11 @@ impl Upstreams {
     /// `policy.address_denied`, `dns.*`, `net.*`, and for an `https://` parent `trust.*` and `tls.*`.
     pub async fn dial(&self, project: &ProjectId, host: &Host, port: u16) -> Result<Stream, Failure> {
         let via = self.dialer.way(host, port, true).parent();
-        self.dialer.reach(project, via.as_ref(), host, port).await.map(|(stream, _)| stream)
+        let (stream, address) = self.dialer.reach(project, via.as_ref(), host, port).await?;
+        // The rules may have changed since the name was judged, or the address: what is opened was permitted by the same.
+        let dialled = via.is_none().then_some(address);
+        self.dialer.policy.judge_both(host, port, true, dialled)?;
+        Ok(stream)
     }
 
     /// *Ask first*: a handshake that presents nothing. What the origin asked for; `None` if it did not ask.

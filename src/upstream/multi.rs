@@ -20,7 +20,7 @@ use super::bucket::{Bucket, Dialling, Place};
 use super::connection::{About, Guard, Live};
 use super::send::MAX_INTERIM;
 use super::wire::Wire;
-use crate::config::Limits;
+use crate::config::LiveLimits;
 use crate::net::{Meter, ticks};
 use crate::observe::Metrics;
 
@@ -168,14 +168,14 @@ pub(super) async fn start<S>(
     about: Arc<About>,
     bucket: &Arc<Bucket>,
     (place, dialling): (Place, Option<Dialling>),
-    limits: &Limits,
+    limits: &LiveLimits,
     metrics: &Arc<Metrics>,
 ) -> hyper::Result<Arc<Multi>>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let meter = Meter::new();
-    let most = limits.max_streams_per_connection;
+    let most = limits.max_streams_per_connection();
     let streams = Arc::new(Streams {
         limit: AtomicUsize::new(0),
         most,
@@ -194,8 +194,8 @@ where
     let (sender, connection) = http2::Builder::new(tasks)
         .timer(TokioTimer::new())
         .initial_max_send_streams(most)
-        .initial_stream_window_size(window(limits.h2_stream_window))
-        .initial_connection_window_size(window(limits.h2_connection_window))
+        .initial_stream_window_size(window(limits.h2_stream_window()))
+        .initial_connection_window_size(window(limits.h2_connection_window()))
         .max_header_list_size(MAX_RESPONSE_HEAD)
         .max_send_buf_size(MAX_SEND_BUFFER)
         .handshake(io)

@@ -112,7 +112,7 @@ impl Dialer {
     ) -> Result<(Stream, SocketAddr), Failure> {
         let parents = self.parent_addresses(project, parent).await?;
         let targets = self.targets(project, parent, &parents, host, port).await?;
-        let deadline = Instant::now() + self.connect_timeout;
+        let deadline = Instant::now() + self.limits.connect_timeout();
         let mut left = targets.into_iter().take(MAX_TRIES).peekable();
         loop {
             let target = left.next().expect("there is one, and no next turn without another");
@@ -164,12 +164,16 @@ impl Dialer {
         })?;
         let Some((config, name)) = &parent.tls else { return Ok((stream, address)) };
         let handshake = TlsConnector::from(config.clone()).connect(name.clone(), stream);
-        let failure = match timeout(self.handshake_timeout, handshake).await {
+        let failure = match timeout(self.limits.handshake_timeout(), handshake).await {
             Ok(Ok(stream)) => return Ok((Stream::boxed(stream), address)),
             Ok(Err(error)) => refusal::tls(&error, parent),
             Err(_) => Failure::new(
                 Code::NetTimeout,
-                format!("the TLS handshake with {} took longer than {:?}", parent.spoken(), self.handshake_timeout),
+                format!(
+                    "the TLS handshake with {} took longer than {:?}",
+                    parent.spoken(),
+                    self.limits.handshake_timeout()
+                ),
             ),
         };
         Err(at(failure, address))
@@ -183,9 +187,9 @@ impl Dialer {
                 socks(stream, parent, target).await
             }
         };
-        match timeout(self.connect_timeout, asked).await {
+        match timeout(self.limits.connect_timeout(), asked).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(refusal::silent(parent, target, self.connect_timeout)),
+            Err(_) => Err(refusal::silent(parent, target, self.limits.connect_timeout())),
         }
     }
 }

@@ -16,15 +16,16 @@ use dashmap::DashMap;
 use moka::sync::Cache;
 
 use super::bucket::{Bucket, Idle, Spoken, lock};
-use super::connection::Conn;
+use super::connection::{About, Conn};
 use super::multi::{Multi, Slot};
 use super::route::Way;
 use super::{Destination, Failure, PoolState};
-use crate::config::Limits;
+use crate::config::LiveLimits;
 use crate::domain::ProjectId;
 use crate::identity::{RouteId, Serial, UpstreamTls};
 use crate::net::ticks;
 use crate::observe::Metrics;
+use crate::policy::EgressPolicy;
 
 /// How often idle connections are looked over.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -49,7 +50,8 @@ pub(super) struct Pool {
     idle: AtomicUsize,
     /// What origins spoke last, so that a new identity need not find out again.
     spoken: Cache<(ProjectId, Destination), Spoken>,
-    pub(super) limits: Limits,
+    pub(super) limits: LiveLimits,
+    policy: Arc<EgressPolicy>,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -59,9 +61,9 @@ fn since(at: u64) -> Duration {
 }
 
 impl Pool {
-    pub(super) fn new(limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(super) fn new(limits: LiveLimits, policy: Arc<EgressPolicy>, metrics: Arc<Metrics>) -> Arc<Self> {
         let spoken = Cache::builder().max_capacity(MAX_SPOKEN).time_to_live(SPOKEN_TTL).build();
-        Arc::new(Self { buckets: DashMap::new(), idle: AtomicUsize::new(0), spoken, limits, metrics })
+        Arc::new(Self { buckets: DashMap::new(), idle: AtomicUsize::new(0), spoken, limits, policy, metrics })
     }
 
     /// The bucket of a key; made on first use, with the task that watches over its identity's life.
@@ -98,7 +100,8 @@ impl Pool {
         let mut at = idle.len();
         while at > 0 {
             at -= 1;
-            if idle[at].conn.is_closed() || self.is_old(&idle[at].conn) {
+            let conn = &idle[at].conn;
+            if conn.is_closed() || self.is_old(conn) || !self.is_permitted(bucket, &conn.about) {
                 idle.remove(at);
                 self.idle.fetch_sub(1, Ordering::Relaxed);
             } else if idle[at].conn.is_ready() {
@@ -114,8 +117,42 @@ impl Pool {
         if bucket.multi_count.load(Ordering::Acquire) == 0 {
             return None;
         }
+        let mut multis = lock(&bucket.multis);
         // The first that has room: the others may run empty and be closed.
-        lock(&bucket.multis).iter().filter(|m| !self.is_aged(m.born)).find_map(Multi::slot)
+        let usable = |m: &&Arc<Multi>| !self.is_aged(m.born) && self.is_permitted(bucket, &m.about);
+        let slot = multis.iter().filter(usable).find_map(Multi::slot);
+        if slot.is_some() {
+            return slot;
+        }
+        // What may not be used any more ends with its last stream, and others are made in its place.
+        let gone: Vec<_> = multis.extract_if(.., |m| !self.is_permitted(bucket, &m.about)).collect();
+        bucket.multi_count.store(multis.len(), Ordering::Release);
+        drop(multis);
+        drop(gone);
+        None
+    }
+
+    /// Judges name and address of a connection by the rules in force, and answers with their generation. Of one behind a
+    /// parent the name alone: what the parent was asked for was judged when it was dialled.
+    pub(super) fn judge(&self, bucket: &Bucket, about: &About) -> Result<u64, Failure> {
+        let dialled = bucket.via.is_none().then_some(about.address);
+        let tls = matches!(bucket.to, Destination::Tls(_));
+        Ok(self.policy.judge_both(bucket.to.host(), bucket.to.port(), tls, dialled)?)
+    }
+
+    /// Whether a connection may take another request, by the rules in force: one load while these do not change. One
+    /// behind a parent is not judged again, but made anew.
+    fn is_permitted(&self, bucket: &Bucket, about: &About) -> bool {
+        if about.is_judged(self.policy.generation()) {
+            return true;
+        }
+        if bucket.via.is_some() {
+            return false;
+        }
+        self.judge(bucket, about).is_ok_and(|generation| {
+            about.judged(generation);
+            true
+        })
     }
 
     /// A new HTTP/2 connection, with the first stream on it; the others who wait may take the rest. `None` if its
@@ -155,7 +192,7 @@ impl Pool {
     /// A connection that was given back and that hyper will have ready in a moment.
     pub(super) fn pop_unready(&self, bucket: &Bucket) -> Option<Conn> {
         let mut idle = lock(&bucket.idle);
-        let at = idle.iter().rposition(|i| !i.conn.is_closed())?;
+        let at = idle.iter().rposition(|i| !i.conn.is_closed() && self.is_permitted(bucket, &i.conn.about))?;
         self.idle.fetch_sub(1, Ordering::Relaxed);
         Some(idle.remove(at).conn)
     }
@@ -183,8 +220,8 @@ impl Pool {
             if !bucket.tls.life().is_active() {
                 return;
             }
-            if idle.len() >= self.limits.max_idle_per_origin
-                || self.idle.load(Ordering::Relaxed) >= self.limits.max_idle
+            if idle.len() >= self.limits.max_idle_per_origin()
+                || self.idle.load(Ordering::Relaxed) >= self.limits.max_idle()
             {
                 drop(idle);
                 self.metrics.upstream_idle_full.add();
@@ -206,7 +243,7 @@ impl Pool {
     }
 
     fn is_aged(&self, born: u64) -> bool {
-        since(born) > self.limits.pool_max_age
+        since(born) > self.limits.pool_max_age()
     }
 
     fn close_idle(&self, bucket: &Bucket) {
@@ -220,20 +257,34 @@ impl Pool {
 
     /// Closes what has been idle too long and forgets buckets that nobody uses. Ends with the pool.
     pub(super) async fn sweep(pool: Weak<Self>) {
+        let Some(mut changes) = pool.upgrade().map(|pool| pool.limits.changes()) else { return };
         let mut tick = tokio::time::interval(SWEEP);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tick.tick().await;
+            tokio::select! {
+                _ = tick.tick() => {}
+                Ok(()) = changes.changed() => {}
+            }
             let Some(pool) = pool.upgrade() else { return };
             let mut unused = Vec::new();
             for entry in &pool.buckets {
+                entry.resize(&pool.limits);
                 let mut idle = lock(&entry.idle);
                 let before = idle.len();
-                idle.retain(|i| !i.conn.is_closed() && since(i.since) < pool.limits.pool_idle_timeout);
+                idle.retain(|i| {
+                    let live = !i.conn.is_closed() && since(i.since) < pool.limits.pool_idle_timeout();
+                    live && pool.is_permitted(&entry, &i.conn.about)
+                });
+                let most = pool.limits.max_idle_per_origin();
+                if idle.len() > most {
+                    // Those used last stay.
+                    let too_many = idle.len() - most;
+                    idle.drain(..too_many);
+                }
                 pool.idle.fetch_sub(before - idle.len(), Ordering::Relaxed);
                 let multis = pool.sweep_multis(&entry);
                 let quiet = entry.quiet.fetch_add(1, Ordering::Relaxed);
-                if idle.is_empty() && multis == 0 && quiet as u64 >= pool.limits.pool_idle_timeout.as_secs() {
+                if idle.is_empty() && multis == 0 && quiet as u64 >= pool.limits.pool_idle_timeout().as_secs() {
                     unused.push(entry.key().clone());
                 }
             }
@@ -258,8 +309,9 @@ impl Pool {
         let mut multis = lock(&bucket.multis);
         let mut gone = Vec::new();
         multis.retain(|multi| {
-            let idle = multi.idle_since().is_some_and(|at| since(at) >= self.limits.pool_idle_timeout);
-            let keep = !multi.is_closed() && !self.is_aged(multi.born) && !idle;
+            let idle = multi.idle_since().is_some_and(|at| since(at) >= self.limits.pool_idle_timeout());
+            let permitted = self.is_permitted(bucket, &multi.about);
+            let keep = !multi.is_closed() && !self.is_aged(multi.born) && !idle && permitted;
             if !keep {
                 gone.push(multi.clone());
             }

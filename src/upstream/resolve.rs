@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use moka::Expiry;
 use moka::sync::Cache;
-use tokio::sync::Semaphore;
 
 use super::Failure;
 use servers::Servers;
 
-use crate::config::Limits;
+use crate::config::LiveLimits;
 use crate::domain::{Code, Host, HostKind, ProjectId};
+use crate::net::Permits;
 use crate::observe::Metrics;
 
 /// getaddrinfo tells no TTL; these are short enough that a moved service is found again soon.
@@ -53,8 +53,8 @@ impl Expiry<(ProjectId, Host), Answer> for ByAnswer {
 pub(super) struct Resolver {
     hosts: HashMap<Host, Vec<IpAddr>>,
     cache: Cache<(ProjectId, Host), Answer>,
-    permits: Semaphore,
-    timeout: Duration,
+    permits: Permits,
+    limits: LiveLimits,
     /// `None`: the system's resolver.
     servers: Option<Servers>,
     metrics: Arc<Metrics>,
@@ -64,15 +64,15 @@ impl Resolver {
     pub(super) fn new(
         hosts: HashMap<Host, Vec<IpAddr>>,
         servers: &[SocketAddr],
-        limits: &Limits,
+        limits: LiveLimits,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             hosts,
             cache: Cache::builder().max_capacity(MAX_NAMES).expire_after(ByAnswer).build(),
-            permits: Semaphore::new(limits.dns_concurrency),
-            timeout: limits.dns_timeout,
-            servers: Servers::new(servers, limits.dns_timeout),
+            permits: Permits::new(limits.dns_concurrency()),
+            servers: Servers::new(servers, limits.dns_timeout()),
+            limits,
             metrics,
         }
     }
@@ -121,18 +121,18 @@ impl Resolver {
     }
 
     async fn ask(&self, host: &Host) -> Result<Answer, Failure> {
+        self.permits.resize(self.limits.dns_concurrency());
+        let limit = self.limits.dns_timeout();
         let lookup = async {
-            let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+            let _permit = self.permits.take().await;
             self.metrics.dns_lookups.add();
             match &self.servers {
-                Some(servers) => servers.lookup(host).await,
+                Some(servers) => servers.lookup(host, limit).await,
                 None => ask_system(host).await,
             }
         };
-        match tokio::time::timeout(self.timeout, lookup).await {
-            Err(_) => {
-                Err(Failure::new(Code::DnsFailed, format!("resolving {host} took longer than {:?}", self.timeout)))
-            }
+        match tokio::time::timeout(limit, lookup).await {
+            Err(_) => Err(Failure::new(Code::DnsFailed, format!("resolving {host} took longer than {limit:?}"))),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(why)) => Err(Failure::new(Code::DnsFailed, format!("{host} could not be resolved: {why}"))),
         }

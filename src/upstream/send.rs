@@ -212,7 +212,7 @@ impl Upstreams {
                 None => {
                     let mut failure = Failure::new(
                         Code::NetTimeout,
-                        format!("{to} sent no response within {:?}", self.pool.limits.response_timeout),
+                        format!("{to} sent no response within {:?}", self.pool.limits.response_timeout()),
                     );
                     failure.retry_safe = tries.idempotent;
                     return Err(Refusal::Failed(with_facts(failure, &carrier, true)));
@@ -328,7 +328,7 @@ impl Upstreams {
     /// Waits for the head of the answer; `None` if it does not come. The limit counts from the end of the upload: as
     /// long as that moves, the origin need not answer.
     async fn answered<F: Future>(&self, sending: F, upload: Option<&Upload>) -> Option<F::Output> {
-        let limit = self.pool.limits.response_timeout;
+        let limit = self.pool.limits.response_timeout();
         let mut sending = pin!(sending);
         let mut left = limit;
         let mut sent = upload.is_none();

@@ -1,5 +1,6 @@
 //! The pool and the dialler against a real TLS origin that demands a client certificate and records what it received.
 
+mod live;
 mod multiplexed;
 mod origin;
 mod parents;
@@ -14,7 +15,7 @@ use http_body_util::BodyExt;
 use tokio::time::Instant;
 
 use super::{Destination, Ended, Refusal, Reply, ReplyBody, RequestBody, Upstreams, WaysOut};
-use crate::config::{EgressSettings, Limits};
+use crate::config::{EgressSettings, Limits, LiveLimits};
 use crate::domain::{Code, Origin, Pattern, ProjectId};
 use crate::identity::UpstreamTls;
 use crate::observe::Metrics;
@@ -25,6 +26,8 @@ struct Client {
     upstreams: Arc<Upstreams>,
     project: ProjectId,
     metrics: Arc<Metrics>,
+    policy: Arc<EgressPolicy>,
+    limits: LiveLimits,
 }
 
 impl Client {
@@ -36,8 +39,9 @@ impl Client {
         let metrics: Arc<Metrics> = Arc::default();
         let egress = EgressSettings { allow: vec![Pattern::Default], ..EgressSettings::default() };
         let policy = Arc::new(EgressPolicy::new(&egress));
-        let upstreams = Upstreams::new(ways, policy, limits, metrics.clone());
-        Self { upstreams, project: ProjectId::parse("prj_1").unwrap(), metrics }
+        let limits = LiveLimits::new(limits);
+        let upstreams = Upstreams::new(ways, policy.clone(), limits.clone(), metrics.clone());
+        Self { upstreams, project: ProjectId::parse("prj_1").unwrap(), metrics, policy, limits }
     }
 
     async fn send(&self, tls: &Arc<UpstreamTls>, origin: &Origin, method: Method) -> Result<Reply, Refusal> {

@@ -37,7 +37,7 @@ impl Upstreams {
         let (about, meter) = (conn.about.clone(), conn.meter.clone());
         let received = meter.read();
         let interim = self.watch_interim(&mut request, &meter);
-        let limit = self.pool.limits.response_timeout;
+        let limit = self.pool.limits.response_timeout();
         let outcome = timeout(limit, conn.sender.try_send_request(request)).await;
         let carrier = Carrier::One(conn);
         match outcome {

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::support::{Egret, Material, Shelf, pattern, settings};
 use crate::backend::RecordKind;
@@ -78,6 +79,20 @@ async fn retires_what_an_upload_displaces() {
     let now = Material::new("newest").upload("https://a.test");
     egret.control.upload(&project, now, Drain::Now).await.expect("replaced");
     assert_eq!(done.certificate.bound.life().phase(), Phase::Gone);
+}
+
+#[tokio::test]
+async fn a_grace_counts_as_it_is_when_the_change_is_made() {
+    let (_shelf, egret) = egret().await;
+    let mut limits = egret.control.limits().now();
+    for (grace, name) in [(Duration::from_secs(3600), "b"), (Duration::from_secs(5), "c")] {
+        limits.replace_grace = grace;
+        egret.control.limits().replace(&limits);
+        let old = egret.upload("https://a.test", &Material::new("a")).await.expect("uploaded").certificate;
+        egret.upload("https://a.test", &Material::new(name)).await.expect("replaced");
+        let left = old.bound.life().deadline().expect("it drains") - tokio::time::Instant::now();
+        assert!(left <= grace && left + Duration::from_secs(60).min(grace) > grace, "{left:?} of {grace:?}");
+    }
 }
 
 #[tokio::test]

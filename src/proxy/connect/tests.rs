@@ -108,7 +108,7 @@ fn maps_the_port_of_plain_http() {
 
 #[tokio::test]
 async fn keeps_answers_of_projects_and_ports_apart_and_forgets_failures() {
-    let before = AskedBefore::new(16, Duration::from_secs(60));
+    let before = AskedBefore::new(LiveLimits::default());
     let [a, b] = ["prj_a", "prj_b"].map(|id| ProjectId::parse(id).unwrap());
     let [origin, other] = ["https://api.test", "https://api.test:8443"].map(|o| Origin::parse(o).unwrap());
     assert_eq!(before.learn(&a, &origin, async { None }).await, None);
@@ -122,7 +122,7 @@ async fn keeps_answers_of_projects_and_ports_apart_and_forgets_failures() {
 
 #[tokio::test]
 async fn asks_once_for_all_who_come_meanwhile_also_when_the_first_goes_away() {
-    let before = AskedBefore::new(16, Duration::from_secs(60));
+    let before = AskedBefore::new(LiveLimits::default());
     let (a, origin) = (ProjectId::parse("prj_a").unwrap(), Origin::parse("https://api.test").unwrap());
     let questions = std::cell::Cell::new(0);
     let answer = tokio::sync::Notify::new();
@@ -157,7 +157,7 @@ async fn asks_once_for_all_who_come_meanwhile_also_when_the_first_goes_away() {
 
 #[test]
 fn leaves_nothing_behind_when_all_go_at_once() {
-    let before = AskedBefore::new(16, Duration::from_secs(60));
+    let before = AskedBefore::new(LiveLimits::default());
     let (a, origin) = (ProjectId::parse("prj_a").unwrap(), Origin::parse("https://api.test").unwrap());
     for round in 0..500 {
         let start = std::sync::Barrier::new(2);

@@ -9,11 +9,11 @@ use h2::client::SendRequest;
 use http::Version;
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::config::{EgressSettings, Limits};
-use crate::domain::{Host, Pattern, ProjectInfo};
+use crate::config::{EgressSettings, Limits, LiveLimits};
+use crate::domain::{Endpoint, Host, Pattern, ProjectId, ProjectInfo};
 use crate::observe::{AccessLog, Format};
 use crate::policy::EgressPolicy;
 use crate::proxy::headers::Via;
@@ -61,29 +61,36 @@ struct Scene {
     log: Log,
 }
 
-/// A client that speaks HTTP/2 to a forward listener which intercepts nothing.
-async fn scene() -> Scene {
+/// A proxy with one project, before it listens.
+fn world(limits: LiveLimits) -> (Arc<Proxy>, ProjectId, Log) {
     let metrics: Arc<Metrics> = Arc::default();
-    let limits = Limits { max_headers: 8, max_request_line: 2048, ..Limits::default() };
     let egress = EgressSettings { allow: vec![Pattern::Default], ..EgressSettings::default() };
     let policy = Arc::new(EgressPolicy::new(&egress));
-    let upstreams = Upstreams::new(WaysOut::default(), policy.clone(), &limits, metrics.clone());
+    let upstreams = Upstreams::new(WaysOut::default(), policy.clone(), limits.clone(), metrics.clone());
     let log = Log::default();
     let access = Arc::new(AccessLog::new(Box::new(log.clone()), Format::Json, metrics.clone()).unwrap());
     let registry: Arc<Registry> = Arc::default();
     let project = Project::new(testing::empty(ProjectInfo::named("default")));
     let id = project.id().clone();
     registry.insert(project);
-    let forwarder = Forwarder::new(upstreams.clone(), policy.clone(), metrics.clone(), access, Via::random(), &limits);
+    let forwarder =
+        Forwarder::new(upstreams.clone(), policy.clone(), metrics.clone(), access, Via::random(), limits.clone());
     let forwarder = Arc::new(forwarder);
     let proxy = Proxy::new(Parts { registry, forwarder, upstreams, policy, leafs: Arc::new(NoLeafs), limits, metrics });
+    (proxy, id, log)
+}
+
+/// A client that speaks HTTP/2 to a forward listener which intercepts nothing.
+async fn scene() -> Scene {
+    let limits = Limits { max_headers: 8, max_request_line: 2048, ..Limits::default() };
+    let (proxy, id, log) = world(limits.into());
     let entry = Arc::new(Entry {
         name: "tls".into(),
         mode: ListenerMode::Forward,
         caller: CallerSettings::Project(id),
         intercept: Intercept::Never,
     });
-    let seat = proxy.seats.clone().acquire_owned().await.unwrap();
+    let seat = proxy.seats.take().await;
     let seat = Seat::new(seat, &proxy.serving.metrics);
     let peer = Peer::Ip(IpAddr::from([127, 0, 0, 1]));
     let client = Arc::new(Client::new(Arrived { proxy: proxy.clone(), entry, peer, seat }, None));
@@ -237,4 +244,40 @@ async fn what_h2_lets_pass_is_refused_here() {
         assert!(body.contains(&format!("\"code\":\"{code}\"")), "{body}");
         assert!(!headers.contains_key("connection"));
     }
+}
+
+#[tokio::test]
+async fn a_running_listener_follows_the_limits_as_they_change() {
+    let limits = LiveLimits::new(&Limits { max_connections: 1, ..Limits::default() });
+    let (proxy, id, _log) = world(limits.clone());
+    let socket = Listening::bind(&Endpoint::Tcp("127.0.0.1:0".parse().unwrap()), 0, false).unwrap();
+    let address = socket.endpoint().tcp().unwrap();
+    let settings = ListenerSettings {
+        name: "dev".to_owned(),
+        listen: socket.endpoint().clone(),
+        mode: ListenerMode::Forward,
+        caller: CallerSettings::Project(id),
+        intercept: Intercept::Never,
+        tls: None,
+        socket_mode: 0o600,
+    };
+    Listener::on(socket, None, &settings, proxy.clone()).unwrap().start();
+    let refused = b"GET /no-proxy-request HTTP/1.1\r\nhost: a.test\r\n\r\n";
+    let first = TcpStream::connect(address).await.unwrap();
+
+    let mut second = TcpStream::connect(address).await.unwrap();
+    second.write_all(refused).await.unwrap();
+    let waits = tokio::time::timeout(Duration::from_millis(100), second.read(&mut [0; 4096])).await;
+    assert!(waits.is_err(), "there is one seat, and it is taken");
+    let short = Duration::from_millis(50);
+    limits.replace(&Limits { max_connections: 2, head_timeout: short, ..Limits::default() });
+    assert!(second.read(&mut [0; 4096]).await.unwrap() > 0);
+
+    drop((first, second));
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(b"GET http://a.test/ HTTP/1.1\r\n").await.unwrap();
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    proxy.cut();
 }

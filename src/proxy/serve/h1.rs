@@ -8,6 +8,9 @@
 //! Every byte passes the framing gate ([`Guarded`]) before hyper sees it. What the gate refuses is answered here,
 //! once all that came before it is answered: hyper never learns of it.
 //!
+//! When egret ends, the next answer says `Connection: close`, and an idle connection waits for the request that may be
+//! on its way, for [`LAST_CALL`].
+//!
 //! `half_close` is off: a client that closes while it waits has gone, and its exchange ends (an upstream
 //! request is cancelled). The price is that a client that shuts down its sending side before the answer gets none.
 
@@ -21,8 +24,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::UPGRADE;
-use http::{Request, Version};
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -33,8 +36,8 @@ use tokio::time::Instant;
 
 use super::super::error;
 use super::super::websocket::Switch;
-use super::{Answering, Busy, Exchange, FAREWELL, Gate, Serving};
-use crate::config::Limits;
+use super::{Answering, Busy, Exchange, FAREWELL, Gate, LAST_CALL, Serving};
+use crate::config::LiveLimits;
 use crate::domain::Code;
 use crate::net::{Guarded, HangUp, Meter};
 use crate::upstream::Failure;
@@ -47,16 +50,16 @@ const DEFAULT_HEADERS: usize = 100;
 /// the client might lose the answer.
 const LINGER_BYTES: u64 = 1024 * 1024;
 
-pub(super) fn builder(limits: &Limits) -> http1::Builder {
+pub(super) fn builder(limits: &LiveLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .header_read_timeout(None)
         .half_close(false)
         .keep_alive(true)
         .pipeline_flush(false)
-        .max_buf_size(limits.max_head_bytes.max(LEAST_HEAD));
-    if limits.max_headers != DEFAULT_HEADERS {
-        builder.max_headers(limits.max_headers);
+        .max_buf_size(limits.max_head_bytes().max(LEAST_HEAD));
+    if limits.max_headers() != DEFAULT_HEADERS {
+        builder.max_headers(limits.max_headers());
     }
     builder
 }
@@ -85,18 +88,24 @@ where
                 // An answer may end before the upload does.
                 request.extensions_mut().insert(busy.clone());
             }
-            let answering = handle(request);
-            async move { Ok::<_, Infallible>(answering.await.map(|body| Counted { body, _busy: busy })) }
+            let tunnels = request.method() == Method::CONNECT;
+            let (answering, activity) = (handle(request), activity.clone());
+            async move {
+                let mut response = answering.await;
+                if activity.ending.load(Ordering::Relaxed) && !is_switch(&response, tunnels) {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response.map(|body| Counted { body, _busy: busy }))
+            }
         })
     };
-    let mut connection = serving.http1.serve_connection(TokioIo::new(io), service).with_upgrades();
+    let mut connection = builder(&serving.limits).serve_connection(TokioIo::new(io), service).with_upgrades();
     let ended = {
         let mut watch = Watch::default();
         let mut gate = Gate::default();
-        let mut sleep = pin!(tokio::time::sleep(serving.limits.head_timeout));
+        let mut sleep = pin!(tokio::time::sleep(serving.limits.head_timeout()));
         let mut drained = pin!(serving.drain.cancelled());
         let mut aborted = pin!(serving.abort.cancelled());
-        let mut draining = false;
         std::future::poll_fn(|cx| {
             loop {
                 if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
@@ -113,10 +122,10 @@ where
                     return Poll::Ready(Ended::Aborted);
                 }
                 let mut again = false;
-                if !draining && drained.as_mut().poll(cx).is_ready() {
-                    draining = true;
-                    again = true;
-                    Pin::new(&mut connection).graceful_shutdown();
+                if watch.ending.is_none() && drained.as_mut().poll(cx).is_ready() {
+                    watch.ending = Some(Instant::now());
+                    activity.ending.store(true, Ordering::Relaxed);
+                    sleep.as_mut().reset(Instant::now());
                 }
                 while sleep.as_mut().poll(cx).is_ready() {
                     match watch.look(activity.seen(), &serving.limits) {
@@ -126,7 +135,7 @@ where
                             watch.closing = true;
                             again = true;
                             Pin::new(&mut connection).graceful_shutdown();
-                            sleep.as_mut().reset(Instant::now() + serving.limits.head_timeout);
+                            sleep.as_mut().reset(Instant::now() + serving.limits.head_timeout());
                         }
                         Verdict::SlowHead => return Poll::Ready(Ended::SlowHead),
                         Verdict::Stalled => return Poll::Ready(Ended::TimedOut),
@@ -187,6 +196,11 @@ where
     }
 }
 
+/// Whether the connection becomes something else with this answer.
+fn is_switch<B>(response: &Response<B>, tunnels: bool) -> bool {
+    response.status() == StatusCode::SWITCHING_PROTOCOLS || (tunnels && response.status().is_success())
+}
+
 /// How serving ended.
 enum Ended {
     ByItself(hyper::Result<()>),
@@ -211,6 +225,8 @@ struct Activity {
     busy: AtomicU64,
     /// The client spoke HTTP/1.0: to it, the end of the connection may be the end of an answer.
     http10: AtomicBool,
+    /// The next answer is the last.
+    ending: AtomicBool,
     /// Exchanges that have ended.
     done: AtomicU64,
     /// What the meter had read when the last exchange ended: more means that the next head has begun.
@@ -220,7 +236,8 @@ struct Activity {
 impl Activity {
     fn new(meter: Arc<Meter>, ahead: usize) -> Self {
         let mark = AtomicU64::new(meter.read().saturating_sub(ahead as u64));
-        Self { meter, busy: AtomicU64::new(0), http10: AtomicBool::new(false), done: AtomicU64::new(0), mark }
+        let (busy, done) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { meter, busy, http10: AtomicBool::new(false), ending: AtomicBool::new(false), done, mark }
     }
 
     fn seen(&self) -> Seen {
@@ -307,33 +324,38 @@ struct Watch {
     head: Option<(u64, Instant)>,
     /// It was idle and hyper was told to close.
     closing: bool,
+    /// Since when egret ends.
+    ending: Option<Instant>,
 }
 
 impl Watch {
-    fn look(&mut self, seen: Seen, limits: &Limits) -> Verdict {
-        let often = limits.head_timeout;
+    fn look(&mut self, seen: Seen, limits: &LiveLimits) -> Verdict {
+        let often = if self.ending.is_some() { LAST_CALL } else { limits.head_timeout() };
         if seen.busy {
             self.head = None;
             // Waiting for an answer's head and then for its bytes are limited by the waist; a client that does
             // not take what is there is limited here.
-            let silent = limits.response_timeout + limits.download_idle_timeout;
+            let silent = limits.response_timeout() + limits.download_idle_timeout();
             return if seen.idle >= silent { Verdict::Stalled } else { Verdict::Wait(often) };
         }
         if seen.head_begun {
             return match self.head {
                 Some((done, since)) if done == seen.done => {
-                    let left = limits.head_timeout.saturating_sub(seen.now - since);
+                    let left = limits.head_timeout().saturating_sub(seen.now - since);
                     if left.is_zero() { Verdict::SlowHead } else { Verdict::Wait(left) }
                 }
                 _ => {
                     self.head = Some((seen.done, seen.now));
-                    Verdict::Wait(limits.head_timeout)
+                    Verdict::Wait(limits.head_timeout())
                 }
             };
         }
         self.head = None;
-        let limit = if seen.done == 0 { limits.head_timeout } else { limits.keep_alive_timeout };
-        let left = limit.saturating_sub(seen.idle);
+        let limit = if seen.done == 0 { limits.head_timeout() } else { limits.keep_alive_timeout() };
+        let left = match self.ending {
+            None => limit.saturating_sub(seen.idle),
+            Some(since) => LAST_CALL.saturating_sub(seen.idle.min(seen.now - since)),
+        };
         if left.is_zero() { Verdict::Idle } else { Verdict::Wait(left.min(often)) }
     }
 }

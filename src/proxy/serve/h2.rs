@@ -34,7 +34,7 @@ use tokio::task;
 use tokio::time::Instant;
 
 use super::{Answering, Busy, FAREWELL, Gate, Serving};
-use crate::config::Limits;
+use crate::config::LiveLimits;
 use streams::{Activity, Counted, Haste, Running, Seen, Streams};
 
 /// What a client may send of one body before it was taken, and of all bodies of a connection.
@@ -68,10 +68,9 @@ where
     let streams = Streams { home: task::try_id(), activity: activity.clone(), tasks: serving.tasks.clone() };
     let mut connection = builder(streams, &serving.limits).serve_connection(TokioIo::new(io), service);
     let limits = &serving.limits;
-    let silent = limits.response_timeout + limits.download_idle_timeout;
     let mut watch = Watch::default();
     let mut gate = Gate::default();
-    let mut sleep = pin!(tokio::time::sleep(limits.head_timeout));
+    let mut sleep = pin!(tokio::time::sleep(limits.head_timeout()));
     let mut drained = pin!(serving.drain.cancelled());
     let mut aborted = pin!(serving.abort.cancelled());
     let (mut draining, mut hasty) = (false, false);
@@ -110,12 +109,12 @@ where
                 while sleep.as_mut().poll(cx).is_ready() {
                     let verdict = watch.look(activity.seen(), limits);
                     if verdict == Verdict::Busy {
-                        for _ in 0..activity.cut_silent(silent) {
+                        for _ in 0..activity.cut_silent(limits.response_timeout() + limits.download_idle_timeout()) {
                             serving.metrics.client_timeouts.add();
                         }
                     }
                     let time = match verdict {
-                        Verdict::Busy => limits.head_timeout,
+                        Verdict::Busy => limits.head_timeout(),
                         Verdict::Wait(time) => time,
                         Verdict::Idle => {
                             again = true;
@@ -150,13 +149,13 @@ where
     }
 }
 
-fn builder(streams: Streams, limits: &Limits) -> http2::Builder<Streams> {
+fn builder(streams: Streams, limits: &LiveLimits) -> http2::Builder<Streams> {
     let most = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
-        .max_concurrent_streams(most(limits.max_streams_per_client))
-        .max_header_list_size(most(limits.max_head_bytes))
+        .max_concurrent_streams(most(limits.max_streams_per_client()))
+        .max_header_list_size(most(limits.max_head_bytes()))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
@@ -195,14 +194,14 @@ struct Watch {
 }
 
 impl Watch {
-    fn look(&mut self, seen: Seen, limits: &Limits) -> Verdict {
+    fn look(&mut self, seen: Seen, limits: &LiveLimits) -> Verdict {
         if seen.busy {
             return Verdict::Busy;
         }
         if self.closing {
             return Verdict::Over;
         }
-        let limit = if seen.fresh { limits.head_timeout } else { limits.keep_alive_timeout };
+        let limit = if seen.fresh { limits.head_timeout() } else { limits.keep_alive_timeout() };
         let left = limit.saturating_sub(seen.rested);
         if left.is_zero() {
             self.closing = true;
@@ -213,8 +212,8 @@ impl Watch {
 }
 
 /// How long an idle client has to hear a GOAWAY. h2 may still hold the end of an answer that is taken slowly.
-fn farewell(seen: Seen, limits: &Limits) -> Duration {
-    if seen.fresh { FAREWELL } else { limits.head_timeout }
+fn farewell(seen: Seen, limits: &LiveLimits) -> Duration {
+    if seen.fresh { FAREWELL } else { limits.head_timeout() }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
-use super::{Answering, Protocol, Serving, h1, h2};
+use super::{Answering, LAST_CALL, Protocol, Serving, h1, h2};
 use crate::net::{HangUp, Held, Meter};
 
 /// RFC 9113 section 3.4.
@@ -35,9 +35,8 @@ where
     let mut first = BytesMut::new();
     let protocol = tokio::select! {
         // A beginning of the preface that does not go on is left to HTTP/1.1, which tells its client so.
-        told = timeout(serving.limits.head_timeout, told(&mut io, &mut first)) => told.unwrap_or(Ok(Protocol::Http1)),
-        // Nothing runs here yet: an idle connection closes at once.
-        () = serving.drain.cancelled() => return,
+        told = timeout(serving.limits.head_timeout(), told(&mut io, &mut first)) => told.unwrap_or(Ok(Protocol::Http1)),
+        () = serving.last_call(LAST_CALL) => return,
     };
     if first.is_empty() {
         if protocol.is_ok() {
@@ -86,7 +85,7 @@ mod tests {
     use tokio_util::task::TaskTracker;
 
     use super::*;
-    use crate::config::Limits;
+    use crate::config::{Limits, LiveLimits};
     use crate::net::Io;
 
     async fn of(pieces: &[&[u8]]) -> (Option<Protocol>, Vec<u8>) {
@@ -108,7 +107,8 @@ mod tests {
     /// Answers with the version that it was asked in.
     fn served(limits: Limits) -> (DuplexStream, Arc<Serving>, tokio::task::JoinHandle<()>) {
         let (client, near) = duplex(4096);
-        let (meter, serving) = (Meter::new(), Serving::new(limits, Arc::default(), TaskTracker::new()));
+        let (meter, serving) =
+            (Meter::new(), Serving::new(LiveLimits::new(&limits), Arc::default(), TaskTracker::new()));
         let handle = |request: Request<Incoming>| -> Answering<Full<Bytes>> {
             let version = format!("{:?}", request.version());
             Box::pin(async move { Response::new(Full::new(version.into())) })

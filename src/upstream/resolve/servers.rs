@@ -2,6 +2,7 @@
 //! addresses: the name that was asked for, by A and AAAA at once.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -20,35 +21,60 @@ const SHORTEST_TTL: Duration = Duration::from_secs(1);
 
 /// Name servers, asked one after the other until one gives an answer.
 pub(super) struct Servers {
+    addresses: Vec<SocketAddr>,
+    /// Made anew when the time for a name has changed.
+    made: Mutex<Arc<Made>>,
+}
+
+struct Made {
     each: Vec<(SocketAddr, TokioResolver)>,
     /// What one server gets of the time for a name.
     share: Duration,
 }
 
-impl Servers {
-    /// `None` without servers. `limit` is the time for a name; each server gets its share, so that one which is dead
-    /// leaves time for the next.
-    pub(super) fn new(servers: &[SocketAddr], limit: Duration) -> Option<Self> {
-        let share = limit / u32::try_from(servers.len()).ok().filter(|n| *n > 0)?;
+impl Made {
+    fn new(servers: &[SocketAddr], share: Duration) -> Arc<Self> {
         let each = servers.iter().map(|server| (*server, resolver(*server, share))).collect();
-        Some(Self { each, share })
+        Arc::new(Self { each, share })
+    }
+}
+
+impl Servers {
+    /// `None` without servers. `limit` is the time for a name, as it is now.
+    pub(super) fn new(servers: &[SocketAddr], limit: Duration) -> Option<Self> {
+        let made = Made::new(servers, share(servers, limit)?);
+        Some(Self { addresses: servers.to_owned(), made: Mutex::new(made) })
+    }
+
+    fn made(&self, limit: Duration) -> Arc<Made> {
+        let mut made = self.made.lock().expect("nothing panics while holding it");
+        if let Some(share) = share(&self.addresses, limit).filter(|share| *share != made.share) {
+            *made = Made::new(&self.addresses, share);
+        }
+        made.clone()
     }
 
     /// Every address of `host`, IPv6 first (RFC 6724 section 2.1), with how long they hold. That there is none is an
-    /// answer, too; an error is what the last server did instead of answering.
-    pub(super) async fn lookup(&self, host: &Host) -> Result<Answer, String> {
+    /// answer, too; an error is what the last server did instead of answering. `limit` is the time for the name.
+    pub(super) async fn lookup(&self, host: &Host, limit: Duration) -> Result<Answer, String> {
         let mut name = Name::from_ascii(host.as_str()).map_err(|_| "the name cannot stand in DNS".to_owned())?;
         name.set_fqdn(true);
         let mut last = String::new();
-        for (server, resolver) in &self.each {
-            match tokio::time::timeout(self.share, both(resolver, &name)).await {
+        let made = self.made(limit);
+        for (server, resolver) in &made.each {
+            match tokio::time::timeout(made.share, both(resolver, &name)).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => last = format!("name server {server}: {error}"),
-                Err(_) => last = format!("name server {server} did not answer within {:?}", self.share),
+                Err(_) => last = format!("name server {server} did not answer within {:?}", made.share),
             }
         }
         Err(last)
     }
+}
+
+/// Each server gets its share, so that one which is dead leaves time for the next.
+fn share(servers: &[SocketAddr], limit: Duration) -> Option<Duration> {
+    Some(limit / u32::try_from(servers.len()).ok().filter(|n| *n > 0)?)
 }
 
 fn resolver(server: SocketAddr, share: Duration) -> TokioResolver {

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::*;
+use crate::config::Limits;
 
 /// Every question, as `udp A name.`
 type Asked = Arc<Mutex<Vec<String>>>;
@@ -104,7 +105,7 @@ fn answer(query: &[u8], over: &str, asked: &Asked) -> Option<Vec<u8>> {
 
 fn resolver(servers: &[SocketAddr], timeout: Duration) -> Resolver {
     let limits = Limits { dns_timeout: timeout, ..Limits::default() };
-    Resolver::new(HashMap::new(), servers, &limits, Arc::default())
+    Resolver::new(HashMap::new(), servers, limits.into(), Arc::default())
 }
 
 async fn resolve(resolver: &Resolver, name: &str) -> Result<Vec<String>, Failure> {
@@ -115,7 +116,7 @@ async fn resolve(resolver: &Resolver, name: &str) -> Result<Vec<String>, Failure
 
 async fn ttl(server: &NameServer, name: &str) -> Duration {
     let servers = Servers::new(&[server.address], Duration::from_secs(5)).unwrap();
-    match servers.lookup(&Host::parse(name).unwrap()).await.unwrap() {
+    match servers.lookup(&Host::parse(name).unwrap(), Duration::from_secs(5)).await.unwrap() {
         Answer::Addresses(_, ttl) => ttl,
         Answer::NotFound => panic!("not found"),
     }
@@ -184,7 +185,7 @@ async fn addresses_that_may_not_be_reached_are_left_out_or_refuse_the_name() {
     let policy = Arc::new(EgressPolicy::new(&EgressSettings::default()));
     for mixed in [DnsMixed::Drop, DnsMixed::Refuse] {
         let ways = WaysOut { servers: vec![server.address], mixed, ..WaysOut::default() };
-        let dialer = Dialer::new(ways, policy.clone(), &Limits::default(), Arc::default());
+        let dialer = Dialer::new(ways, policy.clone(), LiveLimits::default(), Arc::default());
         let (project, host) = (ProjectId::parse("prj_1").unwrap(), Host::parse("mixed.test").unwrap());
         let permitted = dialer.permitted(&project, &host, 443, |address| policy.judge_address(address)).await;
         match mixed {

@@ -6,15 +6,16 @@ use tokio_util::task::TaskTracker;
 
 use super::super::{Protocol, serve};
 use super::*;
+use crate::config::Limits;
 
-fn limits() -> Limits {
-    Limits {
+fn limits() -> LiveLimits {
+    LiveLimits::new(&Limits {
         head_timeout: Duration::from_secs(10),
         keep_alive_timeout: Duration::from_secs(60),
         response_timeout: Duration::from_secs(900),
         download_idle_timeout: Duration::from_secs(900),
         ..Limits::default()
-    }
+    })
 }
 
 fn seen(now: Instant, busy: bool, done: u64, head_begun: bool, idle: u64) -> Seen {
@@ -76,7 +77,7 @@ struct Served {
 }
 
 fn served(limits: Limits) -> Served {
-    let serving = Serving::new(limits, Arc::default(), TaskTracker::new());
+    let serving = Serving::new(limits.into(), Arc::default(), TaskTracker::new());
     let (client, server) = tokio::io::duplex(4096);
     let meter = Meter::new();
     let io = crate::net::Io::new(server, meter.clone());
@@ -120,6 +121,16 @@ async fn closes_an_idle_connection() {
     let short = Duration::from_millis(50);
     let mut served = served(Limits { keep_alive_timeout: short, head_timeout: short, ..Limits::default() });
     exchange(&mut served.client).await;
+    assert_eq!(rest(&mut served.client).await, "");
+    served.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_the_time_that_is_in_force_by_now() {
+    let short = Duration::from_millis(50);
+    let mut served = served(Limits { head_timeout: short, ..Limits::default() });
+    exchange(&mut served.client).await;
+    served.serving.limits.replace(&Limits { head_timeout: short, keep_alive_timeout: short, ..Limits::default() });
     assert_eq!(rest(&mut served.client).await, "");
     served.task.await.unwrap();
 }
@@ -210,7 +221,7 @@ async fn does_not_answer_a_refusal_before_its_turn() {
     let meter = Meter::new();
     let io = crate::net::Io::new(server, meter.clone());
     let (answer, answered) = tokio::sync::watch::channel(false);
-    let serving = Serving::new(Limits::default(), Arc::default(), TaskTracker::new());
+    let serving = Serving::new(LiveLimits::default(), Arc::default(), TaskTracker::new());
     let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
     let handle = move |_: Request<Incoming>| -> Answering<Empty<Bytes>> {
         let mut answered = answered.clone();
@@ -265,7 +276,7 @@ async fn counts_an_exchange_with_a_body_once() {
         io,
         Protocol::Http1,
         meter,
-        Serving::new(Limits::default(), Arc::default(), TaskTracker::new()),
+        Serving::new(LiveLimits::default(), Arc::default(), TaskTracker::new()),
         handle,
     ));
     let post = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx";
@@ -298,7 +309,7 @@ async fn fails_a_body_that_is_refused_in_the_middle() {
             Response::new(Empty::new())
         })
     };
-    let serving = Serving::new(Limits::default(), Arc::default(), TaskTracker::new());
+    let serving = Serving::new(LiveLimits::default(), Arc::default(), TaskTracker::new());
     let metrics = serving.metrics.clone();
     let task = tokio::spawn(serve(io, Protocol::Http1, meter, serving, handle));
     client.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab").await.unwrap();
@@ -329,7 +340,7 @@ async fn hands_a_tunnel_over_with_the_bytes_that_came_behind_its_head() {
         io,
         Protocol::Http1,
         meter,
-        Serving::new(Limits::default(), Arc::default(), TaskTracker::new()),
+        Serving::new(LiveLimits::default(), Arc::default(), TaskTracker::new()),
         handle,
     ));
     client.write_all(b"CONNECT a.test:443 HTTP/1.1\r\n\r\nearly").await.unwrap();
@@ -373,7 +384,7 @@ async fn drops_an_exchange_whose_client_has_gone() {
         io,
         Protocol::Http1,
         meter,
-        Serving::new(Limits::default(), Arc::default(), TaskTracker::new()),
+        Serving::new(LiveLimits::default(), Arc::default(), TaskTracker::new()),
         handle,
     ));
     client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::super::{carried, taken};
 use super::streams::GIVEN_UP;
 use super::*;
+use crate::config::Limits;
 use crate::net::{HangUp as _, Stream};
 use crate::observe::Metrics;
 
@@ -47,7 +48,7 @@ fn serve_with<B>(
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
 {
-    let serving = Serving::new(limits, Arc::default(), TaskTracker::new());
+    let serving = Serving::new(limits.into(), Arc::default(), TaskTracker::new());
     let (client, server) = duplex(1 << 20);
     let task = tokio::spawn(serve(server, serving.clone(), handle));
     (client, Served { serving, task })
@@ -97,7 +98,7 @@ fn get() -> Request<()> {
 
 #[test]
 fn looks_at_what_runs_and_at_how_long_nothing_did() {
-    let limits = Limits::default();
+    let limits = LiveLimits::default();
     let seen = |busy, fresh, rested| Seen { busy, fresh, rested: Duration::from_secs(rested) };
     let mut watch = Watch::default();
     assert_eq!(watch.look(seen(false, true, 4), &limits), Verdict::Wait(Duration::from_secs(6)));
@@ -154,7 +155,7 @@ async fn serves_many_at_once_and_says_how_many() {
 #[tokio::test]
 async fn passes_bodies_and_trailers_both_ways() {
     let (io, served) = serve_with(Limits::default(), |request| -> Answering<_> {
-        let request = taken(request, &Limits::default());
+        let request = taken(request, &LiveLimits::default());
         Box::pin(async move {
             let sent = request.into_body().collect().await.unwrap();
             let trailers = sent.trailers().cloned().unwrap();
@@ -409,7 +410,7 @@ async fn hands_an_extended_connect_on_with_its_protocol() {
     let mut connect = Request::connect("https://a.test/chat?x").version(Version::HTTP_2).body(()).unwrap();
     connect.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
     let _response = sender.send_request(connect, false).unwrap();
-    let request = taken(handled.recv().await.unwrap(), &Limits::default());
+    let request = taken(handled.recv().await.unwrap(), &LiveLimits::default());
     assert_eq!(request.method(), Method::CONNECT);
     assert_eq!(request.uri(), "https://a.test/chat?x");
     assert_eq!(request.extensions().get::<hyper::ext::Protocol>().unwrap().as_str(), "websocket");
