@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context as _, bail};
 use zeroize::Zeroizing;
 
-use super::apply::{Facts, Maker};
+use super::apply::{Facts, Grace, Maker};
 use super::declared::{self, Declared};
 use super::projects::{DEFAULT, same_team};
 use super::records::{BindingRecord, CertificateRecord, ProjectRecord, token_of};
@@ -104,13 +104,14 @@ impl Control {
         for sentence in &unloaded {
             tracing::warn!("declared certificate not loaded: {sentence}");
         }
+        registry.keep_retired(settings.limits.max_retired);
         let inner = Inner {
             registry,
             store,
             maker,
             file,
-            replace_grace: settings.limits.replace_grace,
-            delete_grace: settings.limits.delete_grace,
+            replace_grace: Grace::of_replaced(&settings.limits),
+            delete_grace: Grace::of_deleted(&settings.limits),
             max_tokens: settings.limits.max_tokens,
             membership: tokio::sync::Mutex::default(),
             local_ca: Arc::new(tokio::sync::Mutex::new(local_ca)),

@@ -23,7 +23,6 @@ pub use outline::{Outline, Unread, outline};
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -63,7 +62,7 @@ pub struct Uploaded {
 /// How long what runs under a retired certificate may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drain {
-    /// `limits.replace_grace` or `limits.delete_grace`.
+    /// `limits.replace_grace` (for what was upgraded `limits.upgraded_grace`), or `limits.delete_grace`.
     Grace,
     /// `?drain=now`.
     Now,
@@ -126,8 +125,8 @@ struct Inner {
     maker: apply::Maker,
     /// The configuration file, for those who must change something there.
     file: PathBuf,
-    replace_grace: Duration,
-    delete_grace: Duration,
+    replace_grace: apply::Grace,
+    delete_grace: apply::Grace,
     max_tokens: usize,
     /// Held while projects and tokens are made and deleted. Taken before a project's writer lock, never after.
     membership: tokio::sync::Mutex<()>,

@@ -8,13 +8,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, Uri};
+use http::{Request, Response, StatusCode};
 use moka::sync::Cache;
 use tokio::time::Instant;
 
 use super::caller::Pass;
 use super::error;
 use super::headers::{self, Via};
+use super::target::origin_form;
 use super::websocket::{Ask, Bridges};
 use crate::config::Limits;
 use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, Peer, ProjectId, Rule, Validity};
@@ -26,8 +27,9 @@ use crate::upstream::{
     Destination, Ended, Failure, Lease, Refusal, Reply, ReplyBody, RequestBody, Upload, Upstreams, is_grpc,
 };
 
-/// Selections that may be overtaken by a retirement before the request is given up.
-const MAX_SELECTIONS: u32 = 8;
+/// How often the same object may be selected although it was retired. A retirement is published first, so this is never
+/// needed; it keeps a mistake there from becoming an endless loop here.
+const MAX_STALE_SELECTIONS: u32 = 8;
 /// Hosts remembered to have been shown a project-wide certificate, over all projects.
 const MAX_DISCLOSURES: u64 = 16_384;
 
@@ -85,6 +87,7 @@ pub struct Forwarder {
     access: Arc<AccessLog>,
     via: Via,
     download_idle: Duration,
+    response_timeout: Duration,
     /// Where a project-wide certificate has been shown since start.
     disclosed: Cache<(ProjectId, Origin), ()>,
     /// Set once, by the proxy that it belongs to.
@@ -109,6 +112,7 @@ impl Forwarder {
             access,
             via,
             download_idle: limits.download_idle_timeout,
+            response_timeout: limits.response_timeout,
             disclosed: Cache::new(MAX_DISCLOSURES),
             bridges: OnceLock::new(),
         }
@@ -200,8 +204,14 @@ impl Forwarder {
         }
         record.upload = body.upload().cloned();
         let mut request = Request::from_parts(parts, body);
-        for _ in 0..MAX_SELECTIONS {
+        let (mut last, mut stale) = (None, 0);
+        loop {
             let tls = self.select(inbound, to, record)?;
+            stale = if last.replace(tls.serial()) == Some(tls.serial()) { stale + 1 } else { 0 };
+            if stale == MAX_STALE_SELECTIONS {
+                let why = "the certificate for this origin is retired, and nothing has taken its place";
+                return Err(Failure::new(Code::MtlsIdentityUnavailable, why));
+            }
             let project = inbound.project.id();
             let sent = match ask {
                 None => self.upstreams.send(project, &tls, to, request).await,
@@ -213,11 +223,20 @@ impl Forwarder {
                 Err(Refusal::Retired(back)) => request = *back,
                 Err(Refusal::Failed(failure)) => return Err(failure),
             }
+            // However often the certificate is replaced, the request waits for a connection under the newest one, as
+            // long as it may wait for an answer. Every turn of this loop costs whoever replaces one change.
+            if record.began.elapsed() >= self.response_timeout {
+                let mut failure = Failure::new(
+                    Code::NetTimeout,
+                    format!(
+                        "the certificate for {to} was replaced faster than a connection could be made, for {:?}",
+                        self.response_timeout
+                    ),
+                );
+                failure.retry_safe = true;
+                return Err(failure);
+            }
         }
-        Err(Failure::new(
-            Code::MtlsIdentityUnavailable,
-            "the certificate for this origin was replaced again and again while a connection was being made",
-        ))
     }
 
     /// What is presented to `to` right now, or why nothing may be sent.
@@ -376,20 +395,6 @@ pub(super) fn check_usable(selection: &Selection, on_expiry: OnExpiry, origin: &
     .fix(fix()))
 }
 
-/// `/path?query`, from whatever form the target came in (RFC 9112 section 3.2.1).
-fn origin_form(uri: Uri) -> Result<Uri, Failure> {
-    if uri.authority().is_none() && uri.scheme().is_none() {
-        return Ok(uri);
-    }
-    let path = uri.into_parts().path_and_query.filter(|p| !p.as_str().is_empty());
-    let Some(path) = path else { return Ok(Uri::from_static("/")) };
-    if path.as_str().starts_with('/') || path.as_str() == "*" {
-        return Ok(Uri::from(path));
-    }
-    // `http://host?query`: an absolute form with an empty path, printed with the slash that it lacks.
-    path.to_string().parse().map_err(|_| Failure::new(Code::RequestMalformed, "the request target is not a valid URI"))
-}
-
 /// What is gathered on the way, for the log line and the failure's facts.
 struct Record {
     id: RequestId,
@@ -475,25 +480,6 @@ impl Ended for Finish {
         }
         if let Some((access, record, status)) = log {
             access.write(&record.line(status, None, complete, bytes));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn takes_scheme_and_authority_off_a_target() {
-        for (from, to) in [
-            ("http://a.test/x?y=1", "/x?y=1"),
-            ("http://a.test", "/"),
-            ("https://a.test:8443/", "/"),
-            ("/x", "/x"),
-            ("http://a.test?q", "/?q"),
-            ("*", "*"),
-        ] {
-            assert_eq!(origin_form(from.parse().unwrap()).unwrap_or_else(|f| panic!("{}", f.detail)), to, "{from}");
         }
     }
 }
