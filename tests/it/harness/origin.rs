@@ -307,13 +307,13 @@ impl Conversation {
     }
 }
 
-fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
+pub(super) fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
     Some(name.to_owned())
 }
 
-fn server_config(pair: &Pair, wants: &Wants<'_>) -> Arc<ServerConfig> {
+pub(super) fn server_config(pair: &Pair, wants: &Wants<'_>) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = |ca: &str| {
         let mut roots = RootCertStore::empty();
