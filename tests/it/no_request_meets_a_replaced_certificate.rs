@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use crate::harness::doors::{Door, How, Target, What};
 use crate::harness::egret::{Egret, Setup};
+use crate::harness::nginx::{Nginx, Site};
 use crate::harness::recorder::Recorder;
-use crate::harness::wire::client_config;
+use crate::harness::wire::{Wire, client_config};
 use crate::harness::world::World;
 use crate::harness::{allow_descriptors, eventually};
 
@@ -322,7 +323,7 @@ fn although_it_is_replaced_faster_than_a_connection_can_be_made() {
     let egret = Setup::new(&world).listener("partner", "sidecar", &sidecar).hosts(&[name]).start();
     egret.upload("default", Some(&origin.origin(name)), &world.client("first"));
     let proxy = egret.proxy();
-    let waiting = std::thread::spawn(move || crate::harness::wire::Wire::connect(proxy).request("GET", "/", "x"));
+    let waiting = std::thread::spawn(move || Wire::connect(proxy).request("GET", "/", "x"));
     let tried = |times: usize| {
         eventually("a handshake for the request has begun", || (origin.accepted() >= times).then_some(()));
     };
@@ -339,4 +340,32 @@ fn although_it_is_replaced_faster_than_a_connection_can_be_made() {
     assert_eq!((reply.status, reply.header("x-subject")), (200, Some(last.as_str())), "{}", reply.text());
     let served = origin.seen().into_iter().filter(|h| h.requests > 0).collect::<Vec<_>>();
     assert_eq!(served.len(), 1, "{served:?}");
+}
+
+/// The same as nginx logs it: every certificate begins with a full handshake of its own, and is resumed after that.
+#[test]
+fn and_nginx_resumes_no_session_of_one() {
+    let world = World::new();
+    let name = NAMES[EXACT];
+    let nginx = Nginx::start(&[Site::demanding(&[name], &world.server(&[name]), &world.partner.pem())]);
+    let sidecar = format!("project = \"default\"\norigin = \"{}\"", nginx.origin(name));
+    // Every request is a handshake.
+    let egret = Setup::new(&world)
+        .listener("partner", "sidecar", &sidecar)
+        .section("[limits]\nmax_idle_per_origin = 0")
+        .hosts(&[name])
+        .start();
+    for round in 0..6 {
+        let pair = world.client(&format!("client-{round}"));
+        egret.upload("default", Some(&nginx.origin(name)), &pair);
+        for turn in 0..4 {
+            let reply = Wire::connect(egret.proxy()).request("GET", "/", name);
+            let reused = if turn == 0 { "." } else { "r" };
+            assert_eq!(
+                (reply.seen("serial"), reply.seen("reused")),
+                (pair.serial.clone(), reused.to_owned()),
+                "{turn}"
+            );
+        }
+    }
 }
