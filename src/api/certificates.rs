@@ -16,7 +16,7 @@ use super::problem::{Answer, ErrorBody, Problem};
 use super::request::{Query, Segments};
 use crate::domain::time::{now, rfc3339};
 use crate::domain::{CertificateId, CertificateInfo};
-use crate::identity::UpstreamTls;
+use crate::identity::{Life, UpstreamTls};
 use crate::registry::{Binding, Project, Retired, Target};
 
 /// What is told of a certificate. An unavailable one has only the first four fields.
@@ -44,13 +44,20 @@ pub(super) struct Details {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     deadline: Option<String>,
+    /// The same for connections that became WebSockets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
+    upgraded_deadline: Option<String>,
     /// Open upstream connections.
     #[schema(minimum = 0)]
     connections: usize,
+    /// Of them those that became WebSockets.
+    #[schema(minimum = 0)]
+    upgraded: usize,
     /// To how many origins it was ever shown, as far as the disclosure ledger goes back.
     #[schema(minimum = 0)]
     shown_to: usize,
-    /// What it took the place of and has not ended yet.
+    /// What it took the place of and has not ended yet, also what came before that; oldest first.
     retired: Vec<Draining>,
 }
 
@@ -114,6 +121,7 @@ struct Facts {
 
 /// A certificate on its way out.
 #[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 #[schema(as = CertificateDraining)]
 struct Draining {
     /// Its id.
@@ -125,6 +133,12 @@ struct Draining {
     /// When they are cut.
     #[schema(format = DateTime)]
     deadline: String,
+    /// Of the connections those that became WebSockets.
+    #[schema(minimum = 0)]
+    upgraded: usize,
+    /// When these are cut.
+    #[schema(format = DateTime)]
+    upgraded_deadline: String,
 }
 
 impl Facts {
@@ -150,7 +164,13 @@ impl Facts {
 
 impl Draining {
     fn of(retired: &Retired) -> Self {
-        Self { id: retired.id.to_string(), connections: retired.connections(), deadline: rfc3339(retired.deadline) }
+        Self {
+            id: retired.id.to_string(),
+            connections: retired.connections(),
+            deadline: rfc3339(retired.deadline),
+            upgraded: retired.upgraded(),
+            upgraded_deadline: rfc3339(retired.upgraded_deadline),
+        }
     }
 }
 
@@ -188,7 +208,10 @@ fn find(project: &Project, id: &CertificateId, now: OffsetDateTime) -> Option<De
         bindings.retain(|b| b.target.certificate_id() == Some(id));
         bindings
     };
-    let retired = || all.iter().filter(|r| r.superseded_by.as_ref() == Some(id)).map(Draining::of).collect();
+    let active = snapshot.certificate(id);
+    // Itself, too, where it was retired and then bound anew: what was made under it before is still its past.
+    let before = |r: &&Retired| r.heir.as_ref() == Some(id) || (active.is_some() && r.id == *id);
+    let retired = || all.iter().filter(before).map(Draining::of).collect();
     let details = Details {
         id: id.to_string(),
         status: Status::Active,
@@ -197,14 +220,17 @@ fn find(project: &Project, id: &CertificateId, now: OffsetDateTime) -> Option<De
         facts: None,
         superseded_by: None,
         deadline: None,
+        upgraded_deadline: None,
         connections: 0,
         shown_to: 0,
+        upgraded: 0,
         retired: retired(),
     };
-    if let Some(certificate) = snapshot.certificate(id) {
+    if let Some(certificate) = &active {
         let facts = Some(Facts::of(&certificate.info, now));
-        let connections = connections(&certificate.objects().cloned().collect::<Vec<_>>());
-        return Some(Details { facts, connections, ..details });
+        let objects: Vec<_> = certificate.objects().cloned().collect();
+        let [connections, upgraded] = [Life::connections, Life::upgraded].map(|count| connections(&objects, count));
+        return Some(Details { facts, connections, upgraded, ..details });
     }
     let why = bindings.iter().find_map(|b| match &b.target {
         Target::Unavailable(unavailable) => Some(unavailable.why.clone()),
@@ -219,13 +245,15 @@ fn find(project: &Project, id: &CertificateId, now: OffsetDateTime) -> Option<De
         facts: Some(Facts::of(&own.info, now)),
         superseded_by: own.superseded_by.as_ref().map(CertificateId::to_string),
         deadline: Some(rfc3339(own.deadline)),
+        upgraded_deadline: Some(rfc3339(own.upgraded_deadline)),
         connections: own.connections(),
+        upgraded: own.upgraded(),
         ..details
     })
 }
 
 /// Open connections over all of `objects`, each counted once.
-fn connections(objects: &[Arc<UpstreamTls>]) -> usize {
+fn connections(objects: &[Arc<UpstreamTls>], count: fn(&Life) -> usize) -> usize {
     let first = |at: usize, tls: &Arc<UpstreamTls>| !objects[..at].iter().any(|other| Arc::ptr_eq(other, tls));
-    objects.iter().enumerate().filter(|(at, tls)| first(*at, tls)).map(|(_, tls)| tls.life().connections()).sum()
+    objects.iter().enumerate().filter(|(at, tls)| first(*at, tls)).map(|(_, tls)| count(tls.life())).sum()
 }

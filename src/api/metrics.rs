@@ -74,6 +74,12 @@ fn everything(management: &Management, projects: &[Arc<Project>]) -> Vec<Family>
         Family::gauge("egret_projects", "Projects", count(projects.len())),
         Family::gauge("egret_tokens", "Tokens, those in the file included", count(management.registry.tokens().len())),
         Family::gauge("egret_ready", "Whether /readyz answers 200", i64::from(is_ready(management))),
+        Family::new(
+            "egret_retired_forgotten",
+            "Retired certificates no longer shown, at limits.max_retired, although connections of them were open",
+            Kind::Counter,
+        )
+        .with(&[], management.registry.retired_forgotten()),
         Family::new("egret_store_info", "Where records rest", Kind::Gauge)
             .with(&[("backend", management.info.store().to_owned())], 1),
     ]);
@@ -84,6 +90,7 @@ fn everything(management: &Management, projects: &[Arc<Project>]) -> Vec<Family>
 /// What the holder of a limited token may know.
 fn limited(management: &Management, projects: &[Arc<Project>]) -> Vec<Family> {
     let mut families = certificates(projects, now(), management.limits.max_metric_certificates());
+    families.extend(draining(projects, now()));
     families.extend([
         Family::new("egret_build_info", "The running egret", Kind::Gauge)
             .with(&[("version", env!("CARGO_PKG_VERSION").to_owned())], 1),
@@ -95,6 +102,34 @@ fn limited(management: &Management, projects: &[Arc<Project>]) -> Vec<Family> {
         ),
     ]);
     families
+}
+
+/// What was retired in these projects and has not ended yet.
+pub(super) fn draining(projects: &[Arc<Project>], now: OffsetDateTime) -> [Family; 3] {
+    let (mut certificates, mut exchanges, mut upgraded, mut last) = (0, 0, 0, None);
+    for retired in projects.iter().flat_map(|project| project.retired()) {
+        let (all, of_them) = (retired.connections() as u64, retired.upgraded() as u64);
+        certificates += 1;
+        exchanges += all.saturating_sub(of_them);
+        upgraded += of_them;
+        last = last.max(Some(retired.last_deadline()));
+    }
+    let state = |state: &str| [("state", state.to_owned())];
+    let connections = Family::new(
+        "egret_draining_connections",
+        "Upstream connections of retired certificates, by what runs on them",
+        Kind::Gauge,
+    );
+    let left = last.map_or(0, |last| (last - now).whole_seconds().max(0));
+    [
+        Family::gauge("egret_draining_certificates", "Retired certificates that still have connections", certificates),
+        connections.with(&state("exchange"), exchanges).with(&state("upgraded"), upgraded),
+        Family::gauge(
+            "egret_draining_ends_in_seconds",
+            "Seconds until the last connection of a retired certificate is cut; 0 if there is none",
+            left,
+        ),
+    ]
 }
 
 /// The certificates of these projects, one by one the `most` that expire first.

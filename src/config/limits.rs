@@ -173,6 +173,8 @@ limits! {
     drain_delay: Time[Duration::ZERO, DAY],
     replace_grace: Time[Duration::ZERO, DAY],
     delete_grace: Time[Duration::ZERO, DAY],
+    upgraded_grace: Time[Duration::ZERO, DAY],
+    max_retired: Count[1, 1_000_000],
     max_connections_per_origin: Count[1, 1_000_000],
     max_idle_per_origin: Count[0, 1_000_000],
     max_idle: Count[0, 1_000_000],

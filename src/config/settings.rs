@@ -330,6 +330,10 @@ pub struct Limits {
     pub replace_grace: Duration,
     /// The same after a delete.
     pub delete_grace: Duration,
+    /// The same for connections that became WebSockets, after a replacement; after a delete if it is shorter.
+    pub upgraded_grace: Duration,
+    /// Retired certificates of a project that are shown until their last connection is gone.
+    pub max_retired: usize,
     /// Upstream connections per identity and origin.
     pub max_connections_per_origin: usize,
     /// Of them idle at most.
@@ -396,6 +400,8 @@ impl Default for Limits {
             drain_delay: Duration::ZERO,
             replace_grace: 60 * MINUTE,
             delete_grace: 30 * SECOND,
+            upgraded_grace: 60 * MINUTE,
+            max_retired: 65_536,
             max_connections_per_origin: 1024,
             max_idle_per_origin: 128,
             max_idle: 4096,

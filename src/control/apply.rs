@@ -9,8 +9,9 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::Drain;
+use crate::config::LiveLimits;
 use crate::domain::{CertificateId, CertificateInfo, DefaultScope, ProjectInfo, ServerTrust, Source, time as clock};
-use crate::identity::{ClientIdentity, Show, TlsFactory, UpstreamTls};
+use crate::identity::{ClientIdentity, Show, TlsFactory, Until, UpstreamTls};
 use crate::pki::anchors::{SharedAnchors, TrustAnchors};
 use crate::pki::validate::ValidCertificate;
 use crate::registry::{Certificate, Project, Retired, Tls13Objects};
@@ -148,45 +149,80 @@ impl Maker {
     }
 }
 
+/// How long what runs under a retired certificate may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Grace {
+    exchanges: Duration,
+    upgraded: Duration,
+}
+
+/// The same for everything.
+impl From<Duration> for Grace {
+    fn from(grace: Duration) -> Self {
+        Self { exchanges: grace, upgraded: grace }
+    }
+}
+
+impl Grace {
+    /// After a replacement: what was upgraded may never end by itself, so it has a deadline of its own.
+    pub(super) fn of_replaced(limits: &LiveLimits) -> Self {
+        Self { exchanges: limits.replace_grace(), upgraded: limits.upgraded_grace() }
+    }
+
+    /// After a delete. The certificate is not wanted any more, in whatever it is used.
+    pub(super) fn of_deleted(limits: &LiveLimits) -> Self {
+        Self { exchanges: limits.delete_grace(), upgraded: limits.delete_grace().min(limits.upgraded_grace()) }
+    }
+}
+
 /// Ends a certificate that no binding names any more. When this returns, no new request can use it.
 pub(super) fn retire(
     project: &Project,
     certificate: &Certificate,
     superseded_by: Option<&CertificateId>,
     drain: Drain,
-    grace: Duration,
+    grace: impl Into<Grace>,
 ) {
     let grace = match drain {
-        Drain::Grace => grace,
-        Drain::Now => Duration::ZERO,
+        Drain::Grace => grace.into(),
+        Drain::Now => Duration::ZERO.into(),
     };
     certificate.objects().for_each(|tls| end(tls, drain, grace));
+    let now = clock::now();
     project.remember_retired(Retired {
         id: certificate.info.id.clone(),
         superseded_by: superseded_by.cloned(),
+        heir: superseded_by.cloned(),
         tls: certificate.objects().map(Arc::downgrade).collect(),
         info: certificate.info.clone(),
-        deadline: clock::now() + grace,
+        deadline: now + grace.exchanges,
+        upgraded_deadline: now + grace.upgraded,
     });
 }
 
 /// Ends one object of a certificate that stays: nothing is presented by it any more. When this returns, no new request
 /// can use it. What still runs under it is shown as what the certificate took the place of.
-pub(super) fn retire_object(project: &Project, info: &Arc<CertificateInfo>, tls: &Arc<UpstreamTls>, grace: Duration) {
+pub(super) fn retire_object(project: &Project, info: &Arc<CertificateInfo>, tls: &Arc<UpstreamTls>, grace: Grace) {
     end(tls, Drain::Grace, grace);
+    let now = clock::now();
     project.remember_retired(Retired {
         id: info.id.clone(),
         superseded_by: Some(info.id.clone()),
+        heir: Some(info.id.clone()),
         tls: vec![Arc::downgrade(tls)],
         info: info.clone(),
-        deadline: clock::now() + grace,
+        deadline: now + grace.exchanges,
+        upgraded_deadline: now + grace.upgraded,
     });
 }
 
 /// Ends one object.
-pub(super) fn end(tls: &UpstreamTls, drain: Drain, grace: Duration) {
+pub(super) fn end(tls: &UpstreamTls, drain: Drain, grace: impl Into<Grace>) {
+    let (grace, now) = (grace.into(), Instant::now());
     match drain {
-        Drain::Grace => tls.life().retire(Instant::now() + grace),
+        Drain::Grace => {
+            tls.life().retire_until(Until { exchanges: now + grace.exchanges, upgraded: now + grace.upgraded });
+        }
         Drain::Now => tls.life().end(),
     }
 }

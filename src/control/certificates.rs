@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::apply::{Facts, retire, retire_object};
+use super::apply::{Facts, Grace, retire, retire_object};
 use super::records::{BindingRecord, CertificateRecord};
 use super::store::Write;
 use super::{Control, ControlError, Drain, Inner, Properties, Upload, Uploaded};
@@ -192,7 +192,7 @@ impl Inner {
         let old = displaced.and_then(|old| edit.remove_certificate(old));
         project.publish(edit.finish());
         if let Some(old) = old {
-            retire(project, &old, Some(&id), drain, self.limits.replace_grace());
+            retire(project, &old, Some(&id), drain, Grace::of_replaced(&self.limits));
         }
         tracing::info!(project = %project.id(), %pattern, certificate = %id, updated, "certificate uploaded");
         let words =
@@ -236,7 +236,7 @@ impl Inner {
         edit.remove_certificate(id);
         project.publish(edit.finish());
         if let Some(old) = certificate {
-            retire(project, &old, None, drain, self.limits.delete_grace());
+            retire(project, &old, None, drain, Grace::of_deleted(&self.limits));
         }
         tracing::info!(project = %project.id(), certificate = %id, bindings = patterns.len(), "certificate deleted");
         self.events
@@ -289,10 +289,10 @@ impl Inner {
         let spent = same.first().and_then(|b| self.exchange(&snapshot, b, binding, &mut edit));
         project.publish(edit.finish());
         if let Some(old) = loose {
-            retire(project, &old, certificate.as_ref(), Drain::Grace, self.limits.replace_grace());
+            retire(project, &old, certificate.as_ref(), Drain::Grace, Grace::of_replaced(&self.limits));
         }
         if let Some((info, tls)) = spent {
-            retire_object(project, &info, &tls, self.limits.replace_grace());
+            retire_object(project, &info, &tls, Grace::of_replaced(&self.limits));
         }
         tracing::info!(project = %project.id(), %pattern, ?certificate, "binding written");
         Ok(occupied)
@@ -314,7 +314,7 @@ impl Inner {
         let loose = existing.and_then(|b| self.loosen(&snapshot, &b, &mut edit));
         project.publish(edit.finish());
         if let Some(old) = loose {
-            retire(project, &old, None, Drain::Grace, self.limits.delete_grace());
+            retire(project, &old, None, Drain::Grace, Grace::of_deleted(&self.limits));
         }
         tracing::info!(project = %project.id(), %pattern, "binding removed");
         Ok(())

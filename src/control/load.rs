@@ -113,6 +113,7 @@ impl Control {
         for sentence in &unloaded {
             tracing::warn!("declared certificate not loaded: {sentence}");
         }
+        registry.keep_retired(settings.limits.max_retired);
         let inner = Inner {
             registry,
             store,

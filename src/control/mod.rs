@@ -75,7 +75,7 @@ pub struct Uploaded {
 /// How long what runs under a retired certificate may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drain {
-    /// `limits.replace_grace` or `limits.delete_grace`.
+    /// `limits.replace_grace` (for what was upgraded `limits.upgraded_grace`), or `limits.delete_grace`.
     Grace,
     /// `?drain=now`.
     Now,

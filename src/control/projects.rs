@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::apply::end;
+use super::apply::{Grace, end};
 use super::certificates::{takes_changes, whole};
 use super::store::Write;
 use super::tokens::write_of;
@@ -115,9 +115,9 @@ impl Inner {
         self.disclosures.forget(project.id());
         self.shadowed.lock().expect("nothing panics while holding it").remove(project.id());
         for certificate in snapshot.certificates() {
-            certificate.objects().for_each(|tls| end(tls, Drain::Grace, self.limits.delete_grace()));
+            certificate.objects().for_each(|tls| end(tls, Drain::Grace, Grace::of_deleted(&self.limits)));
         }
-        end(snapshot.anonymous(), Drain::Grace, self.limits.delete_grace());
+        end(snapshot.anonymous(), Drain::Grace, Grace::of_deleted(&self.limits));
         tracing::info!(project = %project.id(), "project deleted");
         Ok(())
     }

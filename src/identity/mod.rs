@@ -11,5 +11,5 @@ mod upstream_tls;
 
 pub use asked::{Asked, Presented, recorded};
 pub use client::ClientIdentity;
-pub use life::{Life, Phase};
+pub use life::{Life, Phase, Until};
 pub use upstream_tls::{RouteId, Serial, Show, TlsFactory, UpstreamTls};

@@ -19,6 +19,10 @@
 //! | `egret_certificates` | `state`: `valid`, `expired`, `not_yet_valid` | certificates by their dates |
 //! | `egret_certificate_expires_in_seconds` | `project`, `certificate`: ids | seconds until notAfter, negative afterwards; of the `limits.max_metric_certificates` that expire first |
 //! | `egret_certificates_not_listed` | | certificates beyond that limit |
+//! | `egret_draining_certificates` | | retired certificates that still have connections |
+//! | `egret_draining_connections` | `state`: `exchange`, `upgraded` | their connections; `upgraded` are those that became WebSockets |
+//! | `egret_draining_ends_in_seconds` | | until the last of them is cut; 0 if there is none |
+//! | `egret_retired_forgotten_total` | | retired certificates no longer shown, at `limits.max_retired`, although connections of them were open |
 //! | `egret_unloaded_certificates` | | declared certificates that could not be loaded |
 //! | `egret_projects`, `egret_tokens` | | how many there are |
 //! | `egret_ready` | | 1 if `/readyz` answers 200, else 0 |

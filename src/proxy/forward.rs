@@ -8,12 +8,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, Uri};
+use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::caller::Pass;
 use super::error;
 use super::headers::{self, Via};
+use super::target::origin_form;
 use super::websocket::{Ask, Bridges};
 use crate::config::LiveLimits;
 use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, Peer, Rule, Validity};
@@ -25,8 +26,9 @@ use crate::upstream::{
     Destination, Ended, Failure, Lease, Refusal, Reply, ReplyBody, RequestBody, Upload, Upstreams, is_grpc,
 };
 
-/// Selections that may be overtaken by a retirement before the request is given up.
-const MAX_SELECTIONS: u32 = 8;
+/// How often the same object may be selected although it was retired. A retirement is published first, so this is never
+/// needed; it keeps a mistake there from becoming an endless loop here.
+const MAX_STALE_SELECTIONS: u32 = 8;
 
 /// Which front end a request came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,8 +191,14 @@ impl Forwarder {
         }
         record.upload = body.upload().cloned();
         let mut request = Request::from_parts(parts, body);
-        for _ in 0..MAX_SELECTIONS {
+        let (mut last, mut stale) = (None, 0);
+        loop {
             let tls = self.select(inbound, to, record)?;
+            stale = if last.replace(tls.serial()) == Some(tls.serial()) { stale + 1 } else { 0 };
+            if stale == MAX_STALE_SELECTIONS {
+                let why = "the certificate for this origin is retired, and nothing has taken its place";
+                return Err(Failure::new(Code::MtlsIdentityUnavailable, why));
+            }
             let project = inbound.project.id();
             let sent = match ask {
                 None => self.upstreams.send(project, &tls, to, request).await,
@@ -202,11 +210,20 @@ impl Forwarder {
                 Err(Refusal::Retired(back)) => request = *back,
                 Err(Refusal::Failed(failure)) => return Err(failure),
             }
+            // However often the certificate is replaced, the request waits for a connection under the newest one, as
+            // long as it may wait for an answer. Every turn of this loop costs whoever replaces one change.
+            if record.began.elapsed() >= self.limits.response_timeout() {
+                let mut failure = Failure::new(
+                    Code::NetTimeout,
+                    format!(
+                        "the certificate for {to} was replaced faster than a connection could be made, for {:?}",
+                        self.limits.response_timeout()
+                    ),
+                );
+                failure.retry_safe = true;
+                return Err(failure);
+            }
         }
-        Err(Failure::new(
-            Code::MtlsIdentityUnavailable,
-            "the certificate for this origin was replaced again and again while a connection was being made",
-        ))
     }
 
     /// What is presented to `to` right now, or why nothing may be sent.
@@ -354,20 +371,6 @@ pub(super) fn check_usable(selection: &Selection, on_expiry: OnExpiry, origin: &
     .fix(fix()))
 }
 
-/// `/path?query`, from whatever form the target came in (RFC 9112 section 3.2.1).
-fn origin_form(uri: Uri) -> Result<Uri, Failure> {
-    if uri.authority().is_none() && uri.scheme().is_none() {
-        return Ok(uri);
-    }
-    let path = uri.into_parts().path_and_query.filter(|p| !p.as_str().is_empty());
-    let Some(path) = path else { return Ok(Uri::from_static("/")) };
-    if path.as_str().starts_with('/') || path.as_str() == "*" {
-        return Ok(Uri::from(path));
-    }
-    // `http://host?query`: an absolute form with an empty path, printed with the slash that it lacks.
-    path.to_string().parse().map_err(|_| Failure::new(Code::RequestMalformed, "the request target is not a valid URI"))
-}
-
 /// What is gathered on the way, for the log line and the failure's facts.
 struct Record {
     id: RequestId,
@@ -453,25 +456,6 @@ impl Ended for Finish {
         }
         if let Some((access, record, status)) = log {
             access.write(&record.line(status, None, complete, bytes));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn takes_scheme_and_authority_off_a_target() {
-        for (from, to) in [
-            ("http://a.test/x?y=1", "/x?y=1"),
-            ("http://a.test", "/"),
-            ("https://a.test:8443/", "/"),
-            ("/x", "/x"),
-            ("http://a.test?q", "/?q"),
-            ("*", "*"),
-        ] {
-            assert_eq!(origin_form(from.parse().unwrap()).unwrap_or_else(|f| panic!("{}", f.detail)), to, "{from}");
         }
     }
 }

@@ -51,6 +51,8 @@ pub struct Registry {
     /// Grows with every project or token that comes or goes. Release-stored after the change, acquire-loaded by
     /// [`Registry::token_generation`], so that who sees the new number sees the change.
     generation: AtomicU64,
+    /// Of the retired certificates of each project.
+    retired: Arc<project::RetiredBound>,
 }
 
 impl Registry {
@@ -101,12 +103,24 @@ impl Registry {
     /// Adds (or replaces) a project.
     pub fn insert(&self, project: Arc<Project>) {
         let _membership = self.membership.lock().expect("nothing panics while holding it");
+        project.bound_retired(&self.retired);
         if let Some(old) = self.projects.insert(project.id().clone(), project.clone()) {
             self.forget_name(&old);
         }
         let name = project.load().info().name.clone();
         self.names.entry(name).or_default().push(project);
         self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// How many retired certificates each project remembers, from now on.
+    pub fn keep_retired(&self, most: usize) {
+        self.retired.most.store(most, Ordering::Relaxed);
+    }
+
+    /// How many were forgotten at that bound although they still had connections.
+    #[must_use]
+    pub fn retired_forgotten(&self) -> u64 {
+        self.retired.forgotten.load(Ordering::Relaxed)
     }
 
     /// Removes it; its handle stays behind as an empty, denying project ([`Snapshot::is_removed`]) for those who hold it.

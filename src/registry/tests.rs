@@ -3,6 +3,7 @@ use std::sync::Arc;
 use super::testing::{anonymous, binding, certificate, empty};
 use super::*;
 use crate::domain::{Origin, ProjectInfo, Role, Rule};
+use crate::identity::UpstreamTls;
 
 fn project(name: &str, team: Option<(&str, &str)>) -> Arc<Project> {
     let team = team.map(|(id, slug)| Team { id: Some(id.to_owned()), slug: Some(slug.to_owned()) });
@@ -164,9 +165,11 @@ fn forgets_a_retired_certificate_with_its_last_connection_and_holds_no_key() {
     let retired = Retired {
         id: certificate("cert_1").info.id.clone(),
         superseded_by: None,
+        heir: None,
         tls: vec![Arc::downgrade(&tls)],
         info: certificate("cert_1").info.clone(),
         deadline: time::OffsetDateTime::UNIX_EPOCH,
+        upgraded_deadline: time::OffsetDateTime::UNIX_EPOCH,
     };
     project.remember_retired(retired.clone());
     assert_eq!(project.retired().iter().map(Retired::connections).collect::<Vec<_>>(), [1]);
@@ -174,11 +177,43 @@ fn forgets_a_retired_certificate_with_its_last_connection_and_holds_no_key() {
     assert!(project.retired().is_empty());
 
     tls.life().opened();
+    let registry = Registry::default();
+    registry.insert(project.clone());
+    registry.keep_retired(256);
     for _ in 0..300 {
         project.remember_retired(retired.clone());
     }
-    assert_eq!(project.retired().len(), 256, "bounded");
+    assert_eq!((project.retired().len(), registry.retired_forgotten()), (256, 44), "bounded, and said so");
     assert_eq!(Arc::strong_count(&tls), 1);
     drop(tls);
     assert!(project.retired().is_empty());
+}
+
+#[test]
+fn knows_who_stands_in_the_place_of_a_retired_certificate_however_often_that_was_taken() {
+    let project = project("payments", None);
+    let tls = anonymous();
+    tls.life().opened();
+    let idle = anonymous();
+    let id = |name: &str| certificate(name).info.id.clone();
+    let retire = |name: &str, by: Option<&str>, tls: &Arc<UpstreamTls>| {
+        project.remember_retired(Retired {
+            id: id(name),
+            superseded_by: by.map(id),
+            heir: by.map(id),
+            tls: vec![Arc::downgrade(tls)],
+            info: certificate(name).info.clone(),
+            deadline: time::OffsetDateTime::UNIX_EPOCH,
+            upgraded_deadline: time::OffsetDateTime::UNIX_EPOCH,
+        });
+    };
+    retire("cert_1", Some("cert_2"), &tls);
+    // Its successor has no connection, and is not remembered for long.
+    retire("cert_2", Some("cert_3"), &idle);
+    retire("cert_x", Some("cert_y"), &tls);
+    let heirs = || project.retired().into_iter().map(|r| (r.id, r.superseded_by, r.heir)).collect::<Vec<_>>();
+    let other = (id("cert_x"), Some(id("cert_y")), Some(id("cert_y")));
+    assert_eq!(heirs(), [(id("cert_1"), Some(id("cert_2")), Some(id("cert_3"))), other.clone()]);
+    retire("cert_3", None, &idle);
+    assert_eq!(heirs(), [(id("cert_1"), Some(id("cert_2")), None), other]);
 }

@@ -1,6 +1,13 @@
 //! The connections of one identity to one destination: those that are idle, those that take more streams, those that
 //! are being made, and who waits for them.
 
+mod shelf;
+/// What `shelf` is made of; the models put loom's in their place.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicUsize, Ordering};
+    pub(super) use std::sync::{Mutex, MutexGuard};
+}
+
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -11,6 +18,9 @@ use http::uri::Authority;
 use rustls::pki_types::ServerName;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+
+use shelf::{Bell, Waiters};
+pub(super) use shelf::{Refused, Shelf};
 
 use super::connect::server_name;
 use super::connection::{Conn, Live};
@@ -54,9 +64,9 @@ pub(super) struct Bucket {
     pub(super) uri_authority: Authority,
     /// `None` for plain http.
     pub(super) name: Option<ServerName<'static>>,
-    pub(super) idle: Mutex<Vec<Idle>>,
+    pub(super) idle: Shelf<Idle>,
     /// HTTP/2 connections that may still take streams.
-    pub(super) multis: Mutex<Vec<Arc<Multi>>>,
+    pub(super) multis: Shelf<Arc<Multi>>,
     /// How many they are: the look at an HTTP/1.1 bucket takes no lock.
     pub(super) multi_count: AtomicUsize,
     /// A [`Spoken`].
@@ -76,8 +86,7 @@ pub(super) struct Bucket {
     /// A permit per handshake.
     pub(super) dials: Permits,
     /// Requests that wait for a connection to come back.
-    waiting: AtomicUsize,
-    pub(super) freed: Notify,
+    waiters: Waiters<Notify>,
     /// A connection has ended, for those who can only use a new one.
     pub(super) room: Notify,
     pub(super) evicted: Notify,
@@ -136,9 +145,19 @@ impl Drop for Dialling {
     }
 }
 
+impl Bell for Notify {
+    fn ring_one(&self) {
+        self.notify_one();
+    }
+
+    fn ring_all(&self) {
+        self.notify_waiters();
+    }
+}
+
 /// See [`Bucket::wait`].
 pub(super) struct Waiting<'a> {
-    count: &'a AtomicUsize,
+    waiters: &'a Waiters<Notify>,
     freed: Pin<Box<Notified<'a>>>,
 }
 
@@ -151,7 +170,7 @@ impl Waiting<'_> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::SeqCst);
+        self.waiters.leave();
     }
 }
 
@@ -177,8 +196,8 @@ impl Bucket {
             authority,
             uri_authority,
             name,
-            idle: Mutex::default(),
-            multis: Mutex::default(),
+            idle: Shelf::default(),
+            multis: Shelf::default(),
             multi_count: AtomicUsize::new(0),
             spoken: AtomicU8::new(spoken as u8),
             demoted: AtomicU64::new(ticks()),
@@ -189,8 +208,7 @@ impl Bucket {
             next_id: AtomicU64::new(0),
             open: Permits::new(limits.max_connections_per_origin()),
             dials: Permits::new(limits.max_dials_per_origin()),
-            waiting: AtomicUsize::new(0),
-            freed: Notify::new(),
+            waiters: Waiters::default(),
             room: Notify::new(),
             evicted: Notify::new(),
             emptied: Notify::new(),
@@ -225,10 +243,10 @@ impl Bucket {
     /// Counts as waiting while it lives. Take this, then look once more, then await [`Waiting::freed`]: what comes back
     /// or closes after the second look is not missed.
     pub(super) fn wait(&self) -> Waiting<'_> {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        let mut freed = Box::pin(self.freed.notified());
+        self.waiters.enter();
+        let mut freed = Box::pin(self.waiters.bell.notified());
         freed.as_mut().enable();
-        Waiting { count: &self.waiting, freed }
+        Waiting { waiters: &self.waiters, freed }
     }
 
     /// Resolves while no connection is open.
@@ -264,7 +282,7 @@ impl Bucket {
         let enough = match self.spoken() {
             Spoken::Http1 | Spoken::Http1Only => usize::MAX,
             Spoken::Unknown => 1,
-            Spoken::Http2 => self.waiting.load(Ordering::SeqCst).max(1).div_ceil(self.expected.load(Ordering::Acquire)),
+            Spoken::Http2 => self.waiters.count().max(1).div_ceil(self.expected.load(Ordering::Acquire)),
         };
         let more = |d: usize| (d < enough).then_some(d + 1);
         self.dialling.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
@@ -288,7 +306,7 @@ impl Bucket {
         if matches!(self.spoken(), Spoken::Http1 | Spoken::Http1Only) {
             return None;
         }
-        if lock(&self.multis).iter().any(|m| !m.is_closed()) {
+        if self.multis.lock().iter().any(|m| !m.is_closed()) {
             return None;
         }
         let failures = lock(&self.failures);
@@ -297,21 +315,22 @@ impl Bucket {
 
     /// Requests that wait for a connection.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.waiters.count()
     }
 
     /// Wakes all who wait: each looks for itself.
     pub(super) fn wake_all(&self) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.freed.notify_waiters();
-        }
+        self.waiters.wake_all();
     }
 
     pub(super) fn wake_one(&self) {
-        // The common case has nobody waiting and costs one load.
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.freed.notify_one();
-        }
+        self.waiters.wake_one();
+    }
+
+    /// The identity was retired: all who wait must select again, whoever counted them.
+    pub(super) fn dismiss(&self) {
+        self.waiters.bell.ring_all();
+        self.room.notify_waiters();
     }
 
     /// Registers a connection, before its task is started.
@@ -324,19 +343,30 @@ impl Bucket {
 
     pub(super) fn remove_live(&self, id: u64) {
         let mut live = lock(&self.live);
-        if live.remove(&id).is_some() {
+        if let Some(connection) = live.remove(&id) {
             self.tls.life().closed();
+            if connection.is_upgraded() {
+                self.tls.life().upgraded_closed();
+            }
         }
         if live.is_empty() {
             self.emptied.notify_one();
         }
     }
 
-    pub(super) fn cut(&self) -> usize {
-        let live = lock(&self.live);
-        for connection in live.values() {
-            connection.cut();
+    /// A connection has become something else: it is counted apart, and has a deadline of its own.
+    pub(super) fn upgraded(&self, id: u64) {
+        // Under the lock: one that has ended meanwhile is counted no more.
+        if let Some(connection) = lock(&self.live).get(&id)
+            && connection.upgraded()
+        {
+            self.tls.life().became_upgraded();
         }
-        live.len()
+    }
+
+    /// Cuts those open connections that `which` picks. How many they were.
+    pub(super) fn cut(&self, which: impl Fn(&Live) -> bool) -> usize {
+        let live = lock(&self.live);
+        live.values().filter(|connection| which(connection)).map(|connection| connection.cut()).count()
     }
 }

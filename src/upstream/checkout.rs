@@ -12,6 +12,7 @@ use super::multi::{self, Slot};
 use super::{Destination, Failure, Upstreams};
 use crate::domain::{Code, ProjectId};
 use crate::net::{Meter, Permit};
+use crate::observe::Metrics;
 
 /// What a request is sent on.
 pub(super) enum Carrier {
@@ -44,31 +45,55 @@ pub(super) enum Checkout {
 }
 
 impl Upstreams {
-    /// A connection that is there, of an identity that lives. Looking at its life after the connection was taken is
-    /// the linearisation point: whoever passes here began before a retirement.
+    /// A connection that is there, of an identity that lives: the pool looks at its life after it has taken one.
     pub(super) fn reuse(&self, bucket: &Bucket) -> Option<(Carrier, bool)> {
-        let found = match self.pool.slot(bucket) {
-            Some(slot) => (slot.reused, Carrier::Many(Arc::new(slot))),
-            None => (true, Carrier::One(self.pool.pop(bucket)?)),
-        };
-        bucket.tls.life().is_active().then_some((found.1, found.0))
+        Some(match self.pool.slot(bucket) {
+            Some(slot) => {
+                let reused = slot.reused;
+                (Carrier::Many(Arc::new(slot)), reused)
+            }
+            None => (Carrier::One(self.pool.pop(bucket)?), true),
+        })
     }
 
     /// A connection: from the pool or new. Ends in time: permits are waited for no longer than a connect may take, and
-    /// a connection that another request makes no longer than making one may take.
+    /// a connection that another request makes no longer than making one may take; at once when the identity is retired.
     pub(super) async fn checkout(
         &self,
         project: &ProjectId,
         bucket: &Arc<Bucket>,
         pooled: bool,
     ) -> Result<Checkout, Failure> {
+        let found = self.while_active(bucket, self.find_or_make(project, bucket, pooled)).await;
+        Ok(found?.unwrap_or(Checkout::Retired))
+    }
+
+    /// Runs what needs a living identity; `None` once it is retired, whatever had come out. A handshake that is under way is
+    /// dropped then and there: the request need not wait for it, and the key need not stay in memory. One that has
+    /// failed is no failure any more: another certificate is in force.
+    pub(super) async fn while_active<T>(
+        &self,
+        bucket: &Bucket,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<Option<T>, Failure> {
+        let life = bucket.tls.life();
+        let outcome = tokio::select! {
+            biased;
+            outcome = work => outcome,
+            () = life.retired() => return Ok(None),
+        };
+        // Looked at again: this is the linearisation point of a new connection.
+        if life.is_active() { outcome.map(Some) } else { Ok(None) }
+    }
+
+    async fn find_or_make(&self, project: &ProjectId, bucket: &Arc<Bucket>, pooled: bool) -> Result<Checkout, Failure> {
         let life = bucket.tls.life();
         let made = Instant::now() + self.longest_dial();
         // Counts from when there was nothing but to wait for a permit.
         let mut busy = None;
         let failures = bucket.failures();
         let mut waiting = None;
-        let (place, dialling) = loop {
+        let (place, turn, dialling) = loop {
             if pooled && let Some((carrier, reused)) = self.reuse(bucket) {
                 return Ok(Checkout::Ready(carrier, reused));
             }
@@ -80,11 +105,14 @@ impl Upstreams {
                 return Err(failure);
             }
             let dialling = bucket.may_dial();
-            let others_dial = dialling.is_none();
-            if let Some(dialling) = dialling
+            // After a replacement very many want a connection at once. Who gets no turn for a handshake does not queue for
+            // one: the first that are made may serve all. Only who cannot use those queues, below.
+            let turn = if pooled { bucket.dials.try_take().map(Some) } else { Some(None) };
+            let others_dial = dialling.is_none() || turn.is_none();
+            if let (Some(dialling), Some(turn)) = (dialling, turn)
                 && let Some(place) = bucket.try_open()
             {
-                break (place, dialling.begin());
+                break (place, turn, dialling.begin());
             }
             let deadline = if others_dial {
                 made
@@ -93,9 +121,7 @@ impl Upstreams {
             };
             // At the cap. One that was given back a moment ago will do, as soon as hyper has it ready.
             if pooled && let Some(mut conn) = self.pool.pop_unready(bucket) {
-                if let Ok(Ok(())) = timeout_at(deadline, conn.sender.ready()).await
-                    && life.is_active()
-                {
+                if let Ok(Ok(())) = timeout_at(deadline, conn.sender.ready()).await {
                     return Ok(Checkout::Ready(Carrier::One(conn), true));
                 }
                 continue;
@@ -118,15 +144,13 @@ impl Upstreams {
         // Let go of last: who waits looks again when the connection is there, or when it is known why it is not.
         let mut dialling = Some(dialling);
         let before = self.dialer.policy.generation();
-        let carrier = self.open(project, bucket, place, &mut dialling).await.inspect_err(|f| bucket.failed(f));
+        let carrier = self.open(project, bucket, (place, turn), &mut dialling).await.inspect_err(|f| bucket.failed(f));
         drop(dialling);
         let carrier = carrier?;
         if let Some(carrier) = &carrier {
             self.still_permitted(bucket, carrier.about(), before)?;
         }
-        // Checked again after the handshake: the identity may have been retired while we were dialling.
-        if !life.is_active() {
-            self.pool.metrics.retired_handshakes.add();
+        if carrier.is_none() && !life.is_active() {
             return Ok(Checkout::Retired);
         }
         // An HTTP/2 origin that takes no stream on a new connection.
@@ -162,11 +186,15 @@ impl Upstreams {
         &self,
         project: &ProjectId,
         bucket: &Arc<Bucket>,
-        place: Place,
+        (place, turn): (Place, Option<Permit>),
         dialling: &mut Option<Dialling>,
     ) -> Result<Option<Carrier>, Failure> {
         let offer = if bucket.is_demoted() { Offer::Http1 } else { Offer::Both };
-        let _dial = self.dial_permit(bucket).await?;
+        let _dial = match turn {
+            Some(turn) => turn,
+            None => self.dial_permit(bucket).await?,
+        };
+        let _unless = Thrown::away(bucket, &self.pool.metrics);
         let metrics = &self.pool.metrics;
         let (Destination::Tls(_), Some(_)) = (&bucket.to, &bucket.name) else {
             let (stream, address) = self.reach_plain(project, bucket).await?;
@@ -190,20 +218,22 @@ impl Upstreams {
         Ok(Some(Carrier::One(conn)))
     }
 
-    /// An HTTP/1.1 connection of its own for a request that is to become something else.
+    /// An HTTP/1.1 connection of its own for a request that is to become something else; `None` if its identity was
+    /// retired meanwhile.
     pub(super) async fn open_upgradable(
         &self,
         project: &ProjectId,
         bucket: &Arc<Bucket>,
     ) -> Result<Option<Conn>, Failure> {
+        self.while_active(bucket, self.make_upgradable(project, bucket)).await
+    }
+
+    async fn make_upgradable(&self, project: &ProjectId, bucket: &Arc<Bucket>) -> Result<Conn, Failure> {
         let deadline = Instant::now() + self.pool.limits.connect_timeout();
         let place = loop {
             let room = bucket.room.notified();
             if let Some(place) = bucket.try_open() {
                 break place;
-            }
-            if !bucket.tls.life().is_active() {
-                return Ok(None);
             }
             self.pool.make_room(bucket);
             if timeout_at(deadline, room).await.is_err() {
@@ -213,6 +243,7 @@ impl Upstreams {
         };
         let _dial = self.dial_permit(bucket).await?;
         let before = self.dialer.policy.generation();
+        let _unless = Thrown::away(bucket, &self.pool.metrics);
         let metrics = &self.pool.metrics;
         let conn = if bucket.name.is_some() {
             let (stream, about, _) = self.secure(project, bucket, Offer::Http1).await?;
@@ -224,11 +255,7 @@ impl Upstreams {
         };
         let conn = conn.map_err(unstarted)?;
         self.still_permitted(bucket, &conn.about, before)?;
-        if bucket.tls.life().is_active() {
-            return Ok(Some(conn));
-        }
-        self.pool.metrics.retired_handshakes.add();
-        Ok(None)
+        Ok(conn)
     }
 
     async fn reach_plain(
@@ -267,6 +294,26 @@ impl Upstreams {
         let about = Arc::new(About::new(secured.address, Some(secured.version), secured.resumed, asked));
         let h2 = secured.stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok((secured.stream, about, h2))
+    }
+}
+
+/// Counts a handshake that ends, in whatever way, after its identity was retired.
+struct Thrown<'a> {
+    bucket: &'a Bucket,
+    metrics: &'a Metrics,
+}
+
+impl<'a> Thrown<'a> {
+    fn away(bucket: &'a Bucket, metrics: &'a Metrics) -> Self {
+        Self { bucket, metrics }
+    }
+}
+
+impl Drop for Thrown<'_> {
+    fn drop(&mut self) {
+        if !self.bucket.tls.life().is_active() {
+            self.metrics.retired_handshakes.add();
+        }
     }
 }
 

@@ -126,8 +126,8 @@ pub(super) struct Conn {
     pub(super) meter: Arc<Meter>,
     /// [`ticks`] when it was made.
     pub(super) born: u64,
-    /// Kept while it is to stay registered after an upgrade.
-    tie: Option<oneshot::Sender<()>>,
+    /// Kept while it is to stay registered after an upgrade, with its number in the bucket.
+    tie: Option<(oneshot::Sender<()>, u64)>,
 }
 
 impl Conn {
@@ -145,9 +145,11 @@ impl Conn {
         self.tie.is_some()
     }
 
-    /// The hold on an upgraded connection: it counts as open until this is dropped.
-    pub(super) fn into_tie(self) -> Option<Tie> {
-        self.tie.map(Tie)
+    /// The hold on an upgraded connection of `bucket`: it counts as open, and as upgraded, until this is dropped.
+    pub(super) fn into_tie(self, bucket: &Bucket) -> Option<Tie> {
+        let (tie, id) = self.tie?;
+        bucket.upgraded(id);
+        Some(Tie(tie))
     }
 }
 
@@ -166,11 +168,12 @@ pub(super) struct Live {
     /// Set once the task runs: it is registered before, because it may end at once.
     task: OnceLock<AbortHandle>,
     meter: Arc<Meter>,
+    upgraded: AtomicBool,
 }
 
 impl Live {
     pub(super) fn new(meter: Arc<Meter>) -> Arc<Self> {
-        Arc::new(Self { task: OnceLock::new(), meter })
+        Arc::new(Self { task: OnceLock::new(), meter, upgraded: AtomicBool::new(false) })
     }
 
     pub(super) fn started(&self, task: AbortHandle) {
@@ -179,6 +182,15 @@ impl Live {
         if self.meter.is_cut() {
             self.cut();
         }
+    }
+
+    /// It has become something else. Whether that is news.
+    pub(super) fn upgraded(&self) -> bool {
+        !self.upgraded.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.upgraded.load(Ordering::Relaxed)
     }
 
     pub(super) fn cut(&self) {
@@ -211,6 +223,7 @@ where
     // Not under the bucket's lock: a runtime that is ending drops the future here and now, and its guard takes that lock.
     let (task, tie) = if upgrades {
         let (tie, untied) = oneshot::channel();
+        let tie = (tie, guard.id);
         let task = tokio::spawn(async move {
             let outcome = connection.with_upgrades().await;
             ended.has_ended(outcome.err());

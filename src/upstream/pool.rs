@@ -15,8 +15,8 @@ use std::time::Duration;
 use dashmap::DashMap;
 use moka::sync::Cache;
 
-use super::bucket::{Bucket, Idle, Spoken, lock};
-use super::connection::{About, Conn};
+use super::bucket::{Bucket, Idle, Refused, Spoken, lock};
+use super::connection::{About, Conn, Live};
 use super::multi::{Multi, Slot};
 use super::route::Way;
 use super::{Destination, Failure, PoolState};
@@ -94,9 +94,12 @@ impl Pool {
         Ok(bucket)
     }
 
-    /// The connection used last, if one is ready.
+    /// The connection used last, if one is ready and its identity lives.
     pub(super) fn pop(&self, bucket: &Bucket) -> Option<Conn> {
-        let mut idle = lock(&bucket.idle);
+        bucket.idle.take(|idle| self.pick(bucket, idle), || bucket.tls.life().is_active())
+    }
+
+    fn pick(&self, bucket: &Bucket, idle: &mut Vec<Idle>) -> Option<Conn> {
         let mut at = idle.len();
         while at > 0 {
             at -= 1;
@@ -117,14 +120,16 @@ impl Pool {
         if bucket.multi_count.load(Ordering::Acquire) == 0 {
             return None;
         }
-        let mut multis = lock(&bucket.multis);
         // The first that has room: the others may run empty and be closed.
         let usable = |m: &&Arc<Multi>| !self.is_aged(m.born) && self.is_permitted(bucket, &m.about);
-        let slot = multis.iter().filter(usable).find_map(Multi::slot);
+        let slot = bucket
+            .multis
+            .take(|multis| multis.iter().filter(usable).find_map(Multi::slot), || bucket.tls.life().is_active());
         if slot.is_some() {
             return slot;
         }
         // What may not be used any more ends with its last stream, and others are made in its place.
+        let mut multis = bucket.multis.lock();
         let gone: Vec<_> = multis.extract_if(.., |m| !self.is_permitted(bucket, &m.about)).collect();
         bucket.multi_count.store(multis.len(), Ordering::Release);
         drop(multis);
@@ -159,15 +164,11 @@ impl Pool {
     /// identity was retired meanwhile.
     pub(super) fn add_multi(&self, bucket: &Bucket, multi: Arc<Multi>) -> Option<Slot> {
         let slot = multi.first_slot();
-        {
-            let mut multis = lock(&bucket.multis);
-            // Under the lock: `close_idle` takes it after the life was flipped, so none can slip in behind it.
-            if !bucket.tls.life().is_active() {
-                return None;
-            }
-            multis.push(multi);
-            bucket.multi_count.store(multis.len(), Ordering::Release);
-        }
+        bucket.multis.put(multi, || bucket.tls.life().is_active(), |_| true).ok()?;
+        // Whoever counts last counts right: `close_idle` does so after it has emptied the shelf.
+        let multis = bucket.multis.lock();
+        bucket.multi_count.store(multis.len(), Ordering::Release);
+        drop(multis);
         bucket.wake_all();
         slot
     }
@@ -176,7 +177,7 @@ impl Pool {
     pub(super) fn demote(&self, project: &ProjectId, bucket: &Bucket) {
         bucket.demoted.store(ticks(), Ordering::Relaxed);
         self.speaks(project, bucket, Spoken::Http1Only);
-        let multis = std::mem::take(&mut *lock(&bucket.multis));
+        let multis = bucket.multis.clear();
         bucket.multi_count.store(0, Ordering::Release);
         drop(multis);
         bucket.wake_all();
@@ -191,7 +192,7 @@ impl Pool {
 
     /// A connection that was given back and that hyper will have ready in a moment.
     pub(super) fn pop_unready(&self, bucket: &Bucket) -> Option<Conn> {
-        let mut idle = lock(&bucket.idle);
+        let mut idle = bucket.idle.lock();
         let at = idle.iter().rposition(|i| !i.conn.is_closed() && self.is_permitted(bucket, &i.conn.about))?;
         self.idle.fetch_sub(1, Ordering::Relaxed);
         Some(idle.remove(at).conn)
@@ -202,7 +203,7 @@ impl Pool {
         if self.pop_unready(bucket).is_some() {
             return;
         }
-        let mut multis = lock(&bucket.multis);
+        let mut multis = bucket.multis.lock();
         let gone = multis.iter().position(|m| m.idle_since().is_some()).map(|at| multis.remove(at));
         bucket.multi_count.store(multis.len(), Ordering::Release);
         drop(multis);
@@ -214,23 +215,20 @@ impl Pool {
         if conn.is_closed() || self.is_old(&conn) {
             return;
         }
-        {
-            let mut idle = lock(&bucket.idle);
-            // Under the lock: `close_idle` takes it after the life was flipped, so none can slip in behind it.
-            if !bucket.tls.life().is_active() {
-                return;
+        let room = |held| {
+            let room =
+                held < self.limits.max_idle_per_origin() && self.idle.load(Ordering::Relaxed) < self.limits.max_idle();
+            if room {
+                // Before it can be taken out again, which counts down.
+                self.idle.fetch_add(1, Ordering::Relaxed);
             }
-            if idle.len() >= self.limits.max_idle_per_origin()
-                || self.idle.load(Ordering::Relaxed) >= self.limits.max_idle()
-            {
-                drop(idle);
-                self.metrics.upstream_idle_full.add();
-                return;
-            }
-            idle.push(Idle { conn, since: ticks() });
-            self.idle.fetch_add(1, Ordering::Relaxed);
+            room
+        };
+        match bucket.idle.put(Idle { conn, since: ticks() }, || bucket.tls.life().is_active(), room) {
+            Ok(()) => bucket.wake_one(),
+            Err((Refused::Full, _)) => self.metrics.upstream_idle_full.add(),
+            Err((Refused::Retired, _)) => {}
         }
-        bucket.wake_one();
     }
 
     pub(super) fn state(&self) -> PoolState {
@@ -248,10 +246,10 @@ impl Pool {
 
     fn close_idle(&self, bucket: &Bucket) {
         // Streams that run hold on to their connection; with the last of them it closes.
-        let multis = std::mem::take(&mut *lock(&bucket.multis));
+        let multis = bucket.multis.clear();
         bucket.multi_count.store(0, Ordering::Release);
         drop(multis);
-        let closed = std::mem::take(&mut *lock(&bucket.idle));
+        let closed = bucket.idle.clear();
         self.idle.fetch_sub(closed.len(), Ordering::Relaxed);
     }
 
@@ -269,7 +267,7 @@ impl Pool {
             let mut unused = Vec::new();
             for entry in &pool.buckets {
                 entry.resize(&pool.limits);
-                let mut idle = lock(&entry.idle);
+                let mut idle = entry.idle.lock();
                 let before = idle.len();
                 idle.retain(|i| {
                     let live = !i.conn.is_closed() && since(i.since) < pool.limits.pool_idle_timeout();
@@ -292,7 +290,7 @@ impl Pool {
                 // Two owners are left: the map and the watching task. Checked under the shard's lock, so nobody can
                 // get hold of the bucket meanwhile.
                 let gone = pool.buckets.remove_if(&key, |_, b| {
-                    Arc::strong_count(b) == 2 && lock(&b.live).is_empty() && lock(&b.idle).is_empty()
+                    Arc::strong_count(b) == 2 && lock(&b.live).is_empty() && b.idle.lock().is_empty()
                 });
                 if let Some((_, bucket)) = gone {
                     bucket.evicted.notify_one();
@@ -306,7 +304,7 @@ impl Pool {
         if bucket.multi_count.load(Ordering::Acquire) == 0 {
             return 0;
         }
-        let mut multis = lock(&bucket.multis);
+        let mut multis = bucket.multis.lock();
         let mut gone = Vec::new();
         multis.retain(|multi| {
             let idle = multi.idle_since().is_some_and(|at| since(at) >= self.limits.pool_idle_timeout());
@@ -324,7 +322,7 @@ impl Pool {
     /// Cuts every connection: the end of egret's drain.
     pub(super) fn cut_all(&self) {
         for entry in &self.buckets {
-            entry.cut();
+            entry.cut(|_| true);
         }
     }
 
@@ -346,19 +344,31 @@ async fn watch(pool: Weak<Pool>, key: PoolKey, bucket: Arc<Bucket>) {
         pool.buckets.remove_if(&key, |_, b| Arc::ptr_eq(b, &bucket));
     }
     // Who waits for a connection must select again, all of them.
-    bucket.freed.notify_waiters();
-    bucket.room.notify_waiters();
-    tokio::select! {
-        () = life.gone() => {}
-        // Nothing is left to cut, and the key need not stay in memory until the deadline.
-        () = bucket.emptied() => return,
-    }
-    let cut = bucket.cut();
-    if cut > 0 {
-        tracing::info!(to = %bucket.to, connections = cut, "connections of a retired certificate were cut at their deadline");
-        if let Some(pool) = pool.upgrade() {
-            for _ in 0..cut {
-                pool.metrics.retired_cut.add();
+    bucket.dismiss();
+    let (mut exchanges, mut upgraded) = (true, true);
+    while exchanges || upgraded {
+        let which: fn(&Live) -> bool = tokio::select! {
+            // All deadlines have come: what was upgraded between them goes, too.
+            () = life.gone() => {
+                (exchanges, upgraded) = (false, false);
+                |_| true
+            }
+            () = life.due(|until| until.exchanges), if exchanges => {
+                exchanges = false;
+                |live| !live.is_upgraded()
+            }
+            () = life.due(|until| until.upgraded), if upgraded => {
+                upgraded = false;
+                Live::is_upgraded
+            }
+            // Nothing is left to cut, and the key need not stay in memory until the deadline.
+            () = bucket.emptied() => return,
+        };
+        let cut = bucket.cut(which);
+        if cut > 0 {
+            tracing::info!(to = %bucket.to, connections = cut, "connections of a retired certificate were cut at their deadline");
+            if let Some(pool) = pool.upgrade() {
+                (0..cut).for_each(|_| pool.metrics.retired_cut.add());
             }
         }
     }

@@ -91,7 +91,7 @@ impl Lease {
     /// The hold on a connection that has become something else.
     pub fn upgraded(self) -> Option<Tie> {
         match self.carrier {
-            Carrier::One(conn) => conn.into_tie(),
+            Carrier::One(conn) => conn.into_tie(&self.bucket),
             Carrier::Many(_) => None,
         }
     }
@@ -144,6 +144,10 @@ impl Upstreams {
         to: &Destination,
         mut request: Request<RequestBody>,
     ) -> Result<Reply, Refusal> {
+        if !tls.life().is_active() {
+            // Overtaken since it was selected: no bucket is made for it any more.
+            return Err(Refusal::Retired(Box::new(request)));
+        }
         let bucket = self.pool.bucket(project, tls, self.way(to), to).map_err(Refusal::Failed)?;
         bucket.touch();
         let mut tries = Tries {

@@ -5,6 +5,7 @@ mod multiplexed;
 mod origin;
 mod parents;
 mod proxies;
+mod retirement;
 mod script;
 
 use std::sync::Arc;

@@ -122,6 +122,37 @@ async fn lists_those_that_expire_first_and_counts_the_rest() {
 }
 
 #[tokio::test]
+async fn counts_what_is_draining_and_says_until_when() {
+    let world = world().await;
+    world.uploaded("payments", "https://a.test").await;
+    let project = world.management.registry.find("payments", None, None).unwrap();
+    let certificate = project.snapshot().certificates().pop().unwrap();
+    for life in [certificate.bound.life(), certificate.bound.life(), certificate.general.life()] {
+        life.opened();
+    }
+    certificate.bound.life().became_upgraded();
+    let (_, text) = world.metrics(READER).await;
+    for line in ["egret_draining_certificates 0", "egret_draining_ends_in_seconds 0", "egret_retired_forgotten_total 0"]
+    {
+        has(&text, line);
+    }
+    let mut body = world.material("next");
+    body["origin"] = "https://a.test".into();
+    world.send(ADMIN, "POST", "/v1/projects/payments/client-cert", &body).await;
+    let (_, text) = world.metrics(READER).await;
+    for line in [
+        "egret_draining_certificates 1",
+        r#"egret_draining_connections{state="exchange"} 2"#,
+        r#"egret_draining_connections{state="upgraded"} 1"#,
+    ] {
+        has(&text, line);
+    }
+    let left: i64 =
+        text.lines().find_map(|l| l.strip_prefix("egret_draining_ends_in_seconds ")).unwrap().parse().unwrap();
+    assert!((3000..=3600).contains(&left), "{left}");
+}
+
+#[tokio::test]
 async fn speaks_the_text_that_is_asked_for() {
     let world = world().await;
     let ask = |accept| {

@@ -76,6 +76,8 @@ async fn shows_a_replaced_certificate_until_its_last_connection_is_gone() {
     let project = world.management.registry.find("payments", None, None).unwrap();
     let certificate = project.snapshot().certificates().pop().unwrap();
     certificate.bound.life().opened();
+    certificate.bound.life().opened();
+    certificate.bound.life().became_upgraded();
 
     let mut body = world.material("next");
     body["origin"] = "https://a.test".into();
@@ -85,14 +87,41 @@ async fn shows_a_replaced_certificate_until_its_last_connection_is_gone() {
     let draining = world.get(READER, &target).await.body;
     assert_eq!(draining["status"], "draining");
     assert_eq!(draining["supersededBy"], new);
-    assert_eq!(draining["connections"], 1);
+    assert_eq!((&draining["connections"], &draining["upgraded"]), (&json!(2), &json!(1)));
+    assert!(draining["deadline"].is_string() && draining["upgradedDeadline"].is_string());
     assert_eq!(draining["bindings"], json!([]));
     let after = world.get(READER, &format!("/v1/projects/payments/certificates/{new}")).await.body;
-    assert_eq!((&after["retired"][0]["id"], &after["retired"][0]["connections"]), (&json!(old), &json!(1)));
+    assert_eq!((&after["retired"][0]["id"], &after["retired"][0]["connections"]), (&json!(old), &json!(2)));
     assert!(after["retired"][0]["deadline"].is_string());
+    assert_eq!(after["retired"][0]["upgraded"], 1);
+    assert!(after["retired"][0]["upgradedDeadline"].is_string());
+
+    // Also after the certificate that took its place was replaced in turn, and has no connection of its own.
+    let mut body = world.material("last");
+    body["origin"] = "https://a.test".into();
+    let reply = world.send(ADMIN, "POST", "/v1/projects/payments/client-cert", &body).await;
+    let last = reply.body["certId"].as_str().unwrap();
+    let details = world.get(READER, &format!("/v1/projects/payments/certificates/{last}")).await.body;
+    assert_eq!(details["retired"][0]["id"], json!(old), "{details}");
 
     certificate.bound.life().closed();
+    certificate.bound.life().closed();
+    certificate.bound.life().upgraded_closed();
     assert_eq!(world.get(READER, &target).await.status, 404);
+}
+
+#[tokio::test]
+async fn shows_what_drains_of_a_certificate_that_lost_its_last_binding_and_stays() {
+    let world = world().await;
+    let id = world.uploaded("payments", "https://a.test").await;
+    let project = world.management.registry.find("payments", None, None).unwrap();
+    let life = project.snapshot().certificates().pop().unwrap();
+    life.bound.life().opened();
+    let unbind = "/v1/projects/payments/bindings?origin=https://a.test";
+    assert_eq!(world.send(ADMIN, "DELETE", unbind, &json!(null)).await.status, 200);
+    let details = world.get(READER, &format!("/v1/projects/payments/certificates/{id}")).await.body;
+    assert_eq!((&details["status"], &details["connections"]), (&json!("active"), &json!(0)), "{details}");
+    assert_eq!((&details["retired"][0]["id"], &details["retired"][0]["connections"]), (&json!(id), &json!(1)));
 }
 
 #[tokio::test]

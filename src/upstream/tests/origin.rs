@@ -95,8 +95,11 @@ impl World {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
         let verifier = if behaviour.optional { verifier.allow_unauthenticated() } else { verifier };
         let verifier = verifier.build().unwrap();
-        let (certificate, key) =
-            issue(&authority, "origin", vec!["origin.localhost".to_owned(), "origin.test".to_owned()]);
+        let (certificate, key) = issue(
+            &authority,
+            "origin",
+            ["origin.localhost", "twin.localhost", "origin.test"].map(str::to_owned).to_vec(),
+        );
         let versions = if behaviour.tls12 { vec![&rustls::version::TLS12] } else { vec![&rustls::version::TLS13] };
         let mut config = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&versions)

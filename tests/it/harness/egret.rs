@@ -276,6 +276,22 @@ impl Egret {
         self.setup.as_ref().expect("present until the process is ended")
     }
 
+    /// Its configuration file.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.setup().folder.path().join("egret.toml")
+    }
+
+    /// `/metrics`, as text.
+    #[track_caller]
+    pub(crate) fn metrics(&self) -> String {
+        let mut wire = Wire::connect(self.management);
+        wire.send(format!(
+            "GET /metrics HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n",
+            self.management
+        ));
+        wire.reply("GET").text()
+    }
+
     /// What it wrote to standard error so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.setup().folder.path().join("log")).unwrap_or_default()

@@ -4,6 +4,7 @@
 
 pub(crate) mod certificates;
 pub(crate) mod clients;
+pub(crate) mod doors;
 pub(crate) mod egret;
 pub(crate) mod laptop;
 pub(crate) mod nginx;
@@ -11,6 +12,7 @@ pub(crate) mod openssl;
 pub(crate) mod origin;
 pub(crate) mod parents;
 pub(crate) mod partner;
+pub(crate) mod recorder;
 pub(crate) mod wire;
 pub(crate) mod world;
 

@@ -325,7 +325,7 @@ impl Conversation {
     }
 }
 
-fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
+pub(super) fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
     Some(name.to_owned())
@@ -336,7 +336,7 @@ fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn server_config(pair: &Pair, wants: &Wants<'_>) -> Arc<ServerConfig> {
+pub(super) fn server_config(pair: &Pair, wants: &Wants<'_>) -> Arc<ServerConfig> {
     server_config_over(rustls::DEFAULT_VERSIONS, pair, wants)
 }
 

@@ -42,13 +42,21 @@ impl Partner {
     pub(crate) fn start(
         handler: impl Fn(&mut Conversation, &Head) -> io::Result<Next> + Send + Sync + 'static,
     ) -> Self {
+        Self::configured(handler, |setup| setup)
+    }
+
+    /// The same with more in the configuration.
+    pub(crate) fn configured(
+        handler: impl Fn(&mut Conversation, &Head) -> io::Result<Next> + Send + Sync + 'static,
+        more: impl FnOnce(Setup) -> Setup,
+    ) -> Self {
         let world = World::new();
         let origin = Origin::start(&world.server(&[NAME]), &Wants::CertificateOf(&world.partner.pem()), handler);
-        let egret = Setup::new(&world)
+        let setup = Setup::new(&world)
             .listener("forward", "forward", "project = \"default\"")
             .listener("partner", "sidecar", &format!("project = \"default\"\norigin = \"{}\"", origin.origin(NAME)))
-            .hosts(&[NAME])
-            .start();
+            .hosts(&[NAME]);
+        let egret = more(setup).start();
         let client = world.client("the-client");
         egret.upload("default", Some(&origin.origin(NAME)), &client);
         let ca = egret.ca_pem();
