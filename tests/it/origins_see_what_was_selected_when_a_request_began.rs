@@ -261,9 +261,9 @@ impl Scene<'_> {
 
     /// As it was before the first step.
     fn clear(&mut self) -> Checked {
-        for project in 0..PROJECTS.len() {
+        for (project, name) in PROJECTS.into_iter().enumerate() {
             for id in std::mem::take(&mut self.models[project].certificates).into_keys() {
-                self.egret.delete(PROJECTS[project], &id);
+                self.egret.delete(name, &id);
                 self.models[project].delete(&id);
             }
             for slot in std::mem::take(&mut self.models[project].bindings).into_keys() {
