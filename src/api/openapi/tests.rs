@@ -176,8 +176,13 @@ fn answers_are_described_with_what_they_may_leave_out() {
     for (schema, required, optional) in [
         ("Listener", &["address", "auth", "mode", "name", "tls"][..], &["project"][..]),
         ("Token", &["id", "name", "role", "source"], &["createdAt", "email", "expiresAt", "projects"]),
-        ("Binding", &["certId", "lift", "origin", "since", "source"], &["file"]),
-        ("BindingWanted", &["certId", "origin"], &["lift"]),
+        ("Binding", &["certId", "lift", "origin", "since", "source", "tls13Only"], &["file"]),
+        ("BindingWanted", &["certId", "origin"], &["lift", "tls13Only"]),
+        (
+            "Disclosure",
+            &["certificate", "count", "fingerprint", "first", "last", "origin", "rule", "serialNumber", "subject"],
+            &["address"],
+        ),
         (
             "Status",
             &[

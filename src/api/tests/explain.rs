@@ -56,7 +56,7 @@ async fn says_which_certificate_and_why() {
     );
     assert_eq!(told["certificate"]["id"], id);
     assert_eq!((&told["certificate"]["status"], &told["certificate"]["daysLeft"]), (&json!("usable"), &json!(30)));
-    assert_eq!(told["binding"], json!({"pattern": "https://a.test", "source": "api"}));
+    assert_eq!(told["binding"], json!({"pattern": "https://a.test", "source": "api", "tls13Only": false}));
     let summary = format!("https://a.test:443 -> certificate {id} (exact binding https://a.test), expires in 30 days");
     assert_eq!(told["summary"], summary);
     let chosen: Vec<bool> = told["trace"].as_array().unwrap().iter().map(|s| s["chosen"] == true).collect();
