@@ -52,6 +52,11 @@ impl Spoken {
     }
 }
 
+/// Handshakes that a new identity begins with at once, where each request needs a connection. All that wait after a
+/// replacement would begin together and end together; where that takes longer than it is until the next replacement,
+/// none would ever end.
+const FIRST_DIALS: usize = 8;
+
 /// The connections of one key.
 pub(super) struct Bucket {
     pub(super) to: Destination,
@@ -276,11 +281,17 @@ impl Bucket {
         self.spoken() == Spoken::Http1Only && u128::from(since) < SPOKEN_TTL.as_millis()
     }
 
+    /// How many connections were ever made.
+    fn made(&self) -> usize {
+        usize::try_from(self.next_id.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+
     /// The right to make a connection, if one more is worth it: where many requests share a connection, or where
-    /// that is not known yet, those that are being made may serve all who wait.
+    /// that is not known yet, those that are being made may serve all who wait. With HTTP/1.1 a new identity begins with a
+    /// few and has one more with every one that was made.
     pub(super) fn may_dial(self: &Arc<Self>) -> Option<Dialling> {
         let enough = match self.spoken() {
-            Spoken::Http1 | Spoken::Http1Only => usize::MAX,
+            Spoken::Http1 | Spoken::Http1Only => FIRST_DIALS.saturating_add(self.made()),
             Spoken::Unknown => 1,
             Spoken::Http2 => self.waiters.count().max(1).div_ceil(self.expected.load(Ordering::Acquire)),
         };
