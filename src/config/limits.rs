@@ -65,6 +65,7 @@ limits! {
     drain_delay: Time[Duration::ZERO, DAY],
     replace_grace: Time[Duration::ZERO, DAY],
     delete_grace: Time[Duration::ZERO, DAY],
+    expiry_drain: Time[Duration::ZERO, DAY],
     max_connections_per_origin: Count[1, 1_000_000],
     max_idle_per_origin: Count[0, 1_000_000],
     max_idle: Count[0, 1_000_000],
@@ -82,6 +83,8 @@ limits! {
     max_api_connections: Count[1, 100_000],
     max_tokens: Count[1, 100_000],
     max_metric_certificates: Count[0, 100_000],
+    max_event_listeners: Count[1, 10_000],
+    max_webhook_queue: Count[1, 100_000],
     max_health_connections: Count[1, 10_000],
     max_events: Count[1, 100_000],
 }

@@ -141,8 +141,13 @@ pub(super) fn retire(
     drain: Drain,
     grace: Duration,
 ) {
+    let now = clock::now();
     let grace = match drain {
-        Drain::Grace => grace,
+        // An identity that has expired carries nothing, whatever became of it before.
+        Drain::Grace => match certificate.info.ends_at(project.load().info().on_expiry, now) {
+            Some(end) => grace.min(Duration::try_from(end - now).unwrap_or_default()),
+            None => grace,
+        },
         Drain::Now => Duration::ZERO,
     };
     certificate.objects().for_each(|tls| end(tls, drain, grace));
@@ -151,7 +156,7 @@ pub(super) fn retire(
         superseded_by: superseded_by.cloned(),
         tls: certificate.objects().map(Arc::downgrade).collect(),
         info: certificate.info.clone(),
-        deadline: clock::now() + grace,
+        deadline: now + grace,
     });
 }
 

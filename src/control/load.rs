@@ -52,7 +52,7 @@ impl Control {
         anchors: Arc<SharedAnchors>,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
-        let store = Store::new(backend, sealer, metrics);
+        let store = Store::new(backend, sealer, metrics.clone());
         let loaded = store.backend().load().await.context("the store cannot be read")?;
         for row in loaded.damaged {
             // A sentence that begins with a record's name is about that record.
@@ -116,6 +116,7 @@ impl Control {
             local_ca: Arc::new(tokio::sync::Mutex::new(local_ca)),
             shadowed: Mutex::new(shadowed),
             unloaded,
+            ends: super::expiry::Ends::new(settings.limits.expiry_drain, metrics),
             events: Arc::new(Events::new(settings.limits.max_events)),
         };
         Ok(Self { inner: Arc::new(inner) })

@@ -9,6 +9,7 @@
 mod apply;
 mod certificates;
 mod declared;
+mod expiry;
 mod load;
 mod outline;
 mod projects;
@@ -19,6 +20,7 @@ mod store;
 mod tests;
 mod tokens;
 
+pub use expiry::Warning;
 pub use outline::{Outline, Unread, outline};
 
 use std::path::PathBuf;
@@ -136,6 +138,8 @@ struct Inner {
     /// Stored bindings that a declared one covers: kept in the store, in force again once the file lets go.
     shadowed: Mutex<load::Shadowed>,
     unloaded: Vec<String>,
+    /// The ends of certificates.
+    ends: expiry::Ends,
     /// What happened, for whoever listens.
     events: Arc<Events>,
 }

@@ -94,6 +94,12 @@ impl Registry {
         all.into_iter().map(|(_, project)| project).collect()
     }
 
+    /// All projects, in no order.
+    #[must_use]
+    pub fn every_project(&self) -> Vec<Arc<Project>> {
+        self.projects.iter().map(|p| p.value().clone()).collect()
+    }
+
     /// Adds (or replaces) a project.
     pub fn insert(&self, project: Arc<Project>) {
         let _membership = self.membership.lock().expect("nothing panics while holding it");

@@ -121,6 +121,7 @@ pub(super) fn settings() -> Settings {
             tls: None,
         },
         health: None,
+        degrade_before_expiry: None,
         listeners: Vec::new(),
         projects: vec![ProjectInfo::named("default")],
         certificates: Vec::new(),
@@ -132,7 +133,7 @@ pub(super) fn settings() -> Settings {
         dns_mixed: crate::config::DnsMixed::Drop,
         limits: Limits::default(),
         trust: TrustSettings { anchors: Vec::new(), servers: ServerTrust::SystemAndCa, post_quantum: PostQuantum::Off },
-        telemetry: TelemetrySettings { access_log: false },
+        telemetry: TelemetrySettings { access_log: false, expiry_webhook: None },
     }
 }
 
