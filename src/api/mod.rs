@@ -7,13 +7,14 @@
 //! - nothing is looked at before the caller is known (`/healthz`, `/readyz` and `/openapi.json` excepted, which tell
 //!   nothing);
 //! - a private key never leaves, and every copy made of what arrives is wiped (hyper's read buffer is not ours to wipe);
-//! - an answer is JSON (`/metrics` excepted), a success is 200, an error has the one shape of `problem` and holds no input;
+//! - an answer is JSON (`/metrics` and `/v1/events` excepted), a success is 200, an error has the one shape of `problem` and holds no input;
 //! - no redirects: SDKs follow them with the token in hand.
 
 mod auth;
 mod bindings;
 mod body;
 mod certificates;
+mod events;
 mod explain;
 mod fields;
 mod health;
@@ -36,6 +37,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use axum::Router;
+use tokio::sync::Semaphore;
 
 use crate::config::Limits;
 use crate::control::Control;
@@ -56,6 +58,8 @@ pub struct Management {
     limits: Arc<Limits>,
     info: Arc<StatusInfo>,
     throttle: throttle::Throttle,
+    /// Places for those who listen to the events.
+    listeners: Arc<Semaphore>,
 }
 
 impl Management {
@@ -69,7 +73,9 @@ impl Management {
         limits: Arc<Limits>,
         info: Arc<StatusInfo>,
     ) -> Arc<Self> {
-        Arc::new(Self { registry, control, metrics, limits, info, throttle: throttle::Throttle::default() })
+        let listeners = Arc::new(Semaphore::new(limits.max_event_listeners));
+        let throttle = throttle::Throttle::default();
+        Arc::new(Self { registry, control, metrics, limits, info, throttle, listeners })
     }
 }
 

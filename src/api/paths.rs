@@ -9,7 +9,7 @@ use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Management, bindings, certificates, explain, metrics, openapi, projects, status, tokens, vercel};
+use super::{Management, bindings, certificates, events, explain, metrics, openapi, projects, status, tokens, vercel};
 
 /// All of them, with their documentation.
 pub(super) fn all() -> OpenApiRouter<Arc<Management>> {
@@ -26,6 +26,7 @@ pub(super) fn all() -> OpenApiRouter<Arc<Management>> {
         .routes(routes!(tokens::remove))
         .routes(routes!(explain::explain))
         .routes(routes!(status::status))
+        .routes(routes!(events::events))
         .routes(routes!(status::ca))
         .routes(routes!(metrics::metrics))
         // without a token

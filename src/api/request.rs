@@ -39,6 +39,10 @@ pub(super) struct Query {
     pub(super) project: Option<String>,
     /// What is to be explained.
     pub(super) url: Option<String>,
+    /// The last event that is known, or a time.
+    pub(super) since: Option<String>,
+    /// `false`: nothing is waited for.
+    wait: Option<String>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Query {
@@ -62,6 +66,18 @@ impl Query {
             None => Ok(Drain::Grace),
             Some("now") => Ok(Drain::Now),
             Some(_) => Err(Problem::bad_request("drain: only now can be asked for; leave it out for the usual grace")),
+        }
+    }
+
+    /// Whether what is yet to happen is waited for.
+    ///
+    /// # Errors
+    /// 400 for anything but `true` and `false`.
+    pub(super) fn wait(&self) -> Result<bool, Problem> {
+        match self.wait.as_deref() {
+            None | Some("true") => Ok(true),
+            Some("false") => Ok(false),
+            Some(_) => Err(Problem::bad_request("wait: give true or false")),
         }
     }
 

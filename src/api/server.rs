@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::events::Ending;
 use super::host::Ends;
 use crate::config::Limits;
 use crate::net::listen::{Accepted, Accepting, is_of_the_connection};
@@ -138,8 +139,10 @@ async fn serve(stream: Stream, ends: Ends, router: Router, limits: &Limits, endi
     let meter = Meter::new();
     let io = TokioIo::new(Io::new(stream, meter.clone()));
     let router = TowerToHyperService::new(router);
+    let ends_with = ending.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ends.clone());
+        request.extensions_mut().insert(Ending(ends_with.clone()));
         router.call(request)
     });
     let mut connection = http1::Builder::new()
