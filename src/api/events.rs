@@ -50,7 +50,7 @@ pub(super) struct Ending(pub(super) CancellationToken);
 #[schema(as = Event)]
 pub(super) struct Told {
     /// `<start>-<n>`: which start of egret, and which of its events.
-    #[schema(pattern = "^[0-9]+-[0-9]+$")]
+    #[schema(pattern = "^[0-9]{1,18}-[0-9]{1,18}$")]
     id: String,
     /// When.
     #[schema(format = DateTime)]
@@ -88,7 +88,7 @@ pub(super) struct Told {
 pub(super) struct EventsQuery {
     /// The id of the last event that is known, as `Last-Event-ID` says it too (which goes first), or a time (RFC 3339):
     /// what came later is sent. Left out: all that is kept
-    #[param(nullable = false, pattern = "^[0-9]+-[0-9]+$")]
+    #[param(nullable = false, pattern = "^[0-9]{1,18}-[0-9]{1,18}$")]
     since: Option<String>,
     /// `false`: what is kept is sent, and nothing waited for
     #[param(nullable = false, pattern = "^(true|false)$")]
