@@ -96,8 +96,8 @@ impl Webhook {
     /// Posts one text, and tries again where that may help.
     async fn post(&self, json: &Bytes) -> Result<(), String> {
         let deadline = Instant::now() + DEADLINE;
-        let mut pause = PAUSE;
-        for tried in 1.. {
+        let (mut tried, mut pause) = (1, PAUSE);
+        loop {
             let unheard = match timeout(PATIENCE, self.once(json)).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(unheard)) => unheard,
@@ -107,9 +107,8 @@ impl Webhook {
                 return Err(format!("{} (tries: {tried})", unheard.why));
             }
             sleep(pause).await;
-            pause *= 2;
+            (tried, pause) = (tried + 1, pause * 2);
         }
-        unreachable!("the last try returns")
     }
 
     async fn once(&self, json: &Bytes) -> Result<(), Unheard> {
