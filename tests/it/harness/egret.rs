@@ -36,6 +36,8 @@ pub(crate) struct Setup {
     management: String,
     token: bool,
     workers: usize,
+    /// The file that says how far its clock is ahead, if that can be moved.
+    clock: Option<PathBuf>,
 }
 
 impl Setup {
@@ -55,6 +57,7 @@ impl Setup {
             management: "listen = \"127.0.0.1:0\"".to_owned(),
             token: true,
             workers: 2,
+            clock: None,
         }
     }
 
@@ -110,6 +113,14 @@ impl Setup {
         self
     }
 
+    /// Its wall clock can be moved ([`Egret::move_clock`]), by libfaketime; its timers run as ever.
+    pub(crate) fn with_clock(mut self) -> Self {
+        let path = self.folder.path().join("clock");
+        set_clock(&path, time::Duration::ZERO);
+        self.clock = Some(path);
+        self
+    }
+
     /// Without `EGRET_TOKEN`.
     pub(crate) fn without_token(mut self) -> Self {
         self.token = false;
@@ -154,6 +165,14 @@ impl Setup {
         if self.token {
             serve.env("EGRET_TOKEN", TOKEN);
         }
+        if let Some(clock) = &self.clock {
+            serve
+                .env("LD_PRELOAD", libfaketime())
+                .env("FAKETIME_TIMESTAMP_FILE", clock)
+                .env("FAKETIME_NO_CACHE", "1")
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+                .env("DONT_FAKE_MONOTONIC", "1");
+        }
         let mut process = Process::spawn(serve.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr));
         let (sender, lines) = mpsc::channel();
         let stdout = BufReader::new(process.0.stdout.take().expect("piped"));
@@ -176,6 +195,23 @@ impl Setup {
         let management = management.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
         Egret { process, listeners, management, management_url, setup: Some(self) }
     }
+}
+
+/// How far a clock is ahead from now on. In one step: it is read at any moment.
+fn set_clock(path: &std::path::Path, ahead: time::Duration) {
+    let next = path.with_extension("next");
+    std::fs::write(&next, format!("{:+}s\n", ahead.whole_seconds())).expect("writable");
+    std::fs::rename(&next, path).expect("the same folder");
+}
+
+/// The library that stands between a program and its clock, for programs with threads.
+fn libfaketime() -> PathBuf {
+    let name = "faketime/libfaketimeMT.so.1";
+    let folders = ["/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from);
+    let below = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+    let all: Vec<PathBuf> = folders.iter().cloned().chain(below.map(|entry| entry.path())).collect();
+    let found = all.iter().map(|folder| folder.join(name)).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{name} is missing; ./tests/run installs it (Debian: faketime)"))
 }
 
 /// `proxy listening on HOST:PORT (NAME, MODE)`, or `unix:PATH` in place of the address.
@@ -308,6 +344,12 @@ impl Egret {
 
     pub(crate) fn ca_pem(&self) -> String {
         std::fs::read_to_string(self.ca()).expect("`ca path` names a file")
+    }
+
+    /// From now on its clock is so far ahead of ours.
+    #[track_caller]
+    pub(crate) fn move_clock(&self, ahead: time::Duration) {
+        set_clock(self.setup().clock.as_deref().expect("a clock that can be moved"), ahead);
     }
 
     pub(crate) fn terminate(&self) {

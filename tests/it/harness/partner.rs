@@ -42,14 +42,23 @@ impl Partner {
     pub(crate) fn start(
         handler: impl Fn(&mut Conversation, &Head) -> io::Result<Next> + Send + Sync + 'static,
     ) -> Self {
+        Self::among(|world| world.client("the-client"), |setup| setup, handler)
+    }
+
+    /// The same with another client certificate, and with more in the configuration.
+    pub(crate) fn among(
+        client: impl FnOnce(&World) -> Pair,
+        setup: impl FnOnce(Setup) -> Setup,
+        handler: impl Fn(&mut Conversation, &Head) -> io::Result<Next> + Send + Sync + 'static,
+    ) -> Self {
         let world = World::new();
         let origin = Origin::start(&world.server(&[NAME]), &Wants::CertificateOf(&world.partner.pem()), handler);
-        let egret = Setup::new(&world)
+        let egret = setup(Setup::new(&world))
             .listener("forward", "forward", "project = \"default\"")
             .listener("partner", "sidecar", &format!("project = \"default\"\norigin = \"{}\"", origin.origin(NAME)))
             .hosts(&[NAME])
             .start();
-        let client = world.client("the-client");
+        let client = client(&world);
         egret.upload("default", Some(&origin.origin(NAME)), &client);
         let ca = egret.ca_pem();
         Self { world, origin, egret, client, ca }
