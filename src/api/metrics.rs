@@ -153,5 +153,5 @@ pub(super) fn certificates(projects: &[Arc<Project>], now: OffsetDateTime, most:
     for (threshold, count) in near {
         expiring.push(&[("days", threshold.days().to_string())], count);
     }
-    vec![states, expiring, left, rest]
+    vec![states, left, rest, expiring]
 }

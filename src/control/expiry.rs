@@ -93,7 +93,7 @@ impl Control {
 
 /// What the task that watches remembers.
 #[derive(Default)]
-struct Watch {
+pub(super) struct Watch {
     projects: HashMap<ProjectId, Seen>,
     last: Option<(OffsetDateTime, Instant)>,
 }
@@ -132,7 +132,7 @@ struct Due {
 impl Watch {
     /// Does what is due at `now`; how long to wait until the next look. `at` is the same instant on the clock that
     /// never steps.
-    async fn look(&mut self, inner: &Arc<Inner>, now: OffsetDateTime, at: Instant) -> Duration {
+    pub(super) async fn look(&mut self, inner: &Arc<Inner>, now: OffsetDateTime, at: Instant) -> Duration {
         let stepped = self.last.replace((now, at)).is_some_and(|(wall, instant)| {
             let passed = time::Duration::try_from(at.duration_since(instant)).unwrap_or(time::Duration::MAX);
             ((now - wall) - passed).abs() > STEP

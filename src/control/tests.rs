@@ -1,6 +1,7 @@
 //! The writers against a store that can be stopped, broken and looked into.
 
 mod changes;
+mod expiry;
 mod projects;
 mod start;
 mod support;

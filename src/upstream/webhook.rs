@@ -21,7 +21,7 @@ use super::connect::{Handshake, Offer, server_name};
 use super::route::secret_value;
 use super::{Destination, Upstreams};
 use crate::config::{WebhookSettings, WebhookTarget};
-use crate::domain::ProjectId;
+use crate::domain::{Code, ProjectId};
 use crate::identity::UpstreamTls;
 
 /// Tries for one text.
@@ -115,7 +115,9 @@ impl Webhook {
         let dialer = &self.upstreams.dialer;
         let (host, port) = (self.to.host(), self.to.port());
         let via = self.upstreams.way(&self.to).parent();
-        let failed = |failure: super::Failure| Unheard::again(failure.detail);
+        // Whom nobody vouches for now, nobody vouches for in a minute.
+        let hopeless = |code: Code| matches!(code.as_str().split_once('.'), Some(("trust" | "policy" | "mtls", _)));
+        let failed = |failure: super::Failure| Unheard { again: !hopeless(failure.code), why: failure.detail };
         match &self.to {
             Destination::Plain(_) => {
                 let reached = dialer.reach(&self.caches, via.as_ref(), host, port).await;

@@ -65,7 +65,7 @@ fn a_token_hears_of_the_projects_that_it_reaches_and_of_no_other() {
     let ours = egret.upload("payments", Some(ORIGIN), &world.client("ours"));
     let heard = all.hear(&ours);
     assert!(heard.contains(&theirs), "{heard}");
-    let heard = payments.hear(&ours);
+    let heard = payments.hear(&ours) + &payments.hear("}");
     assert!(heard.contains("event: certificate.uploaded\n") && heard.contains(ORIGIN), "{heard}");
     assert!(!heard.contains(&theirs) && !heard.contains("orders"), "{heard}");
     assert_eq!(egret.api_as("wrong", "GET", "/v1/events", None).0, 401);

@@ -147,9 +147,9 @@ fn after_it_passed_the_end_of_one_that_a_file_declares() {
 #[test]
 fn but_in_the_skew_that_is_forgiven_new_connections_do() {
     let partner = partner(|setup| setup);
+    let old = download(&partner, Way::Absolute);
     let mut door = partner.open(Way::Absolute);
     short(&mut door);
-    let old = download(&partner, Way::Absolute);
 
     partner.egret.move_clock(LIFE + Span::MINUTE);
     assert!(cut_short(old), "what was made before the end is cut at the end");
@@ -169,10 +169,10 @@ fn but_in_the_skew_that_is_forgiven_new_connections_do() {
 #[test]
 fn and_shortly_before_what_runs_may_finish() {
     let partner = partner(|setup| setup);
-    let mut door = partner.open(Way::Absolute);
-    short(&mut door);
     let mut running = download(&partner, Way::Absolute);
     let mut socket = web_socket(&partner, Way::Absolute);
+    let mut door = partner.open(Way::Absolute);
+    short(&mut door);
 
     // Some ten seconds are left, of which starting has taken a few.
     let left = Span::seconds(10);
@@ -201,9 +201,9 @@ fn and_shortly_before_what_runs_may_finish() {
 #[test]
 fn unless_the_project_says_that_they_are_sent_all_the_same() {
     let partner = partner(|setup| setup.section("[[projects]]\nname = \"default\"\non_expiry = \"send\""));
+    let mut running = download(&partner, Way::Absolute);
     let mut door = partner.open(Way::Absolute);
     short(&mut door);
-    let mut running = download(&partner, Way::Absolute);
     let connections = partner.origin.seen().len();
     partner.egret.move_clock(LIFE * 2);
     // Whoever ends connections has looked at the new time by then.

@@ -183,7 +183,8 @@ fn a_receiver_that_refuses_or_that_nobody_vouches_for_is_named_in_the_log() {
     assert_eq!(received.all().len(), 1);
     // Its certificate is for another name: nothing is said to it, however often it is tried.
     let log = start(format!("{}/SECRET", refusing.origin("other.example.test")));
-    assert!(log.contains("telemetry.expiry_webhook did not take a warning") && !log.contains("SECRET"), "{log}");
+    assert!(log.contains("telemetry.expiry_webhook did not take a warning"), "{log}");
+    assert!(log.contains("(tries: 1)") && !log.contains("SECRET"), "{log}");
     assert_eq!(received.all().len(), 1, "nothing more arrived");
 }
 
