@@ -81,6 +81,21 @@ pub(super) struct Told {
     message: String,
 }
 
+/// One event of the stream.
+#[derive(ToSchema)]
+#[schema(as = StreamedEvent)]
+#[expect(dead_code, reason = "documentation; `written` and its like write the text")]
+pub(super) struct Streamed {
+    /// That of an `Event`; `missed` and `end` have none.
+    #[schema(nullable = false, pattern = "^[0-9]+-[0-9]+$")]
+    id: Option<String>,
+    /// The type of the event: `certificate.expiring`, `config.reloaded`, …, `missed`, `end`.
+    #[schema(pattern = "^[a-z_]+([.][a-z_]+)?$")]
+    event: String,
+    /// JSON: an `Event`; of `missed` its `count`, of `end` the `reason`.
+    data: String,
+}
+
 /// Whence, and how long.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -105,7 +120,7 @@ pub(super) struct EventsQuery {
     get, path = "/v1/events", operation_id = "getEvents", tag = "egret", params(EventsQuery),
     responses(
         (status = 200, description = "The events, until the token or egret ends.", content(
-            (String = "text/event-stream", example = "id: 1764331200000-7\nevent: config.reloaded\ndata: {\"id\":\"1764331200000-7\",\"at\":\"2026-11-28T12:00:00Z\",\"type\":\"config.reloaded\",\"message\":\"the configuration was read again\"}\n\n"),
+            (Streamed = "text/event-stream", example = "id: 1764331200000-7\nevent: config.reloaded\ndata: {\"id\":\"1764331200000-7\",\"at\":\"2026-11-28T12:00:00Z\",\"type\":\"config.reloaded\",\"message\":\"the configuration was read again\"}\n\n"),
         )),
         (status = 503, description = "`limits.max_event_listeners` listen already.", body = ErrorBody),
     )

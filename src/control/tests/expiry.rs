@@ -105,7 +105,7 @@ async fn what_is_sent_all_the_same_goes_on() {
             scene.with_left(left).await;
             assert_eq!(scene.selected().tls.serial(), before);
         }
-        assert_eq!(scene.told().last(), Some(&(EventKind::CertificateExpired, -2)), "and it is told of");
+        assert_eq!(scene.told().last(), Some(&(EventKind::CertificateExpired, 0)), "and it is told of");
     }
 }
 
