@@ -40,6 +40,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// A comment is sent after this long without an event, so that proxies and listeners know that all is well.
 const QUIET: Duration = Duration::from_secs(15);
 
+/// Of either number in an id.
+const MAX_DIGITS: usize = 18;
+
 /// Where `serve` leaves the word that the server ends.
 #[derive(Clone, Default)]
 pub(super) struct Ending(pub(super) CancellationToken);
@@ -134,7 +137,9 @@ pub(super) async fn events(
 ) -> Result<Response, Problem> {
     let wait = query.wait()?;
     let since = match headers.get(LAST_EVENT_ID) {
-        Some(id) => Since::parse(id.to_str().unwrap_or_default()),
+        // What EventSource sends that was told no id yet.
+        Some(id) if id.is_empty() => Ok(Since::Ever),
+        Some(id) => Since::parse(id.to_str().unwrap_or("?")),
         None => query.since.as_deref().map_or(Ok(Since::Ever), Since::parse),
     }?;
     let place = match wait {
@@ -160,10 +165,8 @@ enum Since {
 
 impl Since {
     fn parse(text: &str) -> Result<Self, Problem> {
-        let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-        if text.is_empty() {
-            return Ok(Self::Ever);
-        }
+        let is_number = |text: &str| text.len() <= MAX_DIGITS && text.bytes().all(|b| b.is_ascii_digit());
+        let number = |text: &str| text.parse().ok().filter(|_: &u64| is_number(text));
         if let Some((start, id)) = text.split_once('-')
             && let (Some(start), Some(id)) = (number(start), number(id))
         {

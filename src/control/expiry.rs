@@ -188,8 +188,15 @@ impl Seen {
         let on_expiry = snapshot.info().on_expiry;
         let (mut due, mut known) = (Due::default(), HashMap::new());
         (self.revision, self.next, self.first) = (snapshot.revision(), None, None);
+        // Nearly all are beyond the first step of all, whatever it is about: they cost a comparison each.
+        let beyond = Threshold::Month.reached_from(now);
+        let mut first_beyond: Option<OffsetDateTime> = None;
         for certificate in snapshot.bound_certificates() {
             let info = &certificate.info;
+            if info.not_after > beyond && !self.known.contains_key(&info.id) {
+                first_beyond = Some(first_beyond.map_or(info.not_after, |first| first.min(info.not_after)));
+                continue;
+            }
             let before = self.known.get(&info.id).copied().unwrap_or_default();
             let ending = Ending::of(info, on_expiry, now, drain);
             if ending > before.ending {
@@ -207,6 +214,8 @@ impl Seen {
             self.first = self.first.into_iter().chain([info.not_after]).min();
             self.next = self.next.into_iter().chain(info.next_step(on_expiry, now, drain)).min();
         }
+        self.first = self.first.into_iter().chain(first_beyond).min();
+        self.next = self.next.into_iter().chain(first_beyond.map(|end| Threshold::Month.reached_at(end))).min();
         // What is bound to nothing for a while is not told of anew afterwards.
         for (id, before) in self.known.drain() {
             if !known.contains_key(&id) && snapshot.certificate(&id).is_some() {

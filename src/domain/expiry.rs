@@ -46,6 +46,12 @@ impl Threshold {
         not_after - time::Duration::days(i64::from(self.days()))
     }
 
+    /// What ends until this time has reached it at `now`.
+    #[must_use]
+    pub fn reached_from(self, now: OffsetDateTime) -> OffsetDateTime {
+        now + time::Duration::days(i64::from(self.days()))
+    }
+
     /// The last one that is reached at `now`.
     #[must_use]
     pub fn reached(not_after: OffsetDateTime, now: OffsetDateTime) -> Option<Self> {
