@@ -163,7 +163,6 @@ impl Api {
             let request = request.body(Full::default()).expect("method, path and headers are our own and valid");
             let mut sender = self.connect().await?;
             let answer = sender.send_request(request).await.map_err(|error| self.foreign(error.to_string()))?;
-            // The connection lives as long as somebody may send on it.
             Ok::<_, ApiError>((answer, sender))
         };
         let (answer, sender) = match tokio::time::timeout(ANSWER_TIMEOUT, begun).await {
@@ -172,6 +171,7 @@ impl Api {
         };
         let status = answer.status();
         if status.is_success() {
+            // The connection lives as long as somebody may send on it.
             self.connection = Some(sender);
             return Ok(answer.into_body());
         }

@@ -14,6 +14,9 @@ use crate::registry::Selection;
 
 const ORIGIN: &str = "https://a.test";
 
+/// Days left and origins of a warning.
+type Heard = (i64, Vec<String>);
+
 /// An egret with a certificate, and the clocks of whoever watches it.
 struct Scene {
     egret: Egret,
@@ -169,7 +172,7 @@ async fn a_project_that_is_being_changed_holds_up_no_other() {
 #[tokio::test]
 async fn each_threshold_is_told_once_to_everybody() {
     let mut scene = Scene::new(OnExpiry::Refuse, false).await;
-    let heard: Arc<Mutex<Vec<(i64, Vec<String>)>>> = Arc::default();
+    let heard: Arc<Mutex<Vec<Heard>>> = Arc::default();
     let hears = heard.clone();
     scene.egret.control.on_warning(move |w| hears.lock().unwrap().push((w.days_left, w.origins.clone())));
     let project = scene.egret.project("default");
