@@ -206,7 +206,7 @@ impl Drop for Place {
 struct Listener {
     management: Arc<Management>,
     caller: Caller,
-    /// The token was in force when this was the generation of tokens.
+    /// The caller's token is as it was when this was the generation of tokens.
     generation: u64,
     /// `None`: who does not wait.
     place: Option<Place>,
@@ -338,18 +338,13 @@ impl Listener {
     }
 
     fn may_listen(&mut self) -> bool {
-        let token = self.caller.token();
         let generation = self.management.registry.token_generation();
-        if token.expires_at.is_some() && token.is_expired(now()) {
-            return false;
-        }
         if generation != self.generation {
-            if self.caller.still_in(&self.management.registry).is_err() {
-                return false;
-            }
-            self.generation = generation;
+            let Some(caller) = self.caller.renewed(&self.management.registry) else { return false };
+            (self.caller, self.generation) = (caller, generation);
         }
-        true
+        let token = self.caller.token();
+        token.expires_at.is_none() || !token.is_expired(now())
     }
 
     fn reaches(&self, event: &Event) -> bool {
