@@ -140,6 +140,11 @@ impl Caller {
         if registry.is_in_force(&self.0) { Ok(()) } else { Err(ControlError::Revoked.into()) }
     }
 
+    /// The caller as of now, for what goes on for long: the token may have lost a project. `None` once it has ended.
+    pub(super) fn renewed(&self, registry: &Registry) -> Option<Self> {
+        registry.current(&self.0).map(Self)
+    }
+
     /// The caller's token.
     pub(super) fn token(&self) -> &Arc<Token> {
         &self.0

@@ -14,6 +14,7 @@ use super::bindings::file_of;
 use super::openapi::{CertificatePath, ProjectPath, TeamQuery};
 use super::problem::{Answer, ErrorBody, Problem};
 use super::request::{Query, Segments};
+use crate::control::Warning;
 use crate::domain::time::{now, rfc3339};
 use crate::domain::{CertificateId, CertificateInfo};
 use crate::identity::{Life, UpstreamTls};
@@ -108,7 +109,7 @@ struct Facts {
     /// When it was uploaded, or read from its file.
     #[schema(format = DateTime)]
     uploaded_at: String,
-    /// What validation let pass.
+    /// What validation let pass; and, where a binding names it, that its end comes near or has passed.
     warnings: Vec<String>,
     /// Who wrote it: `api` or `file`.
     #[schema(pattern = "^(api|file)$")]
@@ -227,7 +228,9 @@ fn find(project: &Project, id: &CertificateId, now: OffsetDateTime) -> Option<De
         retired: retired(),
     };
     if let Some(certificate) = &active {
-        let facts = Some(Facts::of(&certificate.info, now));
+        let mut facts = Facts::of(&certificate.info, now);
+        facts.warnings.extend(Warning::of(&snapshot, certificate, now).map(|warning| warning.text));
+        let facts = Some(facts);
         let objects: Vec<_> = certificate.objects().cloned().collect();
         let [connections, upgraded] = [Life::connections, Life::upgraded].map(|count| connections(&objects, count));
         return Some(Details { facts, connections, upgraded, ..details });

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
@@ -74,6 +75,7 @@ pub struct StatusInfo {
     listeners: ArcSwap<Vec<ListenerStatus>>,
     ca: OnceLock<CaSource>,
     health: OnceLock<SocketAddr>,
+    degrade_before_expiry: OnceLock<Duration>,
     pool: OnceLock<PoolSource>,
     explainer: OnceLock<Arc<Explainer>>,
 }
@@ -90,6 +92,7 @@ impl StatusInfo {
             listeners: ArcSwap::default(),
             ca: OnceLock::new(),
             health: OnceLock::new(),
+            degrade_before_expiry: OnceLock::new(),
             pool: OnceLock::new(),
             explainer: OnceLock::new(),
         }
@@ -131,6 +134,17 @@ impl StatusInfo {
     #[must_use]
     pub fn health(&self) -> Option<SocketAddr> {
         self.health.get().copied()
+    }
+
+    /// Says how much time every bound certificate must have left for egret to be ready; the first word counts.
+    pub fn set_degrade_before_expiry(&self, before: Duration) {
+        let _ = self.degrade_before_expiry.set(before);
+    }
+
+    /// How much time every bound certificate must have left for egret to be ready; `None`: it does not matter.
+    #[must_use]
+    pub fn degrade_before_expiry(&self) -> Option<Duration> {
+        self.degrade_before_expiry.get().copied()
     }
 
     /// Says whom to ask how the pool stands; the first word counts.

@@ -14,7 +14,7 @@ use super::Management;
 use super::auth::Caller;
 use super::status::is_ready;
 use crate::domain::time::now;
-use crate::domain::{CertificateId, ProjectId};
+use crate::domain::{CertificateId, ProjectId, Threshold};
 use crate::observe::{Exposition, Family, Kind};
 use crate::registry::Project;
 
@@ -137,9 +137,14 @@ pub(super) fn certificates(projects: &[Arc<Project>], now: OffsetDateTime, most:
     // The one that expires last is on top, and goes first when there is one too many.
     let mut first: BinaryHeap<(OffsetDateTime, Reverse<ProjectId>, Reverse<CertificateId>)> = BinaryHeap::new();
     let (mut valid, mut expired, mut early) = (0, 0, 0);
+    let mut near = Threshold::ALL.map(|threshold| (threshold, 0));
     for project in projects {
-        for certificate in project.snapshot().certificates() {
+        let snapshot = project.snapshot();
+        for certificate in snapshot.certificates() {
             let info = &certificate.info;
+            if let Some(reached) = Threshold::reached(info.not_after, now).filter(|_| snapshot.is_bound(&info.id)) {
+                near.iter_mut().filter(|(threshold, _)| *threshold <= reached).for_each(|(_, count)| *count += 1);
+            }
             let state = match now {
                 now if now > info.not_after => &mut expired,
                 now if now < info.not_before => &mut early,
@@ -175,5 +180,13 @@ pub(super) fn certificates(projects: &[Arc<Project>], now: OffsetDateTime, most:
         "Certificates beyond limits.max_metric_certificates, which expire later than those that are listed",
         not_listed,
     );
-    vec![states, left, rest]
+    let mut expiring = Family::new(
+        "egret_certificates_expiring",
+        "Certificates that a binding names and that have at most so many days left; 0: they have expired",
+        Kind::Gauge,
+    );
+    for (threshold, count) in near {
+        expiring.push(&[("days", threshold.days().to_string())], count);
+    }
+    vec![states, left, rest, expiring]
 }

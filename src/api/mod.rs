@@ -7,7 +7,7 @@
 //! - nothing is looked at before the caller is known (`/healthz`, `/readyz` and `/openapi.json` excepted, which tell
 //!   nothing);
 //! - a private key never leaves, and every copy made of what arrives is wiped (hyper's read buffer is not ours to wipe);
-//! - an answer is JSON (`/metrics` excepted), a success is 200, an error has the one shape of `problem` and holds no input;
+//! - an answer is JSON (`/metrics` and `/v1/events` excepted), a success is 200, an error has the one shape of `problem` and holds no input;
 //! - no redirects: SDKs follow them with the token in hand.
 
 mod auth;
@@ -15,6 +15,7 @@ mod bindings;
 mod body;
 mod certificates;
 mod disclosures;
+mod events;
 mod explain;
 mod fields;
 mod health;
@@ -40,6 +41,7 @@ use axum::Router;
 
 use crate::config::LiveLimits;
 use crate::control::Control;
+use crate::net::Permits;
 use crate::net::listen::Accepting;
 use crate::observe::Metrics;
 use crate::pki::server::ServerTls;
@@ -57,6 +59,8 @@ pub struct Management {
     limits: LiveLimits,
     info: Arc<StatusInfo>,
     throttle: throttle::Throttle,
+    /// Places for those who listen to the events.
+    listeners: Permits,
 }
 
 impl Management {
@@ -70,7 +74,9 @@ impl Management {
         limits: LiveLimits,
         info: Arc<StatusInfo>,
     ) -> Arc<Self> {
-        Arc::new(Self { registry, control, metrics, limits, info, throttle: throttle::Throttle::default() })
+        let listeners = Permits::new(limits.max_event_listeners());
+        let throttle = throttle::Throttle::default();
+        Arc::new(Self { registry, control, metrics, limits, info, throttle, listeners })
     }
 }
 

@@ -35,6 +35,7 @@ const BEARER: &str = "bearer";
     ),
     servers((url = "/", description = "the egret that serves this document")),
     security(("bearer" = [])),
+    components(schemas(super::events::Told)),
     tags(
         (name = "client-cert", description = "Vercel's dialect: a project's client certificates"),
         (name = "egret", description = "egret's own: projects, bindings, certificates, tokens, and how it all is"),

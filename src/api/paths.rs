@@ -10,7 +10,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Management, bindings, certificates, disclosures, explain, metrics, openapi, projects, status, tokens, vercel,
+    Management, bindings, certificates, disclosures, events, explain, metrics, openapi, projects, status, tokens,
+    vercel,
 };
 
 /// All of them, with their documentation.
@@ -29,6 +30,7 @@ pub(super) fn all() -> OpenApiRouter<Arc<Management>> {
         .routes(routes!(tokens::remove))
         .routes(routes!(explain::explain))
         .routes(routes!(status::status))
+        .routes(routes!(events::events))
         .routes(routes!(status::ca))
         .routes(routes!(metrics::metrics))
         // without a token

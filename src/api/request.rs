@@ -45,6 +45,10 @@ pub(super) struct Query {
     pub(super) certificate: Option<String>,
     /// Of this host only.
     pub(super) host: Option<String>,
+    /// The last event that is known, or a time.
+    pub(super) since: Option<String>,
+    /// `false`: nothing is waited for.
+    wait: Option<String>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Query {
@@ -83,6 +87,18 @@ impl Query {
             Some(_) => {
                 Err(Problem::bad_request("tls13Only: write true or false, or leave it out to leave it as it is"))
             }
+        }
+    }
+
+    /// Whether what is yet to happen is waited for.
+    ///
+    /// # Errors
+    /// 400 for anything but `true` and `false`.
+    pub(super) fn wait(&self) -> Result<bool, Problem> {
+        match self.wait.as_deref() {
+            None | Some("true") => Ok(true),
+            Some("false") => Ok(false),
+            Some(_) => Err(Problem::bad_request("wait: give true or false")),
         }
     }
 

@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::events::Ending;
 use super::host::Ends;
 use crate::config::LiveLimits;
 use crate::net::listen::{Accepted, Accepting, is_of_the_connection};
@@ -156,6 +157,7 @@ async fn serve(stream: Stream, ends: Ends, router: Router, limits: &LiveLimits, 
     let ended = ending.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ends.clone());
+        request.extensions_mut().insert(Ending(ended.clone()));
         let (answering, ended) = (router.call(request), ended.clone());
         Box::pin(async move {
             let mut response = answering.await;

@@ -12,6 +12,7 @@ use super::Management;
 use super::auth::Caller;
 use super::info::{CaCertificate, ListenerStatus, Stage};
 use super::problem::{Answer, ErrorBody, Problem};
+use crate::control::{Control, Warning};
 use crate::domain::time::{now, rfc3339};
 use crate::registry::{Certificate, Project, Target};
 
@@ -30,7 +31,8 @@ enum Word {
     Starting,
     /// Everything is.
     Ready,
-    /// It runs, but a declared certificate is not loaded.
+    /// It runs, but a declared certificate is not loaded, or the end of a certificate is nearer than
+    /// `health.degrade_before_expiry`.
     Unready,
     /// It was told to end.
     Draining,
@@ -43,6 +45,9 @@ pub(super) struct Status {
     /// egret's version.
     version: &'static str,
     state: Word,
+    /// Why it is unready.
+    #[schema(required)]
+    reason: Option<&'static str>,
     /// When it was started.
     #[schema(format = DateTime)]
     started_at: String,
@@ -58,6 +63,8 @@ pub(super) struct Status {
     projects: Vec<NamedProject>,
     /// One entry per binding.
     certificates: Vec<DatedCertificate>,
+    /// Certificates that some binding names and that have 30 days left at most, those that end first in front.
+    warnings: Vec<ExpiryWarning>,
     reload: Reload,
     store: Store,
     /// Declared certificates that are not loaded. Names files of every project: not for limited tokens.
@@ -102,6 +109,49 @@ struct DatedCertificate {
     days_left: i64,
 }
 
+/// A certificate whose end comes near, or has passed.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = StatusWarning)]
+struct ExpiryWarning {
+    /// `certificate.expiring` or `certificate.expired`.
+    #[serde(rename = "type")]
+    #[schema(pattern = "^certificate\\.expir(ing|ed)$")]
+    kind: &'static str,
+    /// The id of its project.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
+    project: String,
+    /// Its id.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
+    certificate: String,
+    /// Where it is presented; the first eight.
+    origins: Vec<String>,
+    /// End of validity.
+    #[schema(format = DateTime)]
+    not_after: String,
+    /// Whole days until then; negative once it has passed.
+    days_left: i64,
+    /// The command, or the act, that renews it.
+    remedy: String,
+    /// All of it in a sentence.
+    text: String,
+}
+
+impl From<Warning> for ExpiryWarning {
+    fn from(warning: Warning) -> Self {
+        Self {
+            kind: warning.kind().as_str(),
+            project: warning.project.id.to_string(),
+            certificate: warning.certificate.id.to_string(),
+            origins: warning.origins,
+            not_after: rfc3339(warning.certificate.not_after),
+            days_left: warning.days_left,
+            remedy: warning.remedy,
+            text: warning.text,
+        }
+    }
+}
+
 /// How the last reading of the configuration went.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = StatusReload)]
@@ -135,9 +185,20 @@ fn state(management: &Management) -> Word {
         Stage::Starting => Word::Starting,
         Stage::Draining => Word::Draining,
         // A quarantined record is named and the rest serves; a declared certificate is promised.
-        Stage::Running if management.control.report().unloaded.is_empty() => Word::Ready,
+        Stage::Running if unready(management).is_none() => Word::Ready,
         Stage::Running => Word::Unready,
     }
+}
+
+/// Why it should not be sent requests although it runs. Names nothing: probes take no token.
+fn unready(management: &Management) -> Option<&'static str> {
+    if !management.control.report().unloaded.is_empty() {
+        return Some("a declared certificate is not loaded");
+    }
+    let before = management.info.degrade_before_expiry()?;
+    let end = management.control.first_end()?;
+    (now() >= end - before)
+        .then_some("a certificate has expired, or has less time left than health.degrade_before_expiry demands")
 }
 
 /// Whether it runs
@@ -153,12 +214,13 @@ pub(super) async fn healthz(State(management): State<Arc<Management>>) -> Json<H
 
 /// Whether it can be sent requests
 ///
-/// Every listener is bound, the store and every declared certificate are loaded. Says no more than that: it takes no token.
+/// Every listener is bound, the store and every declared certificate are loaded, and no certificate is nearer to its end
+/// than `health.degrade_before_expiry` allows. Says no more than that: it takes no token.
 #[utoipa::path(
     get, path = "/readyz", operation_id = "readyz", tag = "health", security(()),
     responses(
         (status = 200, description = "It is ready.", body = Health),
-        (status = 503, description = "It starts, ends, or lacks a declared certificate.", body = ErrorBody),
+        (status = 503, description = "It starts, ends, lacks a declared certificate, or a certificate ends too soon.", body = ErrorBody),
     )
 )]
 pub(super) async fn readyz(State(management): State<Arc<Management>>) -> Answer<Health> {
@@ -166,9 +228,10 @@ pub(super) async fn readyz(State(management): State<Arc<Management>>) -> Answer<
         Word::Ready => Ok(Json(Health { state: Word::Ready })),
         Word::Starting => Err(Problem::unavailable("starting: not everything is bound and loaded yet")),
         Word::Draining => Err(Problem::unavailable("draining: told to end")),
-        Word::Unready => Err(Problem::unavailable(
-            "unready: a declared certificate is not loaded; GET /v1/status with a token names it",
-        )),
+        Word::Unready => {
+            let why = unready(&management).unwrap_or("it was so a moment ago");
+            Err(Problem::unavailable(format!("unready: {why}; GET /v1/status with a token names it")))
+        }
     }
 }
 
@@ -192,6 +255,7 @@ pub(super) async fn status(State(management): State<Arc<Management>>, caller: Ca
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         state: state(&management),
+        reason: unready(&management).filter(|_| management.info.stage() == Stage::Running),
         started_at: rfc3339(management.info.started_at()),
         management: management.info.management().map(str::to_owned),
         health: management.info.health().map(|at| format!("http://{at}")),
@@ -201,12 +265,20 @@ pub(super) async fn status(State(management): State<Arc<Management>>, caller: Ca
             .map(|p| NamedProject { id: p.id().to_string(), name: p.load().info().name.clone() })
             .collect(),
         certificates: projects.iter().flat_map(|p| certificates(p)).collect(),
+        warnings: warnings(&projects),
         // What is in force is what was read at start: there is no later state that could be broken.
         reload: Reload { state: "ok", error: None },
         store: Store { backend: management.info.store(), quarantined: all.then_some(report.quarantined) },
         unloaded: all.then_some(report.unloaded),
         counters: all.then(counters),
     }))
+}
+
+fn warnings(projects: &[Arc<Project>]) -> Vec<ExpiryWarning> {
+    let at = now();
+    let mut all: Vec<Warning> = projects.iter().flat_map(|p| Control::warnings(&p.snapshot(), at)).collect();
+    all.sort_by_key(|warning| warning.certificate.not_after);
+    all.into_iter().map(ExpiryWarning::from).collect()
 }
 
 fn certificates(project: &Project) -> Vec<DatedCertificate> {

@@ -1,5 +1,6 @@
 //! The whole API over a real registry and control, with the memory backend: what a client sees.
 
+mod events;
 mod explain;
 mod metrics;
 mod own;
@@ -78,6 +79,7 @@ async fn world_over(backend: Arc<dyn Backend>) -> World {
         config_file: None,
         management: ManagementSettings { listen: "127.0.0.1:0".parse().unwrap(), socket_mode: 0o600, tls: None },
         health: None,
+        degrade_before_expiry: None,
         listeners: Vec::new(),
         projects: vec![default, payments],
         certificates: Vec::new(),
@@ -89,7 +91,7 @@ async fn world_over(backend: Arc<dyn Backend>) -> World {
         dns_mixed: crate::config::DnsMixed::Drop,
         limits: crate::config::Limits::default(),
         trust: TrustSettings { anchors: Vec::new(), servers: ServerTrust::SystemAndCa, post_quantum: PostQuantum::Off },
-        telemetry: TelemetrySettings { access_log: false },
+        telemetry: TelemetrySettings { access_log: false, expiry_webhook: None },
     };
     let registry = Arc::new(Registry::default());
     let factory = Arc::new(TlsFactory::new(PostQuantum::Off));

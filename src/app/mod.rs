@@ -9,6 +9,7 @@ mod signals;
 mod sockets;
 pub mod systemd;
 mod token;
+mod webhook;
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
@@ -26,8 +27,8 @@ use crate::config::{
     ADMIN_TOKEN, CallerSettings, ListenerSettings, LiveLimits, Settings, StoreBackend, TOKEN_VARIABLE,
 };
 use crate::control::{Control, Outline, outline};
-use crate::domain::{Endpoint, Role};
-use crate::identity::TlsFactory;
+use crate::domain::{Endpoint, Role, ServerTrust};
+use crate::identity::{Show, TlsFactory, UpstreamTls};
 use crate::net::listen::{Listening, Passed, Remover};
 use crate::observe::{AccessLog, Format, Metrics};
 use crate::pki::anchors::SharedAnchors;
@@ -43,6 +44,9 @@ use ca::LocalCa;
 pub use rekey::{NewKey, rekey};
 pub use signals::Signals;
 pub(crate) use sockets::checked as tls_of_listeners;
+
+/// Tickets kept for egret's own errands.
+const ERRAND_SESSIONS: usize = 8;
 
 /// A way in, bound.
 #[derive(Debug, Clone)]
@@ -92,6 +96,8 @@ struct Core {
     metrics: Arc<Metrics>,
     local_ca: Arc<LocalCa>,
     parents: Parents,
+    /// Ordinary TLS for egret's own errands.
+    errands: Arc<UpstreamTls>,
 }
 
 /// Starts everything that `settings` describe: when this returns, every socket is bound and the store is loaded.
@@ -131,9 +137,12 @@ async fn build_on(settings: Settings, passed: Passed) -> anyhow::Result<Bound> {
     if let Some(health) = health {
         info.set_health(health);
     }
+    if let Some(before) = settings.degrade_before_expiry {
+        info.set_degrade_before_expiry(before);
+    }
     info.set_listeners(settings.listeners.iter().zip(&listeners).map(|(l, bound)| described(l, bound)).collect());
 
-    let Core { registry, control, metrics, local_ca, parents } = core(&settings, metrics).await?;
+    let Core { registry, control, metrics, local_ca, parents, errands } = core(&settings, metrics).await?;
     let ca = local_ca.clone();
     info.set_ca(move || {
         let ca = ca.clone();
@@ -188,6 +197,10 @@ async fn build_on(settings: Settings, passed: Passed) -> anyhow::Result<Bound> {
         (upstreams, proxy)
     };
 
+    if let Some(hook) = &settings.telemetry.expiry_webhook {
+        let (upstreams, metrics) = (upstreams.clone(), metrics.clone());
+        webhook::attach(&control, hook, errands, upstreams, &settings.limits, metrics, data_plane.handle());
+    }
     let pool = upstreams.clone();
     info.set_pool(move || pool.pool_state());
     let (stop_api, stopped) = watch::channel(false);
@@ -211,6 +224,7 @@ async fn build_on(settings: Settings, passed: Passed) -> anyhow::Result<Bound> {
     let api = tokio::spawn(async move {
         tokio::select! {
             () = serving => {}
+            () = control.clone().watch_ends() => {}
             () = control.tend() => {}
         }
     });
@@ -444,10 +458,11 @@ async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core
         registry.insert_token(sha256, Token::declared(ADMIN_TOKEN, Role::Admin, TokenScope::All, &sha256, &place));
     }
     let sealer = Arc::new(Sealer::new(key));
+    let errands = factory.make(None, Show::Always, anchors.set(ServerTrust::System, None, &[]), ERRAND_SESSIONS);
     let control = Control::load(settings, registry.clone(), backend, sealer, factory, anchors, metrics.clone()).await?;
     let control = Arc::new(control);
     let local_ca = LocalCa::new(control.clone(), settings.limits.max_leafs, metrics.clone(), data_dir);
-    Ok(Core { registry, control, metrics, local_ca, parents })
+    Ok(Core { registry, control, metrics, local_ca, parents, errands })
 }
 
 fn access_log(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Result<AccessLog> {

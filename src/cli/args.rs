@@ -34,6 +34,17 @@ The token for the API is taken from the environment variable EGRET_TOKEN, else f
 data directory, which the first `egret serve` writes (if the API is on this machine).";
 
 const DEFAULT_URL: &str = "http://127.0.0.1:9090";
+const EVENTS_HELP: &str = "\
+Examples:
+  egret events                              what is kept, and then what happens, until ctrl-c
+  egret events --since 1h --no-follow       what happened in the last hour
+  egret events --json | jq -c 'select(.type == \"certificate.expiring\")'
+
+Events are kept in memory, the last 1024 unless limits.max_events says otherwise; they count from 1 with every start of
+egret, and their ids say which start that was.
+
+The token for the API is taken from the environment variable EGRET_TOKEN, else from the file admin.token in the
+data directory, which the first `egret serve` writes (if the API is on this machine).";
 const EXPLAIN_HELP: &str = "\
 Examples:
   egret explain https://api.example.com/v1/orders
@@ -125,6 +136,9 @@ Prints ok and a summary, or one line per complaint as FILE:LINE: KEY: WHAT; REME
     /// Health, listeners, and certificates with the days they have left
     #[command(after_help = API_HELP)]
     Status(StatusArgs),
+    /// What happens: uploads, deletes, certificates that expire, reloads, as they happen
+    #[command(after_help = EVENTS_HELP)]
+    Events(EventsArgs),
     /// Work on the store itself, while no egret runs on it
     Store {
         /// What to do with it.
@@ -285,6 +299,23 @@ pub struct ExplainArgs {
     #[command(flatten)]
     pub project: ProjectArgs,
     /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `egret events`
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Only what came after an event (its id), after a time (as 2026-11-28T12:00:00Z), or so long ago (as 1h)
+    #[arg(long, value_name = "ID|TIME|AGO")]
+    pub since: Option<String>,
+    /// Do not wait for what is yet to happen
+    #[arg(long)]
+    pub no_follow: bool,
+    /// Where the API is.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// Print JSON, one object per line
     #[arg(long)]
     pub json: bool,
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -149,23 +150,60 @@ impl Api {
             Err(_) => return Err(self.unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
         };
         let value: Option<Value> = serde_json::from_slice(&bytes).ok();
-        match (status, value) {
-            (status, Some(value)) if status.is_success() => Ok(value),
-            (StatusCode::UNAUTHORIZED, _) => Err(ApiError::Unauthorized { url: self.url(), token: self.token.blame() }),
-            (status, Some(value)) => match value.pointer("/error/message").and_then(Value::as_str) {
-                Some(message) => Err(ApiError::Refused { status, message: super::output::clean(message) }),
-                None => Err(self.foreign(format!("HTTP {}, and an error of another form", status.as_u16()))),
-            },
-            (status, None) => Err(self.foreign(format!("HTTP {}, and no JSON", status.as_u16()))),
+        match value {
+            Some(value) if status.is_success() => Ok(value),
+            value => Err(self.refusal(status, value)),
         }
     }
 
-    async fn exchange(&mut self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), ApiError> {
+    /// `GET` of what does not end: the body, once the API has begun to answer. The connection is its own.
+    pub(super) async fn stream(&mut self, path: &str) -> Result<Incoming, ApiError> {
+        let begun = async {
+            let request = self.request(Method::GET, path, "text/event-stream")?;
+            let request = request.body(Full::default()).expect("method, path and headers are our own and valid");
+            let mut sender = self.connect().await?;
+            let answer = sender.send_request(request).await.map_err(|error| self.foreign(error.to_string()))?;
+            Ok::<_, ApiError>((answer, sender))
+        };
+        let (answer, sender) = match tokio::time::timeout(ANSWER_TIMEOUT, begun).await {
+            Ok(begun) => begun?,
+            Err(_) => return Err(self.unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
+        };
+        let status = answer.status();
+        if status.is_success() {
+            // The connection lives as long as somebody may send on it.
+            self.connection = Some(sender);
+            return Ok(answer.into_body());
+        }
+        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+        let value = body.ok().and_then(|body| serde_json::from_slice(&body.to_bytes()).ok());
+        Err(self.refusal(status, value))
+    }
+
+    /// What an answer says that is no success.
+    fn refusal(&self, status: StatusCode, value: Option<Value>) -> ApiError {
+        let Some(value) = value else {
+            return match status {
+                StatusCode::UNAUTHORIZED => ApiError::Unauthorized { url: self.url(), token: self.token.blame() },
+                status => self.foreign(format!("HTTP {}, and no JSON", status.as_u16())),
+            };
+        };
+        match value.pointer("/error/message").and_then(Value::as_str) {
+            _ if status == StatusCode::UNAUTHORIZED => {
+                ApiError::Unauthorized { url: self.url(), token: self.token.blame() }
+            }
+            Some(message) => ApiError::Refused { status, message: super::output::clean(message) },
+            None => self.foreign(format!("HTTP {}, and an error of another form", status.as_u16())),
+        }
+    }
+
+    /// A request with all that every request has.
+    fn request(&self, method: Method, path: &str, accept: &'static str) -> Result<http::request::Builder, ApiError> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, self.place.host())
-            .header(header::ACCEPT, "application/json")
+            .header(header::ACCEPT, accept)
             .header(header::USER_AGENT, concat!("egret/", env!("CARGO_PKG_VERSION")));
         if let Some(token) = self.token.text() {
             let bearer = Zeroizing::new(format!("Bearer {}", token.trim()));
@@ -176,6 +214,11 @@ impl Api {
             value.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, value);
         }
+        Ok(request)
+    }
+
+    async fn exchange(&mut self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), ApiError> {
+        let mut request = self.request(method, path, "application/json")?;
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }

@@ -9,6 +9,7 @@ mod certs;
 mod check;
 mod client;
 mod environment;
+mod events;
 mod explain;
 mod logging;
 mod output;
@@ -79,6 +80,7 @@ fn dispatch(command: Commands, inherited: &Inherited) -> anyhow::Result<ExitCode
         Commands::Explain(args) => explain::run(&args)?,
         Commands::Check(args) => return check::run(&args),
         Commands::Status(args) => block_on(status::run(&args))?,
+        Commands::Events(args) => block_on(events::run(&args))?,
         Commands::Store { command } => store::run(&command)?,
         Commands::Completions(args) => shell::completions(&args)?,
         Commands::Man(args) => shell::man(&args)?,

@@ -34,6 +34,10 @@ fn described(status: &Value) -> String {
     if !reload["error"].is_null() {
         head.push(fact("reload", format!("{}: {}", text(&reload["state"]), text(&reload["error"]))));
     }
+    if !status["reason"].is_null() {
+        head.push(fact("unready", text(&status["reason"])));
+    }
+    head.extend(list("warnings").iter().map(|warning| fact("warning", text(&warning["text"]))));
     head.extend(list("unloaded").iter().map(|missing| fact("not loaded", text(missing))));
     head.extend(list("certificates").is_empty().then(|| fact("certificates", "none".to_owned())));
     let quarantined = status.pointer("/store/quarantined").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -78,6 +82,8 @@ mod tests {
                 {"id": "cert_b", "project": "prj_1", "origin": "*", "notAfter": "2027", "daysLeft": 300},
                 {"id": "cert_a", "project": "prj_1", "origin": "https://a.test", "notAfter": "2026", "daysLeft": -1},
             ],
+            "reason": "a declared certificate is not loaded",
+            "warnings": [{"text": "certificate cert_a expires soon; renew it with: egret certs upload"}],
             "reload": {"state": "ok", "error": null}, "unloaded": ["x.crt cannot be read"],
         });
         let expected = "\
@@ -86,6 +92,8 @@ management  127.0.0.1:9090
 listener    127.0.0.1:8080 (dev, forward)
 listener    unix:/s (safe, sidecar, TLS)
 projects    pay
+unready     a declared certificate is not loaded
+warning     certificate cert_a expires soon; renew it with: egret certs upload
 not loaded  x.crt cannot be read
 
 DAYS LEFT  NOT AFTER  PROJECT  ORIGIN          ID

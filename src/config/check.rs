@@ -3,6 +3,7 @@
 mod egress;
 mod health;
 mod listeners;
+mod telemetry;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -14,8 +15,8 @@ use super::file::{File, ProfileName};
 use super::source::Source;
 use super::{Complaint, file};
 use super::{
-    Environment, KeySource, Loaded, Overlay, Profile, Refused, Settings, StoreBackend, StoreSettings,
-    TelemetrySettings, TrustSettings, default_data_dir,
+    Environment, KeySource, Loaded, Overlay, Profile, Refused, Settings, StoreBackend, StoreSettings, TrustSettings,
+    default_data_dir,
 };
 use crate::domain::{OriginError, Pattern};
 
@@ -53,6 +54,7 @@ pub(super) fn check(
         listeners: checker.listeners(file, overlay, &management, &projects),
         management,
         health: None,
+        degrade_before_expiry: checker.degrade_before_expiry(&file.health),
         certificates: checker.certificates(&file.certificates, &projects),
         tokens: checker.tokens(&file.tokens, &projects),
         egress: checker.egress(&file.egress),
@@ -66,7 +68,7 @@ pub(super) fn check(
             servers,
             post_quantum: file.trust.post_quantum.unwrap_or_default(),
         },
-        telemetry: TelemetrySettings { access_log: file.telemetry.access_log.unwrap_or(true) },
+        telemetry: checker.telemetry(&file.telemetry),
         projects: projects.into_settings(),
     };
     settings.health = checker.health(&file.health, &settings);

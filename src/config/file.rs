@@ -301,6 +301,8 @@ pub struct DnsTable {
 pub struct HealthTable {
     /// Address of the listener for probes and metrics; none without it.
     pub listen: Option<String>,
+    /// `/readyz` answers 503 when a certificate has less than this left.
+    pub degrade_before_expiry: Option<String>,
 }
 
 /// `[trust]`
@@ -321,4 +323,8 @@ pub struct TrustTable {
 pub struct TelemetryTable {
     /// One line per exchange.
     pub access_log: Option<bool>,
+    /// URL that warnings of expiry are posted to.
+    pub expiry_webhook: Option<String>,
+    /// What it is shown.
+    pub expiry_webhook_token: Option<PasswordTable>,
 }

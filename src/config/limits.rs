@@ -175,6 +175,7 @@ limits! {
     delete_grace: Time[Duration::ZERO, DAY],
     upgraded_grace: Time[Duration::ZERO, DAY],
     max_retired: Count[1, 1_000_000],
+    expiry_drain: Time[Duration::ZERO, DAY],
     max_connections_per_origin: Count[1, 1_000_000],
     max_idle_per_origin: Count[0, 1_000_000],
     max_idle: Count[0, 1_000_000],
@@ -193,6 +194,8 @@ limits! {
     max_api_connections: Count[1, 100_000],
     max_tokens: Count[1, 100_000],
     max_metric_certificates: Count[0, 100_000],
+    max_event_listeners: Count[1, 10_000],
+    max_webhook_queue: Count[1, 100_000],
     max_health_connections: Count[1, 10_000],
     max_events: Count[1, 100_000] at_start,
 }

@@ -16,6 +16,7 @@ mod parents;
 mod paths;
 mod settings;
 mod source;
+mod webhook;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ pub use limits::LiveLimits;
 pub use parents::{Credentials, ParentProtocol, ParentSettings};
 pub use paths::{ADMIN_TOKEN, CA_CERTIFICATE, KEY_ENCRYPTION_KEY, default_data_dir};
 pub use settings::*;
+pub use webhook::{WebhookSettings, WebhookTarget};
 
 use crate::domain::Endpoint;
 use file::{File, ProfileName};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::ParentSettings;
+use super::{ParentSettings, WebhookSettings};
 use crate::domain::{Endpoint, Host, Origin, Pattern, ProjectId, ProjectInfo, Role, ServerTrust};
 
 /// Which set of defaults is in force.
@@ -32,6 +32,8 @@ pub struct Settings {
     pub management: ManagementSettings,
     /// Where probes and metrics alone are served, without a token; `None` = nowhere.
     pub health: Option<SocketAddr>,
+    /// egret is unready while a bound certificate has less than this left; `None` = never for that reason.
+    pub degrade_before_expiry: Option<Duration>,
     /// Ways in, in file order.
     pub listeners: Vec<ListenerSettings>,
     /// Declared projects; `default` is always among them.
@@ -287,6 +289,8 @@ pub enum PostQuantum {
 pub struct TelemetrySettings {
     /// One line per exchange.
     pub access_log: bool,
+    /// Where warnings of expiry are sent.
+    pub expiry_webhook: Option<WebhookSettings>,
 }
 
 /// `[limits]`. Durations and sizes with the defaults of security.md section 2.
@@ -334,6 +338,9 @@ pub struct Limits {
     pub upgraded_grace: Duration,
     /// Retired certificates of a project that are shown until their last connection is gone.
     pub max_retired: usize,
+    /// This long before the end of its validity a certificate's connections take no new requests; at the end they
+    /// are cut.
+    pub expiry_drain: Duration,
     /// Upstream connections per identity and origin.
     pub max_connections_per_origin: usize,
     /// Of them idle at most.
@@ -370,6 +377,10 @@ pub struct Limits {
     pub max_tokens: usize,
     /// Certificates that `/metrics` shows one by one, those that expire first.
     pub max_metric_certificates: usize,
+    /// Listeners to the events at once; of `max_api_connections`.
+    pub max_event_listeners: usize,
+    /// Warnings that wait to be sent to `telemetry.expiry_webhook`.
+    pub max_webhook_queue: usize,
     /// Connections to the `[health]` listener at once.
     pub max_health_connections: usize,
     /// Events kept for those who ask for what happened.
@@ -402,6 +413,7 @@ impl Default for Limits {
             delete_grace: 30 * SECOND,
             upgraded_grace: 60 * MINUTE,
             max_retired: 65_536,
+            expiry_drain: 30 * SECOND,
             max_connections_per_origin: 1024,
             max_idle_per_origin: 128,
             max_idle: 4096,
@@ -420,6 +432,8 @@ impl Default for Limits {
             max_api_connections: 256,
             max_tokens: 4096,
             max_metric_certificates: 1000,
+            max_event_listeners: 64,
+            max_webhook_queue: 256,
             max_health_connections: 64,
             max_events: 1024,
         }

@@ -175,6 +175,13 @@ impl Grace {
     }
 }
 
+impl Grace {
+    /// The same, but neither longer than this.
+    fn within(self, most: Duration) -> Self {
+        Self { exchanges: self.exchanges.min(most), upgraded: self.upgraded.min(most) }
+    }
+}
+
 /// Ends a certificate that no binding names any more. When this returns, no new request can use it.
 pub(super) fn retire(
     project: &Project,
@@ -183,12 +190,16 @@ pub(super) fn retire(
     drain: Drain,
     grace: impl Into<Grace>,
 ) {
+    let now = clock::now();
     let grace = match drain {
-        Drain::Grace => grace.into(),
+        // An identity that has expired carries nothing, whatever became of it before.
+        Drain::Grace => match certificate.info.ends_at(project.load().info().on_expiry, now) {
+            Some(end) => grace.into().within(Duration::try_from(end - now).unwrap_or_default()),
+            None => grace.into(),
+        },
         Drain::Now => Duration::ZERO.into(),
     };
     certificate.objects().for_each(|tls| end(tls, drain, grace));
-    let now = clock::now();
     project.remember_retired(Retired {
         id: certificate.info.id.clone(),
         superseded_by: superseded_by.cloned(),

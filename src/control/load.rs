@@ -58,7 +58,8 @@ impl Control {
         let store = Store::new(backend, sealer, metrics.clone());
         let limits = &settings.limits;
         let events = Arc::new(Events::new(limits.max_events));
-        let disclosures = Disclosures::new(registry.clone(), limits.max_disclosures, metrics, events.clone());
+        let (news, most) = (events.clone(), limits.max_disclosures);
+        let disclosures = Disclosures::new(registry.clone(), most, metrics.clone(), news);
         let loaded = store.backend().load().await.context("the store cannot be read")?;
         for row in loaded.damaged {
             // A sentence that begins with a record's name is about that record.
@@ -124,6 +125,7 @@ impl Control {
             local_ca: Arc::new(tokio::sync::Mutex::new(local_ca)),
             shadowed: Mutex::new(shadowed),
             unloaded,
+            ends: super::expiry::Ends::new(metrics),
             events,
             disclosures: Arc::new(disclosures),
             keeping: tokio::sync::Mutex::default(),

@@ -10,6 +10,7 @@ mod apply;
 mod certificates;
 mod declared;
 mod disclosures;
+mod expiry;
 mod load;
 mod outline;
 mod projects;
@@ -20,6 +21,7 @@ mod store;
 mod tests;
 mod tokens;
 
+pub use expiry::Warning;
 pub use outline::{Outline, Unread, outline};
 
 use std::path::PathBuf;
@@ -147,6 +149,8 @@ struct Inner {
     /// Stored bindings that a declared one covers: kept in the store, in force again once the file lets go.
     shadowed: Mutex<load::Shadowed>,
     unloaded: Vec<String>,
+    /// The ends of certificates.
+    ends: expiry::Ends,
     /// What happened, for whoever listens.
     events: Arc<Events>,
     /// Who was shown which certificate.

@@ -2,6 +2,7 @@
 
 mod changes;
 mod disclosures;
+mod expiry;
 mod projects;
 mod start;
 mod support;

@@ -6,6 +6,7 @@
 mod certificate;
 mod code;
 mod endpoint;
+mod expiry;
 mod host_pattern;
 mod origin;
 mod pattern;
@@ -16,6 +17,7 @@ pub(crate) use certificate::hex;
 pub use certificate::{CertificateId, CertificateInfo, Fingerprint, KeyKind, SKEW, Source, Validity};
 pub use code::Code;
 pub use endpoint::{Endpoint, EndpointError, Peer};
+pub use expiry::{Ending, Threshold};
 pub use host_pattern::{HostPattern, holds, parse_network};
 pub use origin::{HTTP_PORT, HTTPS_PORT, Host, HostKind, HttpTarget, Origin, OriginError};
 pub use pattern::{Pattern, PortRule, Rule};

@@ -83,6 +83,12 @@ pub struct Event {
     pub certificate: Option<CertificateId>,
     /// Where that is presented, as bindings print it (`*`: project-wide), or the host that saw it.
     pub origin: Option<String>,
+    /// Where that is presented, if it is more than one place; the first of them is [`Event::origin`].
+    pub origins: Vec<String>,
+    /// Whole days that the certificate has left, where that is what it is about; negative once it has expired.
+    pub days_left: Option<i64>,
+    /// The command, or the act, that mends it.
+    pub remedy: Option<String>,
     /// A sentence for people.
     pub message: String,
 }
@@ -91,7 +97,18 @@ impl Event {
     /// An event of this kind, now; [`Events::emit`] gives it its id.
     #[must_use]
     pub fn new(kind: EventKind, message: impl Into<String>) -> Self {
-        Self { id: 0, at: clock::now(), kind, project: None, certificate: None, origin: None, message: message.into() }
+        Self {
+            id: 0,
+            at: clock::now(),
+            kind,
+            project: None,
+            certificate: None,
+            origin: None,
+            origins: Vec::new(),
+            days_left: None,
+            remedy: None,
+            message: message.into(),
+        }
     }
 
     /// The same about a certificate of a project.
@@ -105,11 +122,29 @@ impl Event {
     pub fn at_origin(self, origin: impl ToString) -> Self {
         Self { origin: Some(origin.to_string()), ..self }
     }
+
+    /// The same with all places where it is presented.
+    #[must_use]
+    pub fn at_origins(self, origins: &[String]) -> Self {
+        Self { origin: origins.first().cloned(), origins: origins.to_vec(), ..self }
+    }
+}
+
+/// What a listener gets that begins to follow the feed.
+#[derive(Debug)]
+pub struct Followed {
+    /// The kept events after the one that it knows.
+    pub before: Vec<Arc<Event>>,
+    /// How many there were between that and the first of them, which are kept no more.
+    pub missed: u64,
+    /// All that follow: none is missed in between.
+    pub feed: broadcast::Receiver<Arc<Event>>,
 }
 
 /// The feed.
 #[derive(Debug)]
 pub struct Events {
+    start: u64,
     kept: Mutex<Kept>,
     feed: broadcast::Sender<Arc<Event>>,
     most: usize,
@@ -125,7 +160,15 @@ impl Events {
     /// A feed that keeps the last `most` events.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { kept: Mutex::default(), feed: broadcast::Sender::new(LAG), most }
+        let start = clock::now().unix_timestamp_nanos() / 1_000_000;
+        let start = u64::try_from(start).unwrap_or_default();
+        Self { start, kept: Mutex::default(), feed: broadcast::Sender::new(LAG), most }
+    }
+
+    /// Tells this feed from that of another start: the ids of both count from 1.
+    #[must_use]
+    pub fn start(&self) -> u64 {
+        self.start
     }
 
     /// Numbers the event, keeps it and tells whoever listens. Never waits.
@@ -148,6 +191,19 @@ impl Events {
         let before = kept.events.iter().filter(|event| event.id > id).cloned().collect();
         (before, self.feed.subscribe())
     }
+
+    /// The same for somebody who was told of `id` by the feed that began at `start`. What another start told is not
+    /// known here: whoever comes from there gets all that is kept.
+    #[must_use]
+    pub fn resume(&self, start: u64, id: u64) -> Option<Followed> {
+        let kept = self.kept.lock().expect("nothing panics while holding it");
+        if start != self.start || id > kept.last {
+            return None;
+        }
+        let before: Vec<_> = kept.events.iter().filter(|event| event.id > id).cloned().collect();
+        let missed = (kept.last - id) - before.len() as u64;
+        Some(Followed { before, missed, feed: self.feed.subscribe() })
+    }
 }
 
 #[cfg(test)]
@@ -168,6 +224,23 @@ mod tests {
         assert_eq!(kept.iter().map(|e| e.id).collect::<Vec<_>>(), [3]);
         let heard: Vec<_> = std::iter::from_fn(|| feed.try_recv().ok()).map(|e| e.id).collect();
         assert_eq!(heard, [1, 2, 3]);
+    }
+
+    #[test]
+    fn says_how_many_were_missed_and_knows_no_other_start() {
+        let events = Events::new(2);
+        for message in ["a", "b", "c", "d"] {
+            events.emit(Event::new(EventKind::Reloaded, message));
+        }
+        let resumed = |id| {
+            events.resume(events.start(), id).map(|f| (f.missed, f.before.iter().map(|e| e.id).collect::<Vec<_>>()))
+        };
+        assert_eq!(resumed(0), Some((2, vec![3, 4])));
+        assert_eq!(resumed(1), Some((1, vec![3, 4])));
+        assert_eq!(resumed(2), Some((0, vec![3, 4])));
+        assert_eq!(resumed(4), Some((0, vec![])));
+        assert_eq!(resumed(5), None, "it was never given out");
+        assert!(events.resume(events.start() + 1, 2).is_none(), "that was another start");
     }
 
     #[test]

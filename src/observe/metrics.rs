@@ -18,6 +18,8 @@
 //! | `egret_upstream_waiting_requests` | | requests that wait for a connection |
 //! | `egret_certificates` | `state`: `valid`, `expired`, `not_yet_valid` | certificates by their dates |
 //! | `egret_certificate_expires_in_seconds` | `project`, `certificate`: ids | seconds until notAfter, negative afterwards; of the `limits.max_metric_certificates` that expire first |
+//! | `egret_certificates_expiring` | `days`: `30`, `14`, `7`, `1`, `0` | bound certificates that have at most so many days left; `0`: expired |
+//! | `egret_expiry_warnings_total` | `days`: the same | warnings, by the threshold that was reached |
 //! | `egret_certificates_not_listed` | | certificates beyond that limit |
 //! | `egret_draining_certificates` | | retired certificates that still have connections |
 //! | `egret_draining_connections` | `state`: `exchange`, `upgraded` | their connections; `upgraded` are those that became WebSockets |
@@ -38,7 +40,10 @@ use super::export::{Family, Kind};
 use crate::domain::Code;
 
 /// Help of the families of which the table has several lines.
-const FAMILIES: &[(&str, &str)] = &[("upstream_handshakes", "TLS handshakes with origins, by how they ended")];
+const FAMILIES: &[(&str, &str)] = &[
+    ("upstream_handshakes", "TLS handshakes with origins, by how they ended"),
+    ("expiry_warnings", "Warnings that bound certificates expire, by the days left at most; 0: it has expired"),
+];
 
 /// One line of the table.
 struct Line {
@@ -242,6 +247,30 @@ table! {
     retired_handshakes;
     /// Connections cut at the end of an identity's grace.
     retired_cut;
+    /// Certificates whose connections were ended because the end of their validity came near, or was there.
+    expiry_retired;
+    /// Warnings that a bound certificate has at most 30 days left.
+    expiry_warnings_30 => expiry_warnings { days = "30" };
+    /// Warnings that a bound certificate has at most 14 days left.
+    expiry_warnings_14 => expiry_warnings { days = "14" };
+    /// Warnings that a bound certificate has at most 7 days left.
+    expiry_warnings_7 => expiry_warnings { days = "7" };
+    /// Warnings that a bound certificate has at most a day left.
+    expiry_warnings_1 => expiry_warnings { days = "1" };
+    /// Warnings that a bound certificate has expired.
+    expiry_warnings_0 => expiry_warnings { days = "0" };
+    /// Warnings that `telemetry.expiry_webhook` took.
+    webhook_delivered;
+    /// Warnings that it did not take, whatever was tried.
+    webhook_failed;
+    /// Warnings that were not sent to it because too many waited (`limits.max_webhook_queue`).
+    webhook_dropped;
+    /// Listeners to `/v1/events`.
+    event_listeners: gauge;
+    /// Listeners refused at `limits.max_event_listeners`.
+    event_listeners_full;
+    /// Events that listeners missed because they were too slow, or came back too late.
+    events_missed;
     /// Connections made through parent proxies.
     parent_connections;
     /// Connections through parent proxies that could not be made.

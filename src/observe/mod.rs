@@ -7,6 +7,6 @@ mod line;
 mod metrics;
 
 pub use access_log::{AccessLog, Exchange, Format, RequestId};
-pub use events::{Event, EventKind, Events};
+pub use events::{Event, EventKind, Events, Followed};
 pub use export::{Exposition, Family, Kind, Sample};
 pub use metrics::{Count, Metrics};

@@ -100,6 +100,12 @@ impl Registry {
         all.into_iter().map(|(_, project)| project).collect()
     }
 
+    /// All projects, in no order.
+    #[must_use]
+    pub fn every_project(&self) -> Vec<Arc<Project>> {
+        self.projects.iter().map(|p| p.value().clone()).collect()
+    }
+
     /// Adds (or replaces) a project.
     pub fn insert(&self, project: Arc<Project>) {
         let _membership = self.membership.lock().expect("nothing panics while holding it");
@@ -169,8 +175,18 @@ impl Registry {
     /// Whether this token, found some time ago, is still in force. Looks at every token: for acts that are rare.
     #[must_use]
     pub fn is_in_force(&self, token: &Token) -> bool {
+        self.current(token).is_some()
+    }
+
+    /// This token, found some time ago, as it is now: it may have lost a project. `None` once it is not in force. Looks
+    /// at every token: for acts that are rare.
+    #[must_use]
+    pub fn current(&self, token: &Token) -> Option<Arc<Token>> {
         let now = clock::now();
-        self.tokens.iter().any(|other| other.id == token.id && !other.is_expired(now))
+        self.tokens
+            .iter()
+            .find(|other| other.id == token.id && !other.is_expired(now))
+            .map(|found| found.value().clone())
     }
 
     /// Whether `scope` reaches nothing that `token` does not reach.

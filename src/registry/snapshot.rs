@@ -319,6 +319,11 @@ impl Snapshot {
         all
     }
 
+    /// Those that a binding names, in no order.
+    pub fn bound_certificates(&self) -> impl Iterator<Item = &Arc<Certificate>> {
+        self.certificates.values().filter(|certificate| self.is_bound(&certificate.info.id))
+    }
+
     /// Begins the next snapshot; shares every shard that is not touched.
     #[must_use]
     pub fn edit(&self) -> SnapshotEdit {

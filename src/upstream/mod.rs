@@ -20,6 +20,7 @@ mod route;
 mod send;
 mod socket;
 mod upgrade;
+mod webhook;
 mod wire;
 
 use std::collections::HashMap;
@@ -34,6 +35,7 @@ pub use failure::{Facts, Failure};
 pub use prepare::is_grpc;
 pub use route::{ParentError, Parents, Route};
 pub use send::{Lease, Refusal, Reply};
+pub use webhook::Webhook;
 
 use crate::config::{DnsMixed, LiveLimits, SourceAddresses};
 use crate::domain::{Host, HttpTarget, Origin, ProjectId};

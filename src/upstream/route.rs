@@ -243,8 +243,19 @@ fn basic(credentials: &Credentials) -> HeaderValue {
     let mut value = Zeroizing::new(String::with_capacity(SCHEME.len() + pair.len().div_ceil(3) * 4));
     value.push_str(SCHEME);
     STANDARD.encode_string(pair.as_bytes(), &mut value);
+    sensitive(value)
+}
+
+/// `scheme` (with its blank) and a secret that the configuration has checked, as the value of a field.
+pub(super) fn secret_value(scheme: &str, secret: &str) -> HeaderValue {
+    let mut value = Zeroizing::new(String::with_capacity(scheme.len() + secret.len()));
+    value.extend([scheme, secret]);
+    sensitive(value)
+}
+
+fn sensitive(mut value: Zeroizing<String>) -> HeaderValue {
     let bytes = Zeroizing::new(std::mem::take(&mut *value).into_bytes());
-    let mut header = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(bytes))).expect("base64 is visible ASCII");
+    let mut header = HeaderValue::from_maybe_shared(Bytes::from_owner(Wiped(bytes))).expect("it is visible ASCII");
     header.set_sensitive(true);
     header
 }

@@ -75,7 +75,8 @@ impl Checker<'_> {
             let entries = split.filter(|entry| !entry.is_empty());
             let key = format!("{at}.no_proxy");
             let no_proxy = self.hosts(&key, entries, NO_PROXY_REMEDY, HostPattern::parse_no_proxy);
-            let password = table.password.as_ref().and_then(|table| self.password(&at, table));
+            let key = format!("{at}.password");
+            let password = table.password.as_ref().and_then(|table| self.secret(&key, "password", table));
             let Some((protocol, user, host, port)) = self.parent_url(&at, table.url.as_ref()) else { continue };
             if table.password.is_some() && user.is_none() {
                 let what = "there is a password, and no user in the url";
@@ -195,14 +196,14 @@ impl Checker<'_> {
         }
     }
 
-    fn password(&mut self, at: &str, table: &PasswordTable) -> Option<Zeroizing<String>> {
-        let key = format!("{at}.password");
+    /// A secret of one line; `word` is what it is called.
+    pub(super) fn secret(&mut self, key: &str, word: &str, table: &PasswordTable) -> Option<Zeroizing<String>> {
         let text = match (&table.env, &table.file) {
             (Some(name), None) => {
                 let value = (self.environment)(name).map(Zeroizing::new);
                 if value.is_none() {
                     let what = "the environment variable that it names is not set";
-                    self.complain(&format!("{key}.env"), what, "set it to the password");
+                    self.complain(&format!("{key}.env"), what, format!("set it to the {word}"));
                 }
                 value?
             }
@@ -213,7 +214,7 @@ impl Checker<'_> {
                         if is_world_readable(&metadata) {
                             self.warnings.push(self.source.complaint(
                                 &format!("{key}.file"),
-                                "every user of this machine may read the password",
+                                format!("every user of this machine may read the {word}"),
                                 format!("run: chmod o-r {}", path.display()),
                             ));
                         }
@@ -221,7 +222,7 @@ impl Checker<'_> {
                     }
                     Err(cause) => {
                         let what = format!("the file cannot be read: {cause}");
-                        let remedy = "name a file that holds the password and nothing else";
+                        let remedy = format!("name a file that holds the {word} and nothing else");
                         self.complain(&format!("{key}.file"), what, remedy);
                         return None;
                     }
@@ -229,15 +230,15 @@ impl Checker<'_> {
             }
             _ if ["env", "file"].iter().any(|k| self.source.complained_of(&format!("{key}.{k}"))) => return None,
             _ => {
-                self.complain(&key, "it has one source", PASSWORD_REMEDY);
+                self.complain(key, "it has one source", PASSWORD_REMEDY);
                 return None;
             }
         };
         // An editor's line end is not part of it; anything else may be.
         let password = text.trim_end_matches(['\r', '\n']);
         if password.is_empty() || password.contains(char::is_control) {
-            let what = "the password is empty or has control characters";
-            self.complain(&key, what, "give the password alone, on one line");
+            let what = format!("the {word} is empty or has control characters");
+            self.complain(key, what, format!("give the {word} alone, on one line"));
             return None;
         }
         Some(Zeroizing::new(password.to_owned()))

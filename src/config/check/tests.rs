@@ -17,6 +17,7 @@ fn environment(name: &str) -> Option<String> {
         "HOME" => Some("/home/u".to_owned()),
         "DEPLOY_TOKEN" => Some("token\n".to_owned()),
         "PROXY_PASSWORD" => Some("password".to_owned()),
+        "EGRET_WEBHOOK_TOKEN" => Some("token-of-the-hook".to_owned()),
         _ => None,
     }
 }
@@ -157,7 +158,8 @@ listen = "127.0.0.1:1"
 fn an_unknown_key_lists_the_known_ones() {
     let [complaint] = refused_with("[telemetry]\naccess_logs = true", &Overlay::default()).try_into().expect("one");
     let text = complaint.to_string();
-    assert_eq!(text, format!("{PATH}:2: telemetry.access_logs: unknown key; the keys known here are: access_log"));
+    let known = "access_log, expiry_webhook, expiry_webhook_token";
+    assert_eq!(text, format!("{PATH}:2: telemetry.access_logs: unknown key; the keys known here are: {known}"));
 }
 
 #[test]
@@ -424,6 +426,7 @@ fn the_examples_of_the_shipped_file_are_right() {
     assert_eq!(loaded.settings.listeners.len(), 5);
     assert_eq!(loaded.settings.tokens.len(), 3);
     assert_eq!(loaded.settings.egress.parents.len(), 1);
+    assert!(loaded.settings.telemetry.expiry_webhook.is_some_and(|hook| hook.token.is_some()));
     assert_eq!(loaded.unready.len(), 3, "the example certificate's files are not there");
 }
 

@@ -121,6 +121,7 @@ pub(super) fn settings() -> Settings {
             tls: None,
         },
         health: None,
+        degrade_before_expiry: None,
         listeners: Vec::new(),
         projects: vec![ProjectInfo::named("default")],
         certificates: Vec::new(),
@@ -132,7 +133,7 @@ pub(super) fn settings() -> Settings {
         dns_mixed: crate::config::DnsMixed::Drop,
         limits: Limits::default(),
         trust: TrustSettings { anchors: Vec::new(), servers: ServerTrust::SystemAndCa, post_quantum: PostQuantum::Off },
-        telemetry: TelemetrySettings { access_log: false },
+        telemetry: TelemetrySettings { access_log: false, expiry_webhook: None },
     }
 }
 
@@ -187,6 +188,11 @@ pub(super) struct Material {
 
 impl Material {
     pub(super) fn new(name: &str) -> Self {
+        Self::until(name, rcgen::date_time_ymd(4096, 1, 1))
+    }
+
+    /// One that ends at this time.
+    pub(super) fn until(name: &str, not_after: time::OffsetDateTime) -> Self {
         let mut params = CertificateParams::new(Vec::<String>::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -194,6 +200,7 @@ impl Material {
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
         let mut params = CertificateParams::new(Vec::<String>::new()).expect("parameters");
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.not_after = not_after;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate().expect("a key");

@@ -58,6 +58,12 @@ impl Authority {
         self.client_with(name, &KeyPair::generate().expect("P-256"))
     }
 
+    /// A client certificate that ends at this time.
+    pub(crate) fn client_until(&self, name: &str, not_after: OffsetDateTime) -> Pair {
+        let key = KeyPair::generate().expect("P-256");
+        self.issue_until(name, &[], Vec::new(), ExtendedKeyUsagePurpose::ClientAuth, &key, not_after)
+    }
+
     /// A client certificate for a given key.
     pub(crate) fn client_with(&self, name: &str, key: &KeyPair) -> Pair {
         self.pair(name, &[], ExtendedKeyUsagePurpose::ClientAuth, key)
@@ -82,13 +88,25 @@ impl Authority {
         usage: ExtendedKeyUsagePurpose,
         key: &KeyPair,
     ) -> Pair {
+        self.issue_until(name, names, uris, usage, key, OffsetDateTime::now_utc() + Duration::days(60))
+    }
+
+    fn issue_until(
+        &self,
+        name: &str,
+        names: &[&str],
+        uris: Vec<SanType>,
+        usage: ExtendedKeyUsagePurpose,
+        key: &KeyPair,
+        not_after: OffsetDateTime,
+    ) -> Pair {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names of tests are valid");
         params.subject_alt_names.extend(uris);
         params.distinguished_name = common_name(name);
         params.serial_number = Some(SerialNumber::from_slice(&serial()));
         params.not_before = OffsetDateTime::now_utc() - Duration::hours(1);
-        params.not_after = OffsetDateTime::now_utc() + Duration::days(60);
+        params.not_after = not_after;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;

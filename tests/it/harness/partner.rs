@@ -50,14 +50,23 @@ impl Partner {
         handler: impl Fn(&mut Conversation, &Head) -> io::Result<Next> + Send + Sync + 'static,
         more: impl FnOnce(Setup) -> Setup,
     ) -> Self {
+        Self::among(|world| world.client("the-client"), more, handler)
+    }
+
+    /// The same with another client certificate, and with more in the configuration.
+    pub(crate) fn among(
+        client: impl FnOnce(&World) -> Pair,
+        setup: impl FnOnce(Setup) -> Setup,
+        handler: impl Fn(&mut Conversation, &Head) -> io::Result<Next> + Send + Sync + 'static,
+    ) -> Self {
         let world = World::new();
         let origin = Origin::start(&world.server(&[NAME]), &Wants::CertificateOf(&world.partner.pem()), handler);
-        let setup = Setup::new(&world)
+        let ways = Setup::new(&world)
             .listener("forward", "forward", "project = \"default\"")
             .listener("partner", "sidecar", &format!("project = \"default\"\norigin = \"{}\"", origin.origin(NAME)))
             .hosts(&[NAME]);
-        let egret = more(setup).start();
-        let client = world.client("the-client");
+        let egret = setup(ways).start();
+        let client = client(&world);
         egret.upload("default", Some(&origin.origin(NAME)), &client);
         let ca = egret.ca_pem();
         Self { world, origin, egret, client, ca }
