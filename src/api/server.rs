@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use http::Request;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -33,6 +34,8 @@ use crate::pki::server::ServerTls;
 const MIN_BUFFER: usize = 8192;
 /// Pause after a failed accept: mostly no descriptors are left, and they come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long an idle client has to send what is on its way when egret ends.
+const LAST_CALL: Duration = Duration::from_secs(1);
 /// How long, and for how much, a closing connection still reads.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 8 << 20;
@@ -52,6 +55,22 @@ pub(super) async fn run(
     let ending = CancellationToken::new();
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
+    let one = |accepted: Accepted, permit: Permit| {
+        let (router, limits, ending) = (router.clone(), limits.clone(), ending.clone());
+        let (tls, metrics) = (tls.clone(), metrics.clone());
+        async move {
+            let ends = Ends { peer: accepted.peer, socket: accepted.ends, tls: tls.clone() };
+            match tls {
+                None => serve(accepted.stream, ends, router, &limits, &ending).await,
+                Some(tls) => {
+                    if let Some(stream) = secure(accepted, &tls, &limits, &metrics, &ending).await {
+                        serve(stream, ends, router, &limits, &ending).await;
+                    }
+                }
+            }
+            drop(permit);
+        }
+    };
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
@@ -63,20 +82,7 @@ pub(super) async fn run(
         };
         match accepted {
             Ok((accepted, permit)) => {
-                let (router, limits, ending) = (router.clone(), limits.clone(), ending.clone());
-                let (tls, metrics) = (tls.clone(), metrics.clone());
-                connections.spawn(async move {
-                    let ends = Ends { peer: accepted.peer, socket: accepted.ends, tls: tls.clone() };
-                    match tls {
-                        None => serve(accepted.stream, ends, router, &limits, &ending).await,
-                        Some(tls) => {
-                            if let Some(stream) = secure(accepted, &tls, &limits, &metrics, &ending).await {
-                                serve(stream, ends, router, &limits, &ending).await;
-                            }
-                        }
-                    }
-                    drop(permit);
-                });
+                connections.spawn(one(accepted, permit));
             }
             Err(error) => {
                 tracing::warn!(%error, "a management connection could not be accepted");
@@ -89,8 +95,13 @@ pub(super) async fn run(
         // Forget those that have ended; the permits bound how many there are.
         while connections.try_join_next().is_some() {}
     }
-    drop(listener);
     ending.cancel();
+    // They connected before the end began; whoever finds no place in time is let go.
+    for accepted in listener.close() {
+        accepted.stream.set_nodelay();
+        let Ok(permit) = tokio::time::timeout(limits.drain_timeout(), permits.take()).await else { break };
+        connections.spawn(one(accepted, permit));
+    }
     let all = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(limits.drain_timeout(), all).await.is_err() {
         tracing::warn!(cut = connections.len(), "management connections were cut at the end of limits.drain_timeout");
@@ -125,7 +136,7 @@ async fn secure(
     let handshake = TlsAcceptor::from(tls.config().clone()).accept(accepted.stream);
     let finished = tokio::select! {
         finished = tokio::time::timeout(limits.handshake_timeout(), handshake) => finished,
-        () = ending.cancelled() => return None,
+        () = last_call(ending) => return None,
     };
     let why = match finished {
         Ok(Ok(stream)) => return Some(Stream::boxed(stream)),
@@ -142,9 +153,19 @@ async fn serve(stream: Stream, ends: Ends, router: Router, limits: &LiveLimits, 
     let meter = Meter::new();
     let io = TokioIo::new(Io::new(stream, meter.clone()));
     let router = TowerToHyperService::new(router);
+    let ended = ending.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ends.clone());
-        router.call(request)
+        let (answering, ended) = (router.call(request), ended.clone());
+        Box::pin(async move {
+            let mut response = answering.await;
+            if let Ok(response) = &mut response
+                && ended.is_cancelled()
+            {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        })
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -154,13 +175,14 @@ async fn serve(stream: Stream, ends: Ends, router: Router, limits: &LiveLimits, 
         .max_headers(limits.max_headers())
         .serve_connection(io, service);
     let mut told = false;
+    let mut last_call = pin!(last_call(ending));
     loop {
         // Whoever moves no byte for so long neither reads its answer nor sends its request.
         let patience = limits.keep_alive_timeout().saturating_sub(meter.idle());
         tokio::select! {
             // Its errors are the client's: a broken request was answered, a broken connection has no one to tell.
             _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break,
-            () = ending.cancelled(), if !told => {
+            () = &mut last_call, if !told => {
                 told = true;
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
@@ -174,6 +196,12 @@ async fn serve(stream: Stream, ends: Ends, router: Router, limits: &LiveLimits, 
     let mut stream = connection.into_parts().io.into_inner();
     // An error or a time-out here means that there is no one left to answer.
     let _ = tokio::time::timeout(LINGER, linger(&mut stream)).await;
+}
+
+/// Resolves when the end has begun and nothing can be on its way any more.
+async fn last_call(ending: &CancellationToken) {
+    ending.cancelled().await;
+    tokio::time::sleep(LAST_CALL).await;
 }
 
 /// Closes our side, then reads what the client still sends. Closing with unread bytes makes the kernel reset

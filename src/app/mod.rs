@@ -7,6 +7,7 @@ mod ca;
 mod rekey;
 mod signals;
 mod sockets;
+pub mod systemd;
 mod token;
 
 use std::io::{IsTerminal, Write};
@@ -27,7 +28,7 @@ use crate::config::{
 use crate::control::{Control, Outline, outline};
 use crate::domain::{Endpoint, Role};
 use crate::identity::TlsFactory;
-use crate::net::listen::{Listening, Remover};
+use crate::net::listen::{Listening, Passed, Remover};
 use crate::observe::{AccessLog, Format, Metrics};
 use crate::pki::anchors::SharedAnchors;
 use crate::pki::seal::Sealer;
@@ -98,6 +99,11 @@ struct Core {
 /// What makes starting senseless: a port that is taken, a store that cannot be opened, a key-encryption key that is
 /// missing. Each names the thing and the remedy.
 pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
+    build_on(settings, Passed::default()).await
+}
+
+/// As [`build`], on the sockets that were handed over, as far as they go.
+async fn build_on(settings: Settings, passed: Passed) -> anyhow::Result<Bound> {
     let metrics: Arc<Metrics> = Arc::default();
     check_sources(settings.egress.sources).map_err(|(address, error)| {
         anyhow::anyhow!(
@@ -106,7 +112,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     })?;
     let tls = sockets::tls(&settings)?;
     // Sockets first: a second egret fails here, before it touches anything.
-    let sockets = sockets::bind(&settings)?;
+    let sockets = sockets::bind(&settings, passed)?;
     let listeners: Vec<BoundListener> = settings.listeners.iter().zip(&sockets.listeners).map(bound_listener).collect();
     let management = BoundListener {
         name: "management".to_owned(),
@@ -286,17 +292,25 @@ impl Drop for Bound {
 /// # Errors
 /// See [`build`].
 pub fn serve(settings: Settings) -> anyhow::Result<()> {
+    // Before there are threads: the environment is read and changed.
+    let passed = Passed::take()?;
     let runtime = control_runtime()?;
     let outcome = runtime.block_on(async {
         // Before anything is started: a signal that comes early must not be missed.
         let mut signals = Signals::new()?;
-        let bound = build(settings).await?;
+        let bound = build_on(settings, passed).await?;
         announce(&bound);
+        systemd::ready(&bound);
+        let watchdog = systemd::watchdog(&bound).map(tokio::spawn);
         signals.next().await;
+        systemd::stopping(&bound);
         tracing::info!("ending: what runs may finish; a second signal ends at once");
         tokio::select! {
             () = bound.shut_down() => {}
             () = signals.next() => tracing::warn!("ended at once by a second signal"),
+        }
+        if let Some(watchdog) = watchdog {
+            watchdog.abort();
         }
         Ok(())
     });

@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::config::{Complaint, Refused, ServerTlsSettings, Settings};
 use crate::domain::Endpoint;
 use crate::domain::time::now;
-use crate::net::listen::{Listening, Remover};
+use crate::net::listen::{Listening, Passed, Remover};
 use crate::pki::server::ServerTls;
 
 /// What clients of the proxy may speak inside TLS, the better first.
@@ -34,11 +34,31 @@ pub(super) struct Tls {
     pub(super) management: Option<Arc<ServerTls>>,
 }
 
-pub(super) fn bind(settings: &Settings) -> anyhow::Result<Sockets> {
+/// The names of the two that have none in the settings, as a .socket unit calls them.
+const MANAGEMENT: &str = "management";
+const HEALTH: &str = "health";
+
+/// Takes each socket from what was handed over, by the listener's name, else by its address; what is not there is bound.
+/// What a socket that was handed over says of itself wins.
+///
+/// # Errors
+/// An address that cannot be had; a socket that was handed over and that no listener is for.
+pub(super) fn bind(settings: &Settings, mut passed: Passed) -> anyhow::Result<Sockets> {
     let mut removers = Vec::new();
     let endpoints = settings.listeners.iter().map(|l| &l.listen).chain([&settings.management.listen]);
     let all: Vec<SocketAddr> = endpoints.filter_map(Endpoint::tcp).chain(settings.health).collect();
+    let names: Vec<&str> = settings.listeners.iter().map(|l| l.name.as_str()).chain([MANAGEMENT, HEALTH]).collect();
+    // Names first: an address may be that of another listener's socket.
+    let mut named: Vec<Option<Listening>> = names.iter().map(|name| passed.named(name)).collect();
+    if settings.health.is_none() {
+        ensure_unused(named.last().and_then(Option::as_ref))?;
+    }
+    let mut given = named.iter_mut();
     let mut open = |endpoint: &Endpoint, mode: u32, what: &str| {
+        let given = given.next().and_then(Option::take);
+        if let Some(socket) = given.or_else(|| passed.at(endpoint)) {
+            return Ok(socket);
+        }
         let only_v6 = endpoint.tcp().is_some_and(|address| shares_its_port(address, &all));
         let socket =
             Listening::bind(endpoint, mode, only_v6).with_context(|| format!("{what} cannot listen on {endpoint}"))?;
@@ -52,7 +72,23 @@ pub(super) fn bind(settings: &Settings) -> anyhow::Result<Sockets> {
         .collect::<anyhow::Result<_>>()?;
     let management = open(&settings.management.listen, settings.management.socket_mode, "the management API")?;
     let health = settings.health.map(|at| open(&Endpoint::Tcp(at), 0, "the health listener")).transpose()?;
+    if let Some((name, endpoint)) = passed.left().next() {
+        bail!(
+            "a socket named {name} at {endpoint} was handed over, and no listener has that name or address; correct \
+             FileDescriptorName= or ListenStream= of the .socket unit, or the configuration"
+        );
+    }
     Ok(Sockets { listeners, management, health, removers })
+}
+
+fn ensure_unused(health: Option<&Listening>) -> anyhow::Result<()> {
+    match health {
+        Some(socket) => bail!(
+            "a socket named {HEALTH} at {} was handed over, and there is no [health] listen; add it, or correct the .socket unit",
+            socket.endpoint()
+        ),
+        None => Ok(()),
+    }
 }
 
 /// `[::]:80` takes IPv4 clients too, unless a listener of its own is there for them.

@@ -7,6 +7,9 @@
 //! - A file is replaced only if it is a socket at which nobody listens. Two that start at once are kept apart by a
 //!   lock on the folder, so that neither takes the other's fresh socket for a dead one's.
 //! - The file is removed at the end only if it is still the one that was made.
+//!
+//! A socket that was made by somebody else and handed over ([`passed`]) belongs to them: it goes on when egret ends, its
+//! file stays, and whoever waits in its queue is for the next process.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -14,6 +17,7 @@ use std::net::{SocketAddr, TcpListener};
 use super::Stream;
 use crate::domain::{Endpoint, Peer};
 
+pub use passed::{Passed, VARIABLES};
 #[cfg(unix)]
 use unix::{SocketFile, UnixSocket};
 
@@ -41,6 +45,11 @@ pub enum ListenError {
         "there is a socket whose owner cannot be asked ({0}); remove it if it is left over, or choose another path"
     )]
     Unknown(io::Error),
+    /// What was handed over is of no use.
+    #[error(
+        "the socket named {0}, which was handed over, is no TCP or Unix stream socket that listens; look at the .socket unit"
+    )]
+    Passed(String),
     /// No such folder.
     #[error("the folder of the socket does not exist; make it, with access for those who are to connect")]
     NoFolder,
@@ -51,6 +60,8 @@ pub enum ListenError {
 pub struct Listening {
     endpoint: Endpoint,
     socket: Socket,
+    /// Somebody else made it, and keeps it.
+    passed: bool,
 }
 
 #[derive(Debug)]
@@ -73,11 +84,12 @@ impl Listening {
                     io::ErrorKind::AddrInUse => ListenError::Taken,
                     _ => ListenError::Io(error),
                 })?;
-                Ok(Self { endpoint: socket.local_addr()?.into(), socket: Socket::Tcp(socket) })
+                Ok(Self { endpoint: socket.local_addr()?.into(), socket: Socket::Tcp(socket), passed: false })
             }
             #[cfg(unix)]
             Endpoint::Unix(path) => {
-                Ok(Self { endpoint: endpoint.clone(), socket: Socket::Unix(UnixSocket::bind(path, mode)?) })
+                let socket = Socket::Unix(UnixSocket::bind(path, mode)?);
+                Ok(Self { endpoint: endpoint.clone(), socket, passed: false })
             }
             #[cfg(not(unix))]
             Endpoint::Unix(_) => {
@@ -93,14 +105,14 @@ impl Listening {
         &self.endpoint
     }
 
-    /// Removes the file of a Unix socket when told to or when dropped; nothing for TCP.
+    /// Removes the file of a Unix socket when told to or when dropped; nothing for TCP, and for what was handed over.
     #[must_use]
     pub fn remover(&self) -> Remover {
         Remover {
             #[cfg(unix)]
             file: match &self.socket {
                 Socket::Tcp(_) => None,
-                Socket::Unix(socket) => Some(socket.file()),
+                Socket::Unix(socket) => socket.file(),
             },
         }
     }
@@ -110,14 +122,15 @@ impl Listening {
     /// # Errors
     /// The runtime does not take the socket.
     pub fn accepting(self) -> io::Result<Accepting> {
-        Ok(match self.socket {
-            Socket::Tcp(socket) => Accepting::Tcp(tokio::net::TcpListener::from_std(socket)?),
+        let socket = match self.socket {
+            Socket::Tcp(socket) => Accepts::Tcp(tokio::net::TcpListener::from_std(socket)?),
             #[cfg(unix)]
             Socket::Unix(socket) => {
                 let (socket, file) = socket.into_parts();
-                Accepting::Unix(Removed(file), tokio::net::UnixListener::from_std(socket)?)
+                Accepts::Unix(Removed(file), tokio::net::UnixListener::from_std(socket)?)
             }
-        })
+        };
+        Ok(Accepting { socket, passed: self.passed })
     }
 }
 
@@ -139,7 +152,13 @@ impl Drop for Remover {
 
 /// A socket from which clients are accepted. Dropping it closes it and removes the file of a Unix socket.
 #[derive(Debug)]
-pub enum Accepting {
+pub struct Accepting {
+    socket: Accepts,
+    passed: bool,
+}
+
+#[derive(Debug)]
+enum Accepts {
     /// TCP.
     Tcp(tokio::net::TcpListener),
     /// A Unix socket. The file goes before the socket is closed: while it is open, no other file can have its number.
@@ -150,12 +169,14 @@ pub enum Accepting {
 /// Removes the file when dropped.
 #[cfg(unix)]
 #[derive(Debug)]
-pub struct Removed(std::sync::Arc<SocketFile>);
+struct Removed(Option<std::sync::Arc<SocketFile>>);
 
 #[cfg(unix)]
 impl Drop for Removed {
     fn drop(&mut self) {
-        self.0.remove();
+        if let Some(file) = &self.0 {
+            file.remove();
+        }
     }
 }
 
@@ -176,19 +197,74 @@ impl Accepting {
     /// # Errors
     /// As accept(2); see [`is_of_the_connection`].
     pub async fn accept(&self) -> io::Result<Accepted> {
-        match self {
-            Self::Tcp(socket) => {
-                let (stream, peer) = socket.accept().await?;
-                let ends = stream.local_addr().ok().map(|local| (peer, local));
-                Ok(Accepted { stream: stream.into(), peer: peer.ip().into(), ends })
-            }
+        match &self.socket {
+            Accepts::Tcp(socket) => socket.accept().await.map(|(stream, peer)| Accepted::tcp(stream, peer)),
             #[cfg(unix)]
-            Self::Unix(_, socket) => {
-                let (stream, _) = socket.accept().await?;
-                let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
-                Ok(Accepted { stream: stream.into(), peer: Peer::Unix(uid), ends: None })
+            Accepts::Unix(_, socket) => socket.accept().await.map(|(stream, _)| Accepted::unix(stream)),
+        }
+    }
+
+    /// Stops listening, and takes those who wait in the kernel's queue already: a connection that is closed there is
+    /// reset under a client who believes that it is served. Nobody, if the socket was handed over: it goes on, and who
+    /// waits is for the next process. Closed when the iterator is dropped. Must be used inside a runtime.
+    pub fn close(self) -> Closing {
+        let socket = match self.socket {
+            _ if self.passed => None,
+            Accepts::Tcp(socket) => socket.into_std().ok().map(Socket::Tcp),
+            #[cfg(unix)]
+            Accepts::Unix(removed, socket) => {
+                // Without its file nobody finds the socket any more, so the queue only gets shorter.
+                drop(removed);
+                socket.into_std().ok().map(|socket| Socket::Unix(UnixSocket::of(socket)))
+            }
+        };
+        Closing(socket)
+    }
+}
+
+/// Those who waited when a socket was closed; see [`Accepting::close`].
+#[derive(Debug)]
+pub struct Closing(Option<Socket>);
+
+impl Iterator for Closing {
+    type Item = Accepted;
+
+    fn next(&mut self) -> Option<Accepted> {
+        loop {
+            // Asked of the kernel itself: the runtime may not have heard of the last ones yet.
+            let accepted = match self.0.as_ref()? {
+                Socket::Tcp(socket) => socket.accept().and_then(|(stream, peer)| {
+                    stream.set_nonblocking(true)?;
+                    Ok(Accepted::tcp(tokio::net::TcpStream::from_std(stream)?, peer))
+                }),
+                #[cfg(unix)]
+                Socket::Unix(socket) => socket.accept().and_then(|stream| {
+                    stream.set_nonblocking(true)?;
+                    Ok(Accepted::unix(tokio::net::UnixStream::from_std(stream)?))
+                }),
+            };
+            match accepted {
+                Ok(accepted) => return Some(accepted),
+                Err(error) if is_of_the_connection(&error) => {}
+                Err(_) => {
+                    self.0 = None;
+                    return None;
+                }
             }
         }
+    }
+}
+
+impl Accepted {
+    fn tcp(stream: tokio::net::TcpStream, peer: SocketAddr) -> Self {
+        let ends = stream.local_addr().ok().map(|local| (peer, local));
+        Self { stream: stream.into(), peer: peer.ip().into(), ends }
+    }
+
+    #[cfg(unix)]
+    fn unix(stream: tokio::net::UnixStream) -> Self {
+        let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
+        Self { stream: stream.into(), peer: Peer::Unix(uid), ends: None }
     }
 }
 
@@ -219,6 +295,7 @@ fn tcp(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+mod passed;
 #[cfg(unix)]
 mod unix;
 

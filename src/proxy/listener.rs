@@ -31,6 +31,9 @@ const LONG_TARGET: &str = "the request line is longer than limits.max_request_li
 /// First and longest pause after accepting failed for want of descriptors or memory.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
+/// A handshake that the end of egret has met has so long to finish: a request may be right behind it.
+const HANDSHAKING: Duration = Duration::from_secs(5);
+
 /// What is fixed of a listener.
 pub(super) struct Entry {
     pub(super) name: Arc<str>,
@@ -52,6 +55,11 @@ impl Entry {
 /// A bound way in. Connections wait in the kernel's queue until [`Listener::start`].
 pub struct Listener {
     socket: Accepting,
+    door: Door,
+}
+
+/// What meets whoever is accepted.
+struct Door {
     tls: Option<Arc<ServerTls>>,
     entry: Arc<Entry>,
     proxy: Arc<Proxy>,
@@ -74,23 +82,24 @@ impl Listener {
             caller: settings.caller.clone(),
             intercept: settings.intercept,
         };
-        Ok(Self { socket: socket.accepting()?, tls, entry: Arc::new(entry), proxy })
+        Ok(Self { socket: socket.accepting()?, door: Door { tls, entry: Arc::new(entry), proxy } })
     }
 
     /// Accepts until the proxy drains. The task that it starts, and those of its connections, belong to
     /// [`Proxy::finish`].
     pub fn start(self) {
-        let tasks = self.proxy.tasks.clone();
+        let tasks = self.door.proxy.tasks.clone();
         tasks.spawn(self.run());
     }
 
     /// See [`Listener::start`].
     async fn run(self) {
-        let serving = self.proxy.serving.clone();
+        let proxy = self.door.proxy.clone();
+        let serving = &proxy.serving;
         let mut changes = serving.limits.changes();
         let resizing = async {
             loop {
-                self.proxy.seats.resize(serving.limits.max_connections());
+                proxy.seats.resize(serving.limits.max_connections());
                 if changes.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
@@ -101,34 +110,45 @@ impl Listener {
             () = resizing => {}
             () = serving.drain.cancelled() => {}
         }
+        // They connected before the end began, and each has one request served.
+        for accepted in self.socket.close() {
+            let seat = tokio::select! {
+                seat = proxy.seats.take() => seat,
+                () = serving.abort.cancelled() => return,
+            };
+            self.door.connected(accepted, seat);
+        }
     }
 
     async fn accept(&self) {
+        let proxy = &self.door.proxy;
         let mut pause = PAUSE.0;
         loop {
             // The seat comes first: at the cap, clients wait in the kernel's queue and cost nothing here.
-            let seat = match self.proxy.seats.try_take() {
+            let seat = match proxy.seats.try_take() {
                 Some(seat) => seat,
                 None => {
-                    self.proxy.serving.metrics.client_connections_full.add();
-                    self.proxy.seats.take().await
+                    proxy.serving.metrics.client_connections_full.add();
+                    proxy.seats.take().await
                 }
             };
             match self.socket.accept().await {
                 Ok(accepted) => {
                     pause = PAUSE.0;
-                    self.connected(accepted, seat);
+                    self.door.connected(accepted, seat);
                 }
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, listener = &*self.entry.name, "accepting failed; pausing");
+                    tracing::warn!(%error, listener = &*self.door.entry.name, "accepting failed; pausing");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE.1);
                 }
             }
         }
     }
+}
 
+impl Door {
     fn connected(&self, accepted: Accepted, permit: Permit) {
         let Accepted { stream, peer, .. } = accepted;
         // Answers are written whole; waiting for more to send with them only costs time.
@@ -183,7 +203,7 @@ impl Arrived {
                     return failed(&"limits.handshake_timeout passed");
                 }
             },
-            () = serving.drain.cancelled() => return,
+            () = serving.last_call(HANDSHAKING) => return,
         };
         let (_, session) = stream.get_ref();
         let protocol = Protocol::agreed(session.alpn_protocol());

@@ -40,6 +40,10 @@ pub(super) type Answering<B = ReplyBody> = Pin<Box<dyn Future<Output = Response<
 /// A last word, and waiting until the client has taken it, lasts no longer.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// When egret ends, an idle client has so long to send what is on its way: it is answered, with `Connection: close`. A
+/// connection that is closed while a request travels loses that request (RFC 9112 section 9.6).
+pub(super) const LAST_CALL: Duration = Duration::from_secs(1);
+
 /// What serving a connection needs, whatever is served on it.
 pub(super) struct Serving {
     /// Caps and deadlines.
@@ -57,6 +61,15 @@ pub(super) struct Serving {
 impl Serving {
     pub(super) fn new(limits: LiveLimits, metrics: Arc<Metrics>, tasks: TaskTracker) -> Arc<Self> {
         Arc::new(Self { limits, metrics, drain: CancellationToken::new(), abort: CancellationToken::new(), tasks })
+    }
+
+    /// Resolves so long after the end has begun, and at once when everything is cut.
+    pub(super) async fn last_call(&self, time: Duration) {
+        self.drain.cancelled().await;
+        tokio::select! {
+            () = tokio::time::sleep(time) => {}
+            () = self.abort.cancelled() => {}
+        }
     }
 }
 

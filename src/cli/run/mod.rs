@@ -101,6 +101,9 @@ async fn with_access(
     }
     let mut command = Command::new(program);
     command.args(arguments).envs(variables).env_remove(variables::WITHHELD);
+    for name in crate::net::listen::VARIABLES {
+        command.env_remove(name);
+    }
     if let Some(name) = key_variable {
         command.env_remove(name);
     }

@@ -3,7 +3,7 @@
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct UnixSocket {
     socket: UnixListener,
-    file: Arc<SocketFile>,
+    /// `None`: somebody else made it.
+    file: Option<Arc<SocketFile>>,
 }
 
 impl UnixSocket {
@@ -54,14 +55,23 @@ impl UnixSocket {
             file.remove_locked();
             return Err(error.into());
         }
-        Ok(Self { socket: socket.into(), file: Arc::new(file) })
+        Ok(Self { socket: socket.into(), file: Some(Arc::new(file)) })
     }
 
-    pub(super) fn file(&self) -> Arc<SocketFile> {
+    /// A socket whose file is somebody else's business.
+    pub(super) fn of(socket: UnixListener) -> Self {
+        Self { socket, file: None }
+    }
+
+    pub(super) fn accept(&self) -> io::Result<UnixStream> {
+        self.socket.accept().map(|(stream, _)| stream)
+    }
+
+    pub(super) fn file(&self) -> Option<Arc<SocketFile>> {
         self.file.clone()
     }
 
-    pub(super) fn into_parts(self) -> (UnixListener, Arc<SocketFile>) {
+    pub(super) fn into_parts(self) -> (UnixListener, Option<Arc<SocketFile>>) {
         (self.socket, self.file)
     }
 }

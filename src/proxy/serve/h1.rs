@@ -8,6 +8,9 @@
 //! Every byte passes the framing gate ([`Guarded`]) before hyper sees it. What the gate refuses is answered here,
 //! once all that came before it is answered: hyper never learns of it.
 //!
+//! When egret ends, the next answer says `Connection: close`, and an idle connection waits for the request that may be
+//! on its way, for [`LAST_CALL`].
+//!
 //! `half_close` is off: a client that closes while it waits has gone, and its exchange ends (an upstream
 //! request is cancelled). The price is that a client that shuts down its sending side before the answer gets none.
 
@@ -21,8 +24,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::UPGRADE;
-use http::{Request, Version};
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -33,7 +36,7 @@ use tokio::time::Instant;
 
 use super::super::error;
 use super::super::websocket::Switch;
-use super::{Answering, Busy, Exchange, FAREWELL, Gate, Serving};
+use super::{Answering, Busy, Exchange, FAREWELL, Gate, LAST_CALL, Serving};
 use crate::config::LiveLimits;
 use crate::domain::Code;
 use crate::net::{Guarded, HangUp, Meter};
@@ -85,8 +88,15 @@ where
                 // An answer may end before the upload does.
                 request.extensions_mut().insert(busy.clone());
             }
-            let answering = handle(request);
-            async move { Ok::<_, Infallible>(answering.await.map(|body| Counted { body, _busy: busy })) }
+            let tunnels = request.method() == Method::CONNECT;
+            let (answering, activity) = (handle(request), activity.clone());
+            async move {
+                let mut response = answering.await;
+                if activity.ending.load(Ordering::Relaxed) && !is_switch(&response, tunnels) {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response.map(|body| Counted { body, _busy: busy }))
+            }
         })
     };
     let mut connection = builder(&serving.limits).serve_connection(TokioIo::new(io), service).with_upgrades();
@@ -96,7 +106,6 @@ where
         let mut sleep = pin!(tokio::time::sleep(serving.limits.head_timeout()));
         let mut drained = pin!(serving.drain.cancelled());
         let mut aborted = pin!(serving.abort.cancelled());
-        let mut draining = false;
         std::future::poll_fn(|cx| {
             loop {
                 if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
@@ -113,10 +122,10 @@ where
                     return Poll::Ready(Ended::Aborted);
                 }
                 let mut again = false;
-                if !draining && drained.as_mut().poll(cx).is_ready() {
-                    draining = true;
-                    again = true;
-                    Pin::new(&mut connection).graceful_shutdown();
+                if watch.ending.is_none() && drained.as_mut().poll(cx).is_ready() {
+                    watch.ending = Some(Instant::now());
+                    activity.ending.store(true, Ordering::Relaxed);
+                    sleep.as_mut().reset(Instant::now());
                 }
                 while sleep.as_mut().poll(cx).is_ready() {
                     match watch.look(activity.seen(), &serving.limits) {
@@ -187,6 +196,11 @@ where
     }
 }
 
+/// Whether the connection becomes something else with this answer.
+fn is_switch<B>(response: &Response<B>, tunnels: bool) -> bool {
+    response.status() == StatusCode::SWITCHING_PROTOCOLS || (tunnels && response.status().is_success())
+}
+
 /// How serving ended.
 enum Ended {
     ByItself(hyper::Result<()>),
@@ -211,6 +225,8 @@ struct Activity {
     busy: AtomicU64,
     /// The client spoke HTTP/1.0: to it, the end of the connection may be the end of an answer.
     http10: AtomicBool,
+    /// The next answer is the last.
+    ending: AtomicBool,
     /// Exchanges that have ended.
     done: AtomicU64,
     /// What the meter had read when the last exchange ended: more means that the next head has begun.
@@ -220,7 +236,8 @@ struct Activity {
 impl Activity {
     fn new(meter: Arc<Meter>, ahead: usize) -> Self {
         let mark = AtomicU64::new(meter.read().saturating_sub(ahead as u64));
-        Self { meter, busy: AtomicU64::new(0), http10: AtomicBool::new(false), done: AtomicU64::new(0), mark }
+        let (busy, done) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { meter, busy, http10: AtomicBool::new(false), ending: AtomicBool::new(false), done, mark }
     }
 
     fn seen(&self) -> Seen {
@@ -307,11 +324,13 @@ struct Watch {
     head: Option<(u64, Instant)>,
     /// It was idle and hyper was told to close.
     closing: bool,
+    /// Since when egret ends.
+    ending: Option<Instant>,
 }
 
 impl Watch {
     fn look(&mut self, seen: Seen, limits: &LiveLimits) -> Verdict {
-        let often = limits.head_timeout();
+        let often = if self.ending.is_some() { LAST_CALL } else { limits.head_timeout() };
         if seen.busy {
             self.head = None;
             // Waiting for an answer's head and then for its bytes are limited by the waist; a client that does
@@ -333,7 +352,10 @@ impl Watch {
         }
         self.head = None;
         let limit = if seen.done == 0 { limits.head_timeout() } else { limits.keep_alive_timeout() };
-        let left = limit.saturating_sub(seen.idle);
+        let left = match self.ending {
+            None => limit.saturating_sub(seen.idle),
+            Some(since) => LAST_CALL.saturating_sub(seen.idle.min(seen.now - since)),
+        };
         if left.is_zero() { Verdict::Idle } else { Verdict::Wait(left.min(often)) }
     }
 }

@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
-use super::{Answering, Protocol, Serving, h1, h2};
+use super::{Answering, LAST_CALL, Protocol, Serving, h1, h2};
 use crate::net::{HangUp, Held, Meter};
 
 /// RFC 9113 section 3.4.
@@ -36,8 +36,7 @@ where
     let protocol = tokio::select! {
         // A beginning of the preface that does not go on is left to HTTP/1.1, which tells its client so.
         told = timeout(serving.limits.head_timeout(), told(&mut io, &mut first)) => told.unwrap_or(Ok(Protocol::Http1)),
-        // Nothing runs here yet: an idle connection closes at once.
-        () = serving.drain.cancelled() => return,
+        () = serving.last_call(LAST_CALL) => return,
     };
     if first.is_empty() {
         if protocol.is_ok() {
