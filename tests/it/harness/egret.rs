@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -36,6 +37,9 @@ pub(crate) struct Setup {
     management: String,
     token: bool,
     workers: usize,
+    /// What it is called, and the socket.
+    handed_over: Vec<(String, OwnedFd)>,
+    variables: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -55,7 +59,50 @@ impl Setup {
             management: "listen = \"127.0.0.1:0\"".to_owned(),
             token: true,
             workers: 2,
+            handed_over: Vec::new(),
+            variables: Vec::new(),
         }
+    }
+
+    /// A socket that is handed over as systemd does it, to every egret that is started here.
+    pub(crate) fn handed_over(mut self, name: &str, socket: impl AsFd) -> Self {
+        // Far from the numbers that they get in egret, and inherited.
+        let copy = rustix::io::fcntl_dupfd_cloexec(socket, 100).expect("descriptors are left");
+        rustix::io::fcntl_setfd(&copy, rustix::io::FdFlags::empty()).expect("it is open");
+        self.handed_over.push((name.to_owned(), copy));
+        self
+    }
+
+    /// A variable of its environment.
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// `egret serve` with its file and its environment; sockets as descriptors from 3 on.
+    pub(crate) fn serve(&self) -> Command {
+        let config = self.write();
+        let mut serve = if self.handed_over.is_empty() {
+            program()
+        } else {
+            let from = |(_, socket): &(String, OwnedFd)| socket.as_raw_fd();
+            let all: Vec<i32> = self.handed_over.iter().map(from).collect();
+            let there: String = (3..).zip(&all).map(|(to, from)| format!("{to}<&{from} ")).collect();
+            let gone: String = all.iter().map(|from| format!("{from}<&- ")).collect();
+            let names: Vec<&str> = self.handed_over.iter().map(|(name, _)| name.as_str()).collect();
+            let mut shell = command("bash");
+            shell.arg("-c").arg(format!("LISTEN_PID=${{LISTEN_PID-$$}} exec \"$0\" \"$@\" {there}{gone}"));
+            shell.env("LISTEN_FDS", all.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+            shell.arg(env!("CARGO_BIN_EXE_egret"));
+            shell
+        };
+        serve.arg("serve").arg("--config").arg(&config).env("EGRET_LOG", "info");
+        if self.token {
+            serve.env("EGRET_TOKEN", TOKEN);
+        }
+        serve.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        serve.stdin(Stdio::null());
+        serve
     }
 
     /// Another way in; without any there is one, `dev`, for project `default`.
@@ -146,15 +193,9 @@ impl Setup {
 
     /// Starts `egret serve` with it and waits until all sockets are bound.
     pub(crate) fn start(self) -> Egret {
-        let config = self.write();
         let log = self.folder.path().join("log");
         let stderr = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("writable");
-        let mut serve = program();
-        serve.arg("serve").arg("--config").arg(&config).env("EGRET_LOG", "info");
-        if self.token {
-            serve.env("EGRET_TOKEN", TOKEN);
-        }
-        let mut process = Process::spawn(serve.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr));
+        let mut process = Process::spawn(self.serve().stdout(Stdio::piped()).stderr(stderr));
         let (sender, lines) = mpsc::channel();
         let stdout = BufReader::new(process.0.stdout.take().expect("piped"));
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -320,8 +361,13 @@ impl Egret {
     }
 
     /// SIGTERM, and its home once it has ended with exit code 0.
-    pub(crate) fn stop(mut self) -> Setup {
+    pub(crate) fn stop(self) -> Setup {
         self.terminate();
+        self.gone()
+    }
+
+    /// Its home, once it has ended with exit code 0 after an earlier SIGTERM.
+    pub(crate) fn gone(mut self) -> Setup {
         let status = eventually("egret ends after SIGTERM", || self.process.ended());
         assert!(status.success(), "{status}");
         self.setup.take().expect("present until now")
