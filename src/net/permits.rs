@@ -36,11 +36,11 @@ impl Permits {
     }
 
     /// From now on so many, at least one. With more, those who wait go on at once; with fewer, those that are out stay
-    /// until they come back. Costs one load where nothing changes.
-    pub fn resize(&self, size: usize) {
+    /// until they come back. Costs one load where nothing changes. Whether there are more.
+    pub fn resize(&self, size: usize) -> bool {
         let (size, this) = (within(size), &*self.0);
         if this.size.load(Ordering::Relaxed) == size {
-            return;
+            return false;
         }
         let _resizing = this.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = this.size.swap(size, Ordering::Relaxed);
@@ -52,10 +52,12 @@ impl Permits {
             };
             let _ = this.owed.fetch_update(Ordering::AcqRel, Ordering::Acquire, pay);
             this.free.add_permits(left);
+            more > 0
         } else {
             let fewer = before - size;
             // One that comes back in between is taken once more, and then not put back.
             this.owed.fetch_add(fewer - this.free.forget_permits(fewer), Ordering::AcqRel);
+            false
         }
     }
 

@@ -209,9 +209,11 @@ impl Bucket {
 
     /// Follows what `limits` say by now; what it has too many of goes as it ends.
     pub(super) fn resize(&self, limits: &LiveLimits) {
-        self.open.resize(limits.max_connections_per_origin());
         self.dials.resize(limits.max_dials_per_origin());
-        self.wake_all();
+        if self.open.resize(limits.max_connections_per_origin()) {
+            self.room.notify_waiters();
+            self.wake_all();
+        }
     }
 
     /// A place to open one more connection in, if there is one.

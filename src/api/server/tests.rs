@@ -16,6 +16,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 struct Running {
     address: SocketAddr,
+    limits: LiveLimits,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -24,17 +25,18 @@ async fn start(router: Router, limits: Limits) -> Running {
     let listener = crate::net::listen::Listening::bind(&"127.0.0.1:0".parse().unwrap(), 0, false).unwrap();
     let address = listener.endpoint().tcp().unwrap();
     let listener = listener.accepting().unwrap();
+    let limits = LiveLimits::new(&limits);
     let (stop, stopped) = oneshot::channel();
     let shutdown = async { stopped.await.unwrap_or(()) };
     let task = tokio::spawn(run(
         listener,
         None,
         router,
-        (limits.into(), LiveLimits::max_api_connections),
+        (limits.clone(), LiveLimits::max_api_connections),
         Arc::default(),
         shutdown,
     ));
-    Running { address, stop: Some(stop), task }
+    Running { address, limits, stop: Some(stop), task }
 }
 
 async fn send(address: SocketAddr, text: &str) -> TcpStream {
@@ -151,6 +153,27 @@ async fn serves_no_more_connections_than_allowed() {
     let mut second = send(running.address, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     let early = timeout(Duration::from_millis(50), second.read(&mut answer)).await;
     assert!(early.is_err(), "served although the first is still open");
-    drop(first);
+    running.limits.replace(&Limits { max_api_connections: 2, ..Limits::default() });
     assert!(rest(&mut second).await.ends_with("done"));
+    running.limits.replace(&Limits { max_api_connections: 1, ..Limits::default() });
+    let mut third = send(running.address, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    let early = timeout(Duration::from_millis(50), third.read(&mut answer)).await;
+    assert!(early.is_err(), "served although the first is still open");
+    drop(first);
+    assert!(rest(&mut third).await.ends_with("done"));
+}
+
+#[tokio::test]
+async fn who_asks_once_more_when_it_ends_is_answered_and_told_to_close() {
+    let mut running = start(Router::new().route("/", get(|| async { "done" })), Limits::default()).await;
+    let mut stream = send(running.address, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let mut answer = [0; 4096];
+    let first = stream.read(&mut answer).await.unwrap();
+    assert!(!String::from_utf8_lossy(&answer[..first]).contains("close"));
+    running.stop.take().unwrap().send(()).unwrap();
+    timeout(SOON, async { while TcpStream::connect(running.address).await.is_ok() {} }).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let last = rest(&mut stream).await;
+    assert!(last.contains("connection: close") && last.ends_with("done"), "{last}");
+    timeout(SOON, running.task).await.unwrap().unwrap();
 }

@@ -129,3 +129,55 @@ fn tcp_of_both_families_can_share_a_port() {
     let taken = Listening::bind(six.endpoint(), 0, true);
     assert!(matches!(taken, Err(ListenError::Taken)), "{taken:?}");
 }
+
+/// So many clients wait in the queue; what closing the socket gives back.
+fn closed(passed: bool) -> (Vec<Accepted>, std::net::TcpListener) {
+    let kept = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listening = if passed {
+        Passed::of(vec![("dev", kept.try_clone().unwrap())]).named("dev").unwrap()
+    } else {
+        Listening::bind(&Endpoint::Tcp("127.0.0.1:0".parse().unwrap()), 0, false).unwrap()
+    };
+    let address = listening.endpoint().tcp().unwrap();
+    let accepting = listening.accepting().unwrap();
+    let clients: Vec<_> = (0..3).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    let accepted = accepting.close().collect();
+    drop(clients);
+    (accepted, kept)
+}
+
+#[tokio::test]
+async fn who_waits_when_a_socket_is_closed_is_not_lost() {
+    let (accepted, _) = closed(false);
+    assert_eq!(accepted.len(), 3);
+    assert!(accepted.iter().all(|client| client.peer.is_local() && client.ends.is_some()));
+}
+
+#[tokio::test]
+async fn who_waits_at_a_socket_that_was_handed_over_is_for_the_next_process() {
+    let (accepted, kept) = closed(true);
+    assert_eq!(accepted.len(), 0);
+    kept.set_nonblocking(true).unwrap();
+    assert_eq!((0..9).filter_map(|_| kept.accept().ok()).count(), 3);
+}
+
+#[tokio::test]
+async fn who_waits_at_a_unix_socket_is_not_lost_and_nobody_comes_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("egret.sock");
+    let accepting = bind(&path, 0o600).unwrap().accepting().unwrap();
+    let _client = UnixStream::connect(&path).unwrap();
+    let mut closing = accepting.close();
+    assert!(!path.exists(), "whoever comes now is told at once, and not by a reset");
+    assert!(closing.next().is_some() && closing.next().is_none());
+}
+
+#[test]
+fn sockets_are_found_by_name_and_by_address_and_each_is_given_once() {
+    let [one, two] = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let at: Endpoint = two.local_addr().unwrap().into();
+    let mut passed = Passed::of(vec![("dev", one), ("egret.socket", two)]);
+    assert!(passed.named("prod").is_none() && passed.named("dev").is_some() && passed.named("dev").is_none());
+    assert_eq!(passed.left().collect::<Vec<_>>(), [("egret.socket", &at)]);
+    assert!(passed.at(&at).is_some() && passed.at(&at).is_none() && passed.left().next().is_none());
+}
