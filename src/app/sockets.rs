@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
-use crate::config::{Complaint, Refused, ServerTlsSettings, Settings};
+use crate::config::{CallerSettings, Complaint, ListenerSettings, Refused, ServerTlsSettings, Settings};
 use crate::domain::Endpoint;
 use crate::domain::time::now;
 use crate::net::listen::{Listening, Passed, Remover};
@@ -68,7 +68,11 @@ pub(super) fn bind(settings: &Settings, mut passed: Passed) -> anyhow::Result<So
     let listeners = settings
         .listeners
         .iter()
-        .map(|l| open(&l.listen, l.socket_mode, &format!("listener {}", l.name)))
+        .map(|l| {
+            let socket = open(&l.listen, l.socket_mode, &format!("listener {}", l.name))?;
+            ensure_asked_for(l, &socket)?;
+            Ok(socket)
+        })
         .collect::<anyhow::Result<_>>()?;
     let management = open(&settings.management.listen, settings.management.socket_mode, "the management API")?;
     let health = settings.health.map(|at| open(&Endpoint::Tcp(at), 0, "the health listener")).transpose()?;
@@ -79,6 +83,22 @@ pub(super) fn bind(settings: &Settings, mut passed: Passed) -> anyhow::Result<So
         );
     }
     Ok(Sockets { listeners, management, health, removers })
+}
+
+/// The configuration was checked with the address that stands there. What was handed over instead must not open to other
+/// machines what they would need no credential for.
+fn ensure_asked_for(listener: &ListenerSettings, socket: &Listening) -> anyhow::Result<()> {
+    let open = matches!(listener.caller, CallerSettings::Project(_));
+    if open && listener.listen.is_local() && !socket.endpoint().is_local() {
+        bail!(
+            "the socket that was handed over for listener {} listens at {}, where other machines could use the project's \
+             certificates without a credential; correct ListenStream= of the .socket unit, or write that address and \
+             auth = \"token\", auth = \"mtls\" or unsafe_open = true in the listener's table",
+            listener.name,
+            socket.endpoint()
+        );
+    }
+    Ok(())
 }
 
 fn ensure_unused(health: Option<&Listening>) -> anyhow::Result<()> {
@@ -140,7 +160,65 @@ pub(crate) fn checked(settings: &Settings) -> (Vec<Complaint>, Vec<Complaint>) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+    use crate::config::{Overlay, load_text};
+
+    fn settings(listeners: &str) -> Settings {
+        let text = format!("[management]\nlisten = \"127.0.0.1:0\"\n[[projects]]\nname = \"p\"\n{listeners}");
+        let overlay = Overlay { data_dir: Some("/nowhere".into()), ..Overlay::default() };
+        load_text(&text, Path::new("/egret.toml"), &overlay, &|_| None).unwrap().settings
+    }
+
+    fn listener(name: &str, keys: &str) -> String {
+        format!("[[listeners]]\nname = \"{name}\"\nmode = \"forward\"\nproject = \"p\"\n{keys}\n")
+    }
+
+    fn open(address: &str) -> (TcpListener, Endpoint) {
+        let socket = TcpListener::bind(address).unwrap();
+        let at = socket.local_addr().unwrap().into();
+        (socket, at)
+    }
+
+    #[test]
+    fn a_name_goes_before_an_address_and_the_rest_is_bound() {
+        let ((one, at_one), (two, at_two)) = (open("127.0.0.1:0"), open("127.0.0.1:0"));
+        let settings = settings(
+            &[
+                listener("a", &format!("listen = \"{at_one}\"")),
+                listener("b", "listen = \"127.0.0.1:0\""),
+                listener("c", &format!("listen = \"{at_two}\"")),
+            ]
+            .concat(),
+        );
+        let sockets = bind(&settings, Passed::of(vec![("egret.socket", two), ("b", one)])).map(|s| s.listeners);
+        // The first finds its address taken: its socket is named after another.
+        let error = sockets.err().map(|error| format!("{error:#}")).unwrap();
+        assert!(error.contains("listener a cannot listen"), "{error}");
+
+        let ((one, at_one), (two, at_two)) = (open("127.0.0.1:0"), open("127.0.0.1:0"));
+        let mut settings = settings;
+        settings.listeners[0].listen = "127.0.0.1:0".parse().unwrap();
+        settings.listeners[2].listen = at_two.clone();
+        let sockets = bind(&settings, Passed::of(vec![("egret.socket", two), ("b", one)])).unwrap();
+        let at: Vec<_> = sockets.listeners.iter().map(Listening::endpoint).collect();
+        assert_eq!((at[1], at[2]), (&at_one, &at_two));
+        assert!(*at[0] != at_one && *at[0] != at_two);
+    }
+
+    #[test]
+    fn a_socket_that_was_handed_over_opens_nothing_that_was_not_asked_for() {
+        let settings = |keys| settings(&listener("dev", keys));
+        let wide = || Passed::of(vec![("dev", open("0.0.0.0:0").0)]);
+        let error = bind(&settings("listen = \"127.0.0.1:0\""), wide()).err().map(|error| error.to_string()).unwrap();
+        assert!(error.contains("listener dev") && error.contains("unsafe_open"), "{error}");
+        assert!(bind(&settings("listen = \"0.0.0.0:8080\"\nunsafe_open = true"), wide()).is_ok());
+
+        let health = Passed::of(vec![("health", open("127.0.0.1:0").0)]);
+        let error = bind(&settings("listen = \"127.0.0.1:0\""), health).err().map(|error| error.to_string()).unwrap();
+        assert!(error.contains("[health] listen"), "{error}");
+    }
 
     #[test]
     fn ipv4_clients_are_left_to_the_listener_that_is_there_for_them() {

@@ -131,8 +131,8 @@ impl Proxy {
         self.serving.drain.is_cancelled()
     }
 
-    /// Ends gracefully: accepting stops and idle connections close at once; exchanges and tunnels that run have
-    /// `grace` to finish, then they are cut. When this returns, no task of this proxy runs. A caller that wants
+    /// Ends gracefully: accepting stops, answers say that the connection closes, and idle ones close after a last call;
+    /// exchanges and tunnels that run have `grace` to finish, then they are cut. When this returns, no task of this proxy runs. A caller that wants
     /// it quicker calls [`Proxy::cut`] meanwhile.
     pub async fn finish(&self, grace: Duration) {
         self.serving.drain.cancel();

@@ -50,7 +50,7 @@ pub(super) struct Serving {
     pub(super) limits: LiveLimits,
     /// Counters.
     pub(super) metrics: Arc<Metrics>,
-    /// Begins the end: no new connections, idle ones close.
+    /// Begins the end: no new connections, and after a last call idle ones close.
     pub(super) drain: CancellationToken,
     /// Ends it: whatever still runs is cut.
     pub(super) abort: CancellationToken,

@@ -38,7 +38,7 @@ fn a_running_download_finishes() {
         partner.egret.terminate();
         let listener = partner.egret.proxy();
         eventually("no new connections", || TcpStream::connect(listener).is_err().then_some(()));
-        assert!(idle.wire.is_closed(), "{way:?}: an idle connection is closed at once");
+        assert!(idle.wire.is_closed(), "{way:?}: an idle connection is closed");
         assert!(partner.egret.ended().is_none(), "{way:?}: it waits for the download");
         go.send(()).expect("the origin waits");
         assert_eq!(door.wire.raw(5), b"other", "{way:?}");
