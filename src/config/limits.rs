@@ -129,8 +129,8 @@ impl LiveLimits {
 
     /// Puts `limits` in force, but for those that only a restart changes: these stay, and [`Limits::needs_restart`]
     /// names them.
-    pub fn replace(&self, limits: &Limits) {
-        self.0.cells.replace(limits);
+    pub fn replace(&self, limits: Limits) {
+        self.0.cells.replace(&limits);
         self.0.changed.send_replace(());
     }
 
@@ -339,7 +339,7 @@ mod tests {
         let live = LiveLimits::default();
         let (held, mut changes) = (live.clone(), live.changes());
         let new = Limits { head_timeout: ms(123), max_idle: 7, max_asked: 9, ..Limits::default() };
-        live.replace(&new);
+        live.replace(new.clone());
         changes.changed().await.unwrap();
         assert_eq!((held.head_timeout(), held.max_idle()), (ms(123), 7));
         assert_eq!(held.now(), Limits { max_asked: Limits::default().max_asked, ..new.clone() });

@@ -153,9 +153,9 @@ async fn serves_no_more_connections_than_allowed() {
     let mut second = send(running.address, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     let early = timeout(Duration::from_millis(50), second.read(&mut answer)).await;
     assert!(early.is_err(), "served although the first is still open");
-    running.limits.replace(&Limits { max_api_connections: 2, ..Limits::default() });
+    running.limits.replace(Limits { max_api_connections: 2, ..Limits::default() });
     assert!(rest(&mut second).await.ends_with("done"));
-    running.limits.replace(&Limits { max_api_connections: 1, ..Limits::default() });
+    running.limits.replace(Limits { max_api_connections: 1, ..Limits::default() });
     let mut third = send(running.address, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     let early = timeout(Duration::from_millis(50), third.read(&mut answer)).await;
     assert!(early.is_err(), "served although the first is still open");

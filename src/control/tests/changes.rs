@@ -87,7 +87,7 @@ async fn a_grace_counts_as_it_is_when_the_change_is_made() {
     let mut limits = egret.control.limits().now();
     for (grace, name) in [(Duration::from_secs(3600), "b"), (Duration::from_secs(5), "c")] {
         limits.replace_grace = grace;
-        egret.control.limits().replace(&limits);
+        egret.control.limits().replace(limits.clone());
         let old = egret.upload("https://a.test", &Material::new("a")).await.expect("uploaded").certificate;
         egret.upload("https://a.test", &Material::new(name)).await.expect("replaced");
         let left = old.bound.life().deadline().expect("it drains") - tokio::time::Instant::now();

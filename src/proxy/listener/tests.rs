@@ -270,7 +270,7 @@ async fn a_running_listener_follows_the_limits_as_they_change() {
     let waits = tokio::time::timeout(Duration::from_millis(100), second.read(&mut [0; 4096])).await;
     assert!(waits.is_err(), "there is one seat, and it is taken");
     let short = Duration::from_millis(50);
-    limits.replace(&Limits { max_connections: 2, head_timeout: short, ..Limits::default() });
+    limits.replace(Limits { max_connections: 2, head_timeout: short, ..Limits::default() });
     assert!(second.read(&mut [0; 4096]).await.unwrap() > 0);
 
     drop((first, second));

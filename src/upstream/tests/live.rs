@@ -116,9 +116,9 @@ async fn fewer_idle_connections_are_kept_as_soon_as_the_limit_says_so() {
         read(reply).await.unwrap();
     }
     client.idles(3).await;
-    client.limits.replace(&Limits { max_idle_per_origin: 1, ..Limits::default() });
+    client.limits.replace(Limits { max_idle_per_origin: 1, ..Limits::default() });
     client.idles(1).await;
-    client.limits.replace(&Limits { max_idle_per_origin: 0, ..Limits::default() });
+    client.limits.replace(Limits { max_idle_per_origin: 0, ..Limits::default() });
     client.idles(0).await;
 }
 
@@ -127,7 +127,7 @@ async fn who_waits_at_the_cap_goes_on_when_it_is_raised() {
     let (world, client) = scene(Behaviour { stall_body: true, ..Behaviour::default() }).await;
     let client = Arc::new(client);
     let limits = |most| Limits { max_connections_per_origin: most, ..Limits::default() };
-    client.limits.replace(&limits(1));
+    client.limits.replace(limits(1));
     let tls = world.tls("alice");
     let _busy = client.send(&tls, &world.origin, Method::GET).await.ok().unwrap();
     let second = tokio::spawn({
@@ -135,6 +135,6 @@ async fn who_waits_at_the_cap_goes_on_when_it_is_raised() {
         async move { client.send(&tls, &origin, Method::GET).await.ok().unwrap() }
     });
     client.eventually(|pool| pool.waiting == 1).await;
-    client.limits.replace(&limits(2));
+    client.limits.replace(limits(2));
     tokio::time::timeout(Duration::from_secs(10), second).await.expect("it goes on").unwrap();
 }

@@ -130,7 +130,7 @@ async fn an_idle_connection_is_closed_after_the_time_that_is_in_force_by_now() {
     let short = Duration::from_millis(50);
     let mut served = served(Limits { head_timeout: short, ..Limits::default() });
     exchange(&mut served.client).await;
-    served.serving.limits.replace(&Limits { head_timeout: short, keep_alive_timeout: short, ..Limits::default() });
+    served.serving.limits.replace(Limits { head_timeout: short, keep_alive_timeout: short, ..Limits::default() });
     assert_eq!(rest(&mut served.client).await, "");
     served.task.await.unwrap();
 }
