@@ -165,7 +165,7 @@ impl Pool {
     pub(super) fn add_multi(&self, bucket: &Bucket, multi: Arc<Multi>) -> Option<Slot> {
         let slot = multi.first_slot();
         bucket.multis.put(multi, || bucket.tls.life().is_active(), |_| true).ok()?;
-        // Whoever counts last counts right: `close_idle` does so after it has emptied the shelf.
+        // Counted anew, and under the lock as everywhere: it may have been taken away again already.
         let multis = bucket.multis.lock();
         bucket.multi_count.store(multis.len(), Ordering::Release);
         drop(multis);
@@ -177,9 +177,7 @@ impl Pool {
     pub(super) fn demote(&self, project: &ProjectId, bucket: &Bucket) {
         bucket.demoted.store(ticks(), Ordering::Relaxed);
         self.speaks(project, bucket, Spoken::Http1Only);
-        let multis = bucket.multis.clear();
-        bucket.multi_count.store(0, Ordering::Release);
-        drop(multis);
+        Self::clear_multis(bucket);
         bucket.wake_all();
     }
 
@@ -244,11 +242,20 @@ impl Pool {
         since(born) > self.limits.pool_max_age()
     }
 
+    /// Lets go of all HTTP/2 connections: they take no new stream.
+    fn clear_multis(bucket: &Bucket) {
+        let gone = {
+            let mut multis = bucket.multis.lock();
+            // Under the lock: one that comes to lie there meanwhile would not be seen, nor swept, with a count of 0.
+            bucket.multi_count.store(0, Ordering::Release);
+            std::mem::take(&mut *multis)
+        };
+        drop(gone);
+    }
+
     fn close_idle(&self, bucket: &Bucket) {
         // Streams that run hold on to their connection; with the last of them it closes.
-        let multis = bucket.multis.clear();
-        bucket.multi_count.store(0, Ordering::Release);
-        drop(multis);
+        Self::clear_multis(bucket);
         let closed = bucket.idle.clear();
         self.idle.fetch_sub(closed.len(), Ordering::Relaxed);
     }

@@ -7,7 +7,7 @@ use crate::backend::RecordKind;
 use crate::control::{ControlError, Drain, Properties};
 use crate::domain::{CertificateId, ProjectInfo, ProjectState, Rule};
 use crate::identity::{Phase, Show};
-use crate::registry::Target;
+use crate::registry::{Certificate, Target};
 
 async fn egret() -> (Arc<Shelf>, Egret) {
     let shelf = Shelf::new();
@@ -93,6 +93,36 @@ async fn a_grace_counts_as_it_is_when_the_change_is_made() {
         let left = old.bound.life().deadline().expect("it drains") - tokio::time::Instant::now();
         assert!(left <= grace && left + Duration::from_secs(60).min(grace) > grace, "{left:?} of {grace:?}");
     }
+}
+
+#[tokio::test]
+async fn retires_what_trusted_other_servers_although_the_certificate_stays_the_same() {
+    let (_, egret) = egret().await;
+    let mut material = Material::new("same");
+    let old = egret.upload("https://a.test", &material).await.expect("uploaded").certificate;
+    // Its bundle vouches for one more CA: what was connected under the old trust ends.
+    material.ca.push_str(&Material::new("other").ca);
+    let new = egret.upload("https://a.test", &material).await.expect("replaced").certificate;
+    assert_eq!(new.info.fingerprint, old.info.fingerprint);
+    assert_ne!(new.info.id, old.info.id);
+    assert_eq!(old.bound.life().phase(), Phase::Draining);
+    assert_eq!(egret.select("a.test").tls.serial(), new.bound.serial());
+}
+
+#[tokio::test]
+async fn a_replacement_and_a_delete_leave_upgraded_connections_their_time() {
+    let (_, egret) = egret().await;
+    let project = egret.project("default");
+    let hour = Duration::from_secs(3600);
+    let left = |certificate: &Certificate| {
+        let until = certificate.bound.life().until().expect("retired");
+        [until.exchanges, until.upgraded].map(|at| at - tokio::time::Instant::now())
+    };
+    let old = egret.upload("https://a.test", &Material::new("old")).await.expect("uploaded").certificate;
+    let new = egret.upload("https://a.test", &Material::new("new")).await.expect("replaced").certificate;
+    assert!(left(&old).iter().all(|left| *left > hour / 2), "{:?}", left(&old));
+    egret.control.delete(&project, &new.info.id, Drain::Grace).await.expect("deleted");
+    assert!(left(&new).iter().all(|left| *left <= Duration::from_secs(30)), "also what was upgraded: {:?}", left(&new));
 }
 
 #[tokio::test]
