@@ -5,6 +5,7 @@
 
 mod ca;
 mod rekey;
+mod reload;
 mod signals;
 mod sockets;
 mod token;
@@ -22,21 +23,23 @@ use tokio::task::JoinHandle;
 
 use crate::api::{self, CaCertificate, Explainer, Explanation, ListenerStatus, Management, Stage, StatusInfo, Wanted};
 use crate::backend::{Backend, MemoryBackend, SqliteBackend};
-use crate::config::{ADMIN_TOKEN, CallerSettings, ListenerSettings, Settings, StoreBackend, TOKEN_VARIABLE};
+use crate::config::{CallerSettings, ListenerSettings, Overlay, Settings, StoreBackend};
 use crate::control::{Control, Outline, outline};
-use crate::domain::{Endpoint, Role};
+use crate::domain::Endpoint;
 use crate::identity::TlsFactory;
 use crate::net::listen::{Listening, Remover};
 use crate::observe::{AccessLog, Format, Metrics};
-use crate::pki::anchors::SharedAnchors;
+use crate::pki::anchors::{self, AnchorFile, SharedAnchors};
+use crate::pki::kek;
 use crate::pki::seal::Sealer;
-use crate::pki::{kek, pem};
 use crate::policy::EgressPolicy;
 use crate::proxy::headers::Via;
 use crate::proxy::{Forwarder, Listener, Outlook, Parts, Proxy};
-use crate::registry::{Registry, Token, TokenScope};
+use crate::registry::{Registry, Token};
 use crate::upstream::{Destination, Parents, Upstreams, WaysOut, check_sources};
 use ca::LocalCa;
+use reload::Reloader;
+use signals::Hangups;
 
 pub use rekey::{NewKey, rekey};
 pub use signals::Signals;
@@ -66,6 +69,9 @@ pub struct Bound {
     info: Arc<StatusInfo>,
     drain_delay: Duration,
     drain_timeout: Duration,
+    /// Until its files are followed.
+    reloader: Option<Reloader>,
+    following: Option<JoinHandle<()>>,
     stop_api: watch::Sender<bool>,
     api: JoinHandle<()>,
     health: Option<SocketAddr>,
@@ -90,6 +96,8 @@ struct Core {
     metrics: Arc<Metrics>,
     local_ca: Arc<LocalCa>,
     parents: Parents,
+    /// Those of file and environment.
+    tokens: Vec<([u8; 32], Token)>,
 }
 
 /// Starts everything that `settings` describe: when this returns, every socket is bound and the store is loaded.
@@ -126,7 +134,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     }
     info.set_listeners(settings.listeners.iter().zip(&listeners).map(|(l, bound)| described(l, bound)).collect());
 
-    let Core { registry, control, metrics, local_ca, parents } = core(&settings, metrics).await?;
+    let Core { registry, control, metrics, local_ca, parents, tokens } = core(&settings, metrics).await?;
     let ca = local_ca.clone();
     info.set_ca(move || {
         let ca = ca.clone();
@@ -193,7 +201,8 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     let routes = upstreams.clone();
     info.set_explainer(Explainer::new(policy, Arc::new(outlook)).with_route(move |to| routes.route(to)));
     let limits = Arc::new(settings.limits.clone());
-    let served = Management::new(registry, control.clone(), metrics, limits, info.clone());
+    let served = Management::new(registry, control.clone(), metrics.clone(), limits, info.clone());
+    let tending = control.clone();
     let health_task = match sockets.health {
         Some(socket) => Some(tokio::spawn(api::serve_health(socket.accepting()?, served.clone(), stop()))),
         None => None,
@@ -202,9 +211,11 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
     let api = tokio::spawn(async move {
         tokio::select! {
             () = serving => {}
-            () = control.tend() => {}
+            () = tending.tend() => {}
         }
     });
+    let (drain_delay, drain_timeout) = (settings.limits.drain_delay, settings.limits.drain_timeout);
+    let reloader = Reloader::new(control, info.clone(), metrics, settings, tokens);
     info.reach(Stage::Running);
     Ok(Bound {
         listeners,
@@ -213,8 +224,10 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         proxy,
         upstreams,
         info,
-        drain_delay: settings.limits.drain_delay,
-        drain_timeout: settings.limits.drain_timeout,
+        drain_delay,
+        drain_timeout,
+        reloader: Some(reloader),
+        following: None,
         stop_api,
         api,
         health,
@@ -254,9 +267,18 @@ impl Bound {
         self.health
     }
 
+    /// Follows the configuration file and all that it names, from now on until the end: what changes there comes into
+    /// force. Flags and variables of `overlay` stand in for the file's values each time.
+    fn follow(&mut self, overlay: Overlay, hangups: Hangups) {
+        self.following = self.reloader.take().map(|reloader| tokio::spawn(reloader.follow(overlay, hangups)));
+    }
+
     /// Ends well: goes on accepting for `limits.drain_delay` (load balancers learn it from `/readyz`), then stops
     /// accepting, lets what runs finish for `limits.drain_timeout`, and cuts the rest.
     pub async fn shut_down(mut self) {
+        if let Some(following) = &self.following {
+            following.abort();
+        }
         self.info.reach(Stage::Draining);
         tokio::time::sleep(self.drain_delay).await;
         self.proxy.finish(self.drain_timeout).await;
@@ -273,6 +295,9 @@ impl Drop for Bound {
     fn drop(&mut self) {
         self.proxy.cut();
         self.api.abort();
+        if let Some(following) = &self.following {
+            following.abort();
+        }
         if let Some(health) = &self.health_task {
             health.abort();
         }
@@ -282,16 +307,19 @@ impl Drop for Bound {
     }
 }
 
-/// `egret serve`: runs until a signal, then ends well; a second signal ends at once.
+/// `egret serve`: runs until a signal, then ends well; a second signal ends at once. SIGHUP has the configuration read
+/// again: the file and flags of `overlay`, which `settings` came from.
 ///
 /// # Errors
 /// See [`build`].
-pub fn serve(settings: Settings) -> anyhow::Result<()> {
+pub fn serve(settings: Settings, overlay: Overlay) -> anyhow::Result<()> {
     let runtime = control_runtime()?;
     let outcome = runtime.block_on(async {
         // Before anything is started: a signal that comes early must not be missed.
         let mut signals = Signals::new()?;
-        let bound = build(settings).await?;
+        let hangups = Hangups::new()?;
+        let mut bound = build(settings).await?;
+        bound.follow(overlay, hangups);
         announce(&bound);
         signals.next().await;
         tracing::info!("ending: what runs may finish; a second signal ends at once");
@@ -387,7 +415,7 @@ pub fn explain(settings: &Settings, project: &str, wanted: &Wanted) -> anyhow::R
 /// The parent proxies, for those who only ask for the way; nothing is dialled.
 fn parents(settings: &Settings) -> anyhow::Result<Parents> {
     let factory = TlsFactory::new(settings.trust.post_quantum);
-    let anchors = SharedAnchors::load(&anchor_files(&settings.trust.anchors)?, factory.provider())?;
+    let anchors = SharedAnchors::load(&anchors_of(settings)?, factory.provider())?;
     Ok(Parents::load(&settings.egress.parents, &anchors, &factory)?)
 }
 
@@ -403,30 +431,22 @@ async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core
         key
     };
     let factory = Arc::new(TlsFactory::new(settings.trust.post_quantum));
-    let anchors = Arc::new(SharedAnchors::load(&anchor_files(&settings.trust.anchors)?, factory.provider())?);
+    let anchors = Arc::new(SharedAnchors::load(&anchors_of(settings)?, factory.provider())?);
     let parents = Parents::load(&settings.egress.parents, &anchors, &factory)?;
     let registry: Arc<Registry> = Arc::default();
-    for token in &settings.tokens {
-        let scope = token.projects.clone().map_or(TokenScope::All, TokenScope::Projects);
-        let place = match &settings.config_file {
-            Some(file) if token.name != TOKEN_VARIABLE => file.display().to_string(),
-            _ => format!("the environment variable {TOKEN_VARIABLE}"),
-        };
-        let made = Token::declared(&token.name, token.role, scope, &token.sha256, &place);
-        registry.insert_token(token.sha256, Token { email: token.email.clone(), ..made });
-    }
-    if settings.tokens.is_empty()
-        && let Some(text) = token::administrator(settings)?
-    {
-        let sha256 = sha256(text.as_bytes());
-        let place = settings.data_dir.join(ADMIN_TOKEN).display().to_string();
-        registry.insert_token(sha256, Token::declared(ADMIN_TOKEN, Role::Admin, TokenScope::All, &sha256, &place));
+    let tokens = token::declared(settings)?;
+    for (sha256, token) in &tokens {
+        registry.insert_token(*sha256, token.clone());
     }
     let sealer = Arc::new(Sealer::new(key));
     let control = Control::load(settings, registry.clone(), backend, sealer, factory, anchors, metrics.clone()).await?;
     let control = Arc::new(control);
     let local_ca = LocalCa::new(control.clone(), settings.limits.max_leafs, metrics.clone(), data_dir);
-    Ok(Core { registry, control, metrics, local_ca, parents })
+    Ok(Core { registry, control, metrics, local_ca, parents, tokens })
+}
+
+fn anchors_of(settings: &Settings) -> anyhow::Result<Vec<AnchorFile>> {
+    anchors::read(&settings.trust.anchors).context("[trust] anchors")
 }
 
 fn access_log(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Result<AccessLog> {
@@ -445,22 +465,4 @@ fn described(settings: &ListenerSettings, bound: &BoundListener) -> ListenerStat
     };
     let (name, mode) = (bound.name.clone(), bound.mode.to_owned());
     ListenerStatus { name, mode, address: bound.address.to_string(), project, auth, tls: bound.tls }
-}
-
-type AnchorFile = (PathBuf, Vec<rustls::pki_types::CertificateDer<'static>>);
-
-fn anchor_files(paths: &[PathBuf]) -> anyhow::Result<Vec<AnchorFile>> {
-    let read = |path: &PathBuf| {
-        let text = std::fs::read_to_string(path).with_context(|| format!("[trust] anchors: {}", path.display()))?;
-        let certificates =
-            pem::certificates(&text).map_err(|e| anyhow::anyhow!("[trust] anchors: {}: {e}", path.display()))?;
-        Ok((path.clone(), certificates))
-    };
-    paths.iter().map(read).collect()
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    out.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
-    out
 }

@@ -54,6 +54,7 @@ pub(super) fn check(
         management,
         health: None,
         certificates: checker.certificates(&file.certificates, &projects),
+        certificate_folders: checker.certificate_folders(&file.certificate_folders, &projects),
         tokens: checker.tokens(&file.tokens, &projects),
         egress: checker.egress(&file.egress),
         store: checker.store(&file.store),

@@ -117,7 +117,6 @@ impl Inner {
         let digest = valid.digest;
         let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
         let id = new_id()?;
-        // Made before anything is stored: what cannot be made must not be acknowledged.
         let facts = Facts {
             id: id.clone(),
             cert_pem: String::clone(&cert),
@@ -127,7 +126,6 @@ impl Inner {
             warnings: None,
             source: Source::Api,
         };
-        let certificate = self.maker.certificate(project.load().info(), valid, facts);
 
         let _writer = project.write().await;
         let snapshot = project.snapshot();
@@ -140,6 +138,9 @@ impl Inner {
         {
             return Ok(Uploaded { updated: true, pattern, certificate: same.clone() });
         }
+        // Made before anything is stored: what cannot be made must not be acknowledged. And under the lock: a reload may
+        // have changed meanwhile whom the project trusts.
+        let certificate = self.maker.load_full().certificate(snapshot.info(), valid, facts);
         let displaced = existing.as_ref().and_then(|b| b.target.certificate_id()).filter(|id| {
             // Declared ones stay with their file; one that a shadowed binding names comes back with it.
             snapshot.bindings_of(id).len() == 1
@@ -305,7 +306,7 @@ impl Inner {
         if before.bindings_of(&certificate.info.id).len() > 1 {
             return None;
         }
-        edit.put_certificate(self.maker.afresh(certificate));
+        edit.put_certificate(self.maker.load_full().afresh(certificate));
         Some(certificate.clone())
     }
 
@@ -314,7 +315,7 @@ impl Inner {
         let shadowed = self.shadowed.lock().expect("nothing panics while holding it");
         let of_project = shadowed.get(project.id()).into_iter().flatten();
         of_project
-            .filter(|(_, certificate)| certificate.as_ref() == Some(id))
+            .filter(|(_, stored)| stored.target.certificate_id() == Some(id))
             .map(|(pattern, _)| pattern.clone())
             .collect()
     }

@@ -11,27 +11,33 @@ mod certificates;
 mod declared;
 mod load;
 mod outline;
+mod plan;
 mod projects;
 mod records;
 pub mod rekey;
+mod reload;
 mod store;
 #[cfg(test)]
 mod tests;
 mod tokens;
 
+pub use declared::{Depth, Entry, Files, Listing, examine, list};
 pub use outline::{Outline, Unread, outline};
+pub use reload::ReloadReport;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
 
 use crate::backend::SealedRecord;
 use crate::domain::Pattern;
 use crate::observe::Events;
 use crate::pki::validate::Fault;
-use crate::registry::{Certificate, Registry};
+use crate::registry::{Certificate, Registry, Token};
 
 pub use tokens::{CreatedToken, NewToken};
 
@@ -123,7 +129,8 @@ pub struct Control {
 struct Inner {
     registry: Arc<Registry>,
     store: store::Store,
-    maker: apply::Maker,
+    /// Changes with whom egret trusts.
+    maker: ArcSwap<apply::Maker>,
     /// The configuration file, for those who must change something there.
     file: PathBuf,
     replace_grace: Duration,
@@ -135,7 +142,12 @@ struct Inner {
     local_ca: Arc<tokio::sync::Mutex<Option<SealedRecord>>>,
     /// Stored bindings that a declared one covers: kept in the store, in force again once the file lets go.
     shadowed: Mutex<load::Shadowed>,
-    unloaded: Vec<String>,
+    /// Stored tokens whose text is declared too.
+    covered_tokens: Mutex<HashMap<[u8; 32], Token>>,
+    /// What was read for the declared certificates in force. Held while the files are read again: one reading at a time.
+    declared: tokio::sync::Mutex<HashMap<declared::Slot, declared::Held>>,
+    /// What the last reading of the files found.
+    findings: Mutex<reload::Findings>,
     /// What happened, for whoever listens.
     events: Arc<Events>,
 }
@@ -147,6 +159,10 @@ pub struct LoadReport {
     pub quarantined: Vec<String>,
     /// Declared certificates that could not be loaded; each a sentence that names file and fault.
     pub unloaded: Vec<String>,
+    /// Those of which an older one stays in force, because the files are not whole.
+    pub kept: Vec<String>,
+    /// What else lies in the files and folders and could not be made sense of.
+    pub faults: Vec<String>,
 }
 
 impl Control {
@@ -159,6 +175,8 @@ impl Control {
     /// What load found, and what is still so.
     #[must_use]
     pub fn report(&self) -> LoadReport {
-        LoadReport { quarantined: self.inner.store.damage(), unloaded: self.inner.unloaded.clone() }
+        let findings = self.inner.findings.lock().expect("nothing panics while holding it").clone();
+        let reload::Findings { kept, unloaded, faults } = findings;
+        LoadReport { quarantined: self.inner.store.damage(), unloaded, kept, faults }
     }
 }

@@ -1,7 +1,9 @@
 //! The writers against a store that can be stopped, broken and looked into.
 
 mod changes;
+mod folders;
 mod projects;
+mod reload;
 mod start;
 mod support;
 mod tokens;

@@ -1,12 +1,13 @@
 //! Projects, declared certificates and tokens: whose is what.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
 use zeroize::Zeroizing;
 
-use super::super::file::{CertificateTable, DefaultTable, ProjectTable, ScopeName, TokenTable};
-use super::super::{DEFAULT_PROJECT, DeclaredCertificate, TOKEN_VARIABLE, TokenSettings};
+use super::super::file::{CertificateFolderTable, CertificateTable, DefaultTable, ProjectTable, ScopeName, TokenTable};
+use super::super::{CertificateFolder, DEFAULT_PROJECT, DeclaredCertificate, TOKEN_VARIABLE, TokenSettings};
 use super::{Checker, NAME_REMEDY, is_name};
 use crate::domain::{DefaultScope, Pattern, ProjectId, ProjectInfo, Role, ServerTrust, Team};
 
@@ -170,6 +171,7 @@ impl Checker<'_> {
         projects: &Projects,
     ) -> Vec<DeclaredCertificate> {
         let mut certificates: Vec<DeclaredCertificate> = Vec::new();
+        let mut slots = HashSet::new();
         for (i, table) in tables.iter().enumerate() {
             let at = format!("certificates[{i}]");
             let name = table.project.as_deref().unwrap_or(DEFAULT_PROJECT);
@@ -186,7 +188,7 @@ impl Checker<'_> {
             let key = self.material(&format!("{at}.key"), table.key.as_deref(), true);
             let ca = self.material(&format!("{at}.ca"), table.ca.as_deref(), false);
             let (Some(project), Some(pattern)) = (project, pattern) else { continue };
-            if certificates.iter().any(|c| c.project == project && c.pattern == pattern) {
+            if !slots.insert((project.clone(), pattern.clone())) {
                 self.complain(
                     &format!("{at}.origin"),
                     format!("the project has another certificate for {pattern}"),
@@ -201,6 +203,43 @@ impl Checker<'_> {
             }
         }
         certificates
+    }
+
+    /// Folders of certificates. What lies in them is found out when they are read, time and again.
+    pub(super) fn certificate_folders(
+        &mut self,
+        tables: &[CertificateFolderTable],
+        projects: &Projects,
+    ) -> Vec<CertificateFolder> {
+        let mut folders: Vec<CertificateFolder> = Vec::new();
+        for (i, table) in tables.iter().enumerate() {
+            let at = format!("certificate_folders[{i}]");
+            let name = table.project.as_deref().unwrap_or(DEFAULT_PROJECT);
+            let project = self.project(&format!("{at}.project"), name, projects);
+            let key = format!("{at}.path");
+            let Some(path) = &table.path else {
+                self.complain(&key, "is missing", "name a folder of certificates");
+                continue;
+            };
+            let path = self.source.resolve(path);
+            if folders.iter().any(|f| f.path == path) {
+                self.complain(&key, "another table names this folder", "declare each folder once");
+            }
+            match std::fs::metadata(&path) {
+                Ok(metadata) if !metadata.is_dir() => {
+                    self.unready.push(self.source.complaint(&key, "this is not a folder", "name a folder"));
+                }
+                Ok(_) => {}
+                Err(cause) => self.unready.push(self.source.complaint(
+                    &key,
+                    format!("the folder cannot be read: {cause}"),
+                    "make it; egret is not ready until it is there",
+                )),
+            }
+            let (skip_validation, lift) = (table.skip_validation.unwrap_or(false), table.lift.unwrap_or(true));
+            folders.extend(project.map(|project| CertificateFolder { path, project, skip_validation, lift }));
+        }
+        folders
     }
 
     /// A file of a declared certificate. One that is not there yet is no reason not to start.

@@ -124,6 +124,7 @@ pub(super) fn settings() -> Settings {
         listeners: Vec::new(),
         projects: vec![ProjectInfo::named("default")],
         certificates: Vec::new(),
+        certificate_folders: Vec::new(),
         tokens: Vec::new(),
         egress: EgressSettings::default(),
         store: StoreSettings { backend: StoreBackend::Memory, key_encryption_key: KeySource::Generated },
