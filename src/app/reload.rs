@@ -36,6 +36,9 @@ const AT_LAST: Duration = Duration::from_millis(600);
 /// Watches that are renewed because new folders came into sight; then the next hint has to do.
 const MAX_ROUNDS: usize = 8;
 
+/// Failures that are told one by one.
+const MAX_TOLD: usize = 20;
+
 /// Called with the settings that are in force from now on.
 type Hook = Box<dyn Fn(&Settings) + Send + Sync>;
 
@@ -57,6 +60,8 @@ pub(super) struct Reloader {
     told_later: BTreeSet<String>,
     /// Files that the configuration names.
     files: Vec<PathBuf>,
+    /// The file in force has nothing in it.
+    was_empty: bool,
 }
 
 /// Why somebody looks.
@@ -77,9 +82,11 @@ impl Reloader {
         tokens: Vec<([u8; 32], Token)>,
     ) -> Self {
         let started = Arc::new(settings);
+        let text = started.config_file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+        let was_empty = text.is_some_and(|text| text.trim().is_empty());
         let found = control.report();
         let failures: Vec<_> = found.unloaded.into_iter().chain(found.faults).collect();
-        let failed = (!failures.is_empty()).then(|| failures.join(" | "));
+        let failed = in_words(&failures);
         metrics.config_stale.set(u64::from(failed.is_some()));
         let succeeded_at = failed.is_none().then(now);
         info.set_reload(ReloadState { failed: failed.clone(), succeeded_at });
@@ -96,6 +103,7 @@ impl Reloader {
             told: failed.map(|failed| ([0; 32], failed)),
             told_later: BTreeSet::new(),
             files: Vec::new(),
+            was_empty,
         }
     }
 
@@ -117,13 +125,12 @@ impl Reloader {
             watch = self.look(watch, reason).await;
             let poll = sleep(self.in_force.limits.reload_poll);
             reason = tokio::select! {
-                () = watch.changed() => {
-                    quiet(&watch).await;
-                    Reason::Hint
-                }
+                () = watch.changed() => Reason::Hint,
                 () = hangups.next() => Reason::Hangup,
                 () = poll => Reason::Poll,
             };
+            // Whatever the reason: a file may be in the middle of being written.
+            quiet(&watch).await;
         }
     }
 
@@ -159,14 +166,22 @@ impl Reloader {
             let tls = reading.loaded.as_ref().map(|loaded| tls_digests(&loaded.settings)).unwrap_or_default();
             (reading, tls)
         });
-        let (Reading { loaded, files, digest }, tls) = match reading.await {
+        let (Reading { loaded, files, digest, is_empty }, tls) = match reading.await {
             Ok(reading) => reading,
             Err(error) => return tracing::error!(%error, "reading the configuration ended early"),
         };
         let mut failures = Vec::new();
         let settings = match loaded {
+            // Whoever writes over a file empties it first. Nothing at all would be a configuration too, and end much.
+            Ok(_) if is_empty && !self.was_empty => {
+                let file = self.in_force.config_file.as_ref().map(|file| file.display().to_string());
+                let file = file.unwrap_or_default();
+                failures.push(format!("{file}: the file is empty; write a comment into it if that is meant"));
+                self.in_force.clone()
+            }
             Ok(loaded) => {
                 self.files = files;
+                self.was_empty = is_empty;
                 Arc::new(loaded.settings)
             }
             Err(refused) => {
@@ -216,7 +231,7 @@ impl Reloader {
 
     /// Says how it went: for as long as it is so, and once.
     fn tell(&mut self, digest: [u8; 32], failures: Vec<String>, report: &ReloadReport, reason: Reason) {
-        let failed = (!failures.is_empty()).then(|| failures.join(" | "));
+        let failed = in_words(&failures);
         self.metrics.config_stale.set(u64::from(failed.is_some()));
         self.metrics.declared_certificates_kept.set(report.kept.len() as u64);
         let events = self.control.events();
@@ -235,7 +250,7 @@ impl Reloader {
                 let is_known = self.told == told || self.told == Some(([0; 32], words.clone()));
                 if !is_known || reason == Reason::Hangup {
                     self.metrics.reload_failures.add();
-                    for sentence in &failures {
+                    for sentence in failures.iter().take(MAX_TOLD) {
                         tracing::warn!("not reloaded, what was in force stays: {sentence}");
                     }
                     events.emit(Event::new(EventKind::ReloadFailed, words.clone()));
@@ -254,6 +269,13 @@ impl Reloader {
         }
         self.info.set_reload(ReloadState { failed, succeeded_at });
     }
+}
+
+/// All failures, or the first of many.
+fn in_words(failures: &[String]) -> Option<String> {
+    let told = failures.iter().take(MAX_TOLD).cloned();
+    let more = failures.len().checked_sub(MAX_TOLD).filter(|more| *more > 0).map(|more| format!("and {more} more"));
+    (!failures.is_empty()).then(|| told.chain(more).collect::<Vec<_>>().join(" | "))
 }
 
 /// Waits until nothing happened for a while, though not for ever.

@@ -95,6 +95,8 @@ pub struct Reading {
     pub files: Vec<PathBuf>,
     /// SHA-256 of the file's text; zeros without one.
     pub digest: [u8; 32],
+    /// There is a file, and nothing stands in it.
+    pub is_empty: bool,
 }
 
 /// As [`load`], for those who look again when something changes.
@@ -102,7 +104,7 @@ pub struct Reading {
 pub fn read(overlay: &Overlay, environment: Environment<'_>) -> Reading {
     let Some(path) = &overlay.config else {
         let loaded = check::check(&File::default(), &Source::none(), overlay, environment);
-        return Reading { loaded, files: Vec::new(), digest: [0; 32] };
+        return Reading { loaded, files: Vec::new(), digest: [0; 32], is_empty: false };
     };
     let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
     let text = match std::fs::read_to_string(&path) {
@@ -116,7 +118,8 @@ pub fn read(overlay: &Overlay, environment: Environment<'_>) -> Reading {
                 remedy: "name a readable TOML file, or leave --config and EGRET_CONFIG out to run with the defaults"
                     .to_owned(),
             };
-            return Reading { loaded: Err(Refused(vec![complaint])), files: vec![path], digest: [0; 32] };
+            let loaded = Err(Refused(vec![complaint]));
+            return Reading { loaded, files: vec![path], digest: [0; 32], is_empty: false };
         }
     };
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
@@ -126,7 +129,7 @@ pub fn read(overlay: &Overlay, environment: Environment<'_>) -> Reading {
         Err(refused) => (Err(refused), Vec::new()),
     };
     files.push(path);
-    Reading { loaded, files, digest }
+    Reading { loaded, files, digest, is_empty: text.trim().is_empty() }
 }
 
 /// As [`load`], with the text of the file at hand. Relative paths in it start at the folder of `path`.

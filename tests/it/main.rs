@@ -18,6 +18,8 @@ mod events_arrive_as_they_are_sent;
 mod every_origin_gets_its_own_certificate;
 mod explanations_hold;
 mod failures_explain_themselves;
+mod files_that_change_come_into_force;
+mod folders_of_certificates_are_followed;
 mod graceful_end_finishes_what_runs;
 mod grpc_calls_carry_the_identity;
 mod headers_of_one_hop_stay_there;
