@@ -120,17 +120,18 @@ impl Reloader {
         self.overlay = overlay;
         let mut watch = Watch::new();
         // What changed since egret read it at the start.
-        let mut reason = Reason::Hint;
+        watch = self.look(watch, Reason::Hint).await;
+        tracing::info!(folders = watch.len(), "following the configuration and the files that it names");
         loop {
-            watch = self.look(watch, reason).await;
             let poll = sleep(self.in_force.limits.reload_poll);
-            reason = tokio::select! {
+            let reason = tokio::select! {
                 () = watch.changed() => Reason::Hint,
                 () = hangups.next() => Reason::Hangup,
                 () = poll => Reason::Poll,
             };
             // Whatever the reason: a file may be in the middle of being written.
             quiet(&watch).await;
+            watch = self.look(watch, reason).await;
         }
     }
 

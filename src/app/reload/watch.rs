@@ -46,6 +46,11 @@ impl Watch {
         async move { shared.changed.notified().await }
     }
 
+    /// How many folders are watched.
+    pub(super) fn len(&self) -> usize {
+        self.watched.len()
+    }
+
     /// A hint without a file.
     #[cfg(test)]
     pub(super) fn hint(&self) {

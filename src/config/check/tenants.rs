@@ -391,3 +391,33 @@ pub(super) fn is_world_readable(metadata: &std::fs::Metadata) -> bool {
 pub(super) fn is_world_readable(_metadata: &std::fs::Metadata) -> bool {
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::{Overlay, load_text};
+
+    #[test]
+    fn folders_of_certificates_have_a_project_and_a_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("egret.toml");
+        std::fs::create_dir(folder.path().join("certs")).unwrap();
+        let load = |text: &str| load_text(text, &file, &Overlay::default(), &|_| None);
+        let text = "[[certificate_folders]]\npath = \"certs\"\nproject = \"pay\"\nlift = false\n\
+                    [[certificate_folders]]\npath = \"later\"\n[[projects]]\nname = \"pay\"\n";
+        let loaded = load(text).unwrap();
+        let [first, second] = loaded.settings.certificate_folders.as_slice() else { panic!("two") };
+        assert_eq!((first.path.as_path(), first.lift), (folder.path().join("certs").as_path(), false));
+        assert!(second.lift && !second.skip_validation && first.project != second.project);
+        assert_eq!(loaded.unready.iter().map(|c| c.key.as_str()).collect::<Vec<_>>(), ["certificate_folders[1].path"]);
+        let keys = |text: &str| load(text).unwrap_err().0.into_iter().map(|c| c.key).collect::<Vec<_>>();
+        assert_eq!(
+            keys("[[certificate_folders]]\nproject = \"none\""),
+            ["certificate_folders[0].project", "certificate_folders[0].path"]
+        );
+        let twice = "[[certificate_folders]]\npath = \"certs\"\n".repeat(2);
+        assert_eq!(keys(&twice), ["certificate_folders[1].path"]);
+        assert!(!Path::new("certs").exists(), "relative to the file");
+    }
+}
