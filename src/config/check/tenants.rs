@@ -414,7 +414,7 @@ mod tests {
         let keys = |text: &str| load(text).unwrap_err().0.into_iter().map(|c| c.key).collect::<Vec<_>>();
         assert_eq!(
             keys("[[certificate_folders]]\nproject = \"none\""),
-            ["certificate_folders[0].project", "certificate_folders[0].path"]
+            ["certificate_folders[0].path", "certificate_folders[0].project"]
         );
         let twice = "[[certificate_folders]]\npath = \"certs\"\n".repeat(2);
         assert_eq!(keys(&twice), ["certificate_folders[1].path"]);
