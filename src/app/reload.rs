@@ -23,8 +23,8 @@ use self::watch::Watch;
 use super::signals::Hangups;
 use super::token;
 use crate::api::{ReloadState, StatusInfo};
-use crate::config::{Overlay, Reading, Settings, process_environment, read};
-use crate::control::{Control, Depth, ReloadReport, list};
+use crate::config::{Overlay, ParentProtocol, ParentSettings, Reading, Settings, process_environment, read};
+use crate::control::{Control, Depth, ReloadReport, TRUST, list};
 use crate::domain::time::now;
 use crate::observe::{Event, EventKind, Metrics};
 use crate::registry::Token;
@@ -60,6 +60,8 @@ pub(super) struct Reloader {
     told_later: BTreeSet<String>,
     /// Files that the configuration names.
     files: Vec<PathBuf>,
+    /// [trust] is another than at the start.
+    trust_changed: bool,
     /// The file in force has nothing in it.
     was_empty: bool,
 }
@@ -103,6 +105,7 @@ impl Reloader {
             told: failed.map(|failed| ([0; 32], failed)),
             told_later: BTreeSet::new(),
             files: Vec::new(),
+            trust_changed: false,
             was_empty,
         }
     }
@@ -217,6 +220,7 @@ impl Reloader {
             }
         }
         report.later.extend(later(&self.started, &self.in_force));
+        report.later.extend(self.parents_of_before(&report));
         report.later.extend(other_tls(&self.started_tls, &tls));
         for sentence in report.later.iter().filter(|sentence| !self.told_later.contains(*sentence)) {
             tracing::warn!("{sentence}");
@@ -228,6 +232,15 @@ impl Reloader {
     fn tokens_of(&self, settings: &Settings) -> anyhow::Result<Vec<([u8; 32], Token)>> {
         let is_same = settings.tokens == self.in_force.tokens && settings.config_file == self.in_force.config_file;
         if is_same { Ok(self.tokens.clone()) } else { token::declared(settings) }
+    }
+
+    /// Parents are dialled with what egret trusted at its start.
+    fn parents_of_before(&mut self, report: &ReloadReport) -> Option<String> {
+        self.trust_changed |= report.changes.iter().any(|change| change == TRUST);
+        let in_tls = |parent: &ParentSettings| parent.protocol == ParentProtocol::Https;
+        (self.trust_changed && self.started.egress.parents.iter().any(in_tls)).then(|| {
+            "[trust] changed, and https:// parents are verified as before; restart egret for it to take effect there".to_owned()
+        })
     }
 
     /// Says how it went: for as long as it is so, and once.

@@ -33,9 +33,10 @@ fn described(status: &Value) -> String {
     let reload = &status["reload"];
     if !reload["error"].is_null() {
         head.push(fact("reload", format!("{}: {}", text(&reload["state"]), text(&reload["error"]))));
-        if !reload["succeededAt"].is_null() {
-            head.push(fact("last ok", text(&reload["succeededAt"])));
-        }
+    }
+    if !reload["succeededAt"].is_null() {
+        let words = if reload["error"].is_null() { "ok" } else { "last ok" };
+        head.push(fact("reload", format!("{words} {}", text(&reload["succeededAt"]))));
     }
     head.extend(list("unloaded").iter().map(|missing| fact("not loaded", text(missing))));
     head.extend(list("certificates").is_empty().then(|| fact("certificates", "none".to_owned())));

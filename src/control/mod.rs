@@ -23,7 +23,7 @@ mod tokens;
 
 pub use declared::{Depth, Entry, Files, Listing, examine, list};
 pub use outline::{Outline, Unread, outline};
-pub use reload::ReloadReport;
+pub use reload::{ReloadReport, TRUST};
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -10,12 +10,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use time::OffsetDateTime;
+
 use super::apply::{Facts, Maker, show};
 use super::declared::{self, Declared, Entry, Found, Held, Slot, Whole};
 use super::records::{BindingRecord, ProjectRecord};
 use super::store::{Store, Write};
-use crate::domain::{CertificateId, Pattern, ProjectInfo, Source, time as clock};
+use crate::domain::time::rfc3339;
+use crate::domain::{CertificateId, Pattern, ProjectInfo, SKEW, Source, time as clock};
 use crate::identity::UpstreamTls;
+use crate::pki::validate::Field;
 use crate::registry::{Binding, Certificate, Snapshot, SnapshotEdit, Target, Unavailable};
 
 /// Stored bindings of one project that declared ones cover.
@@ -165,6 +169,10 @@ impl Planner<'_> {
             (Found::Same(held), Some(old)) => {
                 self.held.push((slot, held));
                 (Ok(old), None)
+            }
+            (Found::Whole(whole, _), Some(old)) if displaces_a_better(&entry, &whole, &old) => {
+                // Not remembered as read: its time may come, and then it is looked at as if it were new.
+                (Ok(old), Some(out_of_time(&entry, &whole)))
             }
             (Found::Whole(whole, held), old) => {
                 self.held.push((slot, held));
@@ -342,6 +350,26 @@ impl Planner<'_> {
     }
 }
 
+/// A certificate that is not valid now never displaces one that is: it waits.
+fn displaces_a_better(entry: &Entry, whole: &Whole, old: &Certificate) -> bool {
+    let now = clock::now();
+    let is_other = old.digest != whole.valid.digest;
+    let is_valid = in_time(now, whole.valid.not_before, whole.valid.not_after);
+    is_other && !entry.skip_validation && !is_valid && in_time(now, old.info.not_before, old.info.not_after)
+}
+
+fn in_time(now: OffsetDateTime, from: OffsetDateTime, until: OffsetDateTime) -> bool {
+    now.saturating_add(SKEW) >= from && now.saturating_sub(SKEW) <= until
+}
+
+fn out_of_time(entry: &Entry, whole: &Whole) -> String {
+    let path = entry.files.of(Field::Cert).display();
+    let (from, until) = (rfc3339(whole.valid.not_before), rfc3339(whole.valid.not_after));
+    format!(
+        "{path}: the certificate is valid from {from} until {until}, and the one before is valid now; it is left in force until then"
+    )
+}
+
 /// Every object of `base` that `next` does not have.
 fn ends(base: &Snapshot, next: &Snapshot, successors: &HashMap<CertificateId, CertificateId>) -> Vec<End> {
     let of = |certificate: Arc<Certificate>| {
@@ -360,6 +388,6 @@ fn ends(base: &Snapshot, next: &Snapshot, successors: &HashMap<CertificateId, Ce
     base.certificates().into_iter().filter_map(of).collect()
 }
 
-fn now() -> time::OffsetDateTime {
+fn now() -> OffsetDateTime {
     clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now())
 }

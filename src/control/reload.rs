@@ -23,6 +23,9 @@ use crate::identity::TlsFactory;
 use crate::pki::anchors::{self, SharedAnchors};
 use crate::registry::{Project, Snapshot, Target, Token, TokenScope};
 
+/// The word in [`ReloadReport::changes`] for trust anchors or key exchange.
+pub const TRUST: &str = "trust";
+
 /// What became of a reading.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct ReloadReport {
@@ -112,7 +115,7 @@ impl Inner {
         if let Some(maker) = maker {
             // Before the first project: what is uploaded from now on is made with it.
             self.maker.store(Arc::new(maker));
-            report.changes.push("trust".to_owned());
+            report.changes.push(TRUST.to_owned());
         }
         let mut held = HashMap::with_capacity(known.len());
         let mut counts = Counts::default();

@@ -123,6 +123,33 @@ async fn files_that_are_not_whole_leave_the_old_certificate_in_force() {
 }
 
 #[tokio::test]
+async fn a_certificate_whose_time_has_not_come_waits() {
+    let files = Files::new();
+    files.write("a", &Material::new("old"));
+    let with = declaring(vec![files.declared("a", "https://a.test")]);
+    let egret = Egret::start(&Shelf::new(), &with).await;
+    let before = egret.select("a.test").tls;
+    let tomorrow = time::OffsetDateTime::now_utc() + time::Duration::days(1);
+    files.write("a", &Material::valid_from("early", tomorrow));
+    for _ in 0..2 {
+        let report = reload(&egret, &with).await;
+        assert!(report.kept.len() == 1 && report.kept[0].contains("valid from"), "{report:?}");
+        assert!(same(&before, &egret.select("a.test").tls));
+    }
+    // Where there is nothing better it holds the slot, and says why its requests fail.
+    let egret = Egret::start(&Shelf::new(), &with).await;
+    assert_eq!(subject(&egret.select("a.test")), "CN=early");
+    // And whoever asked for no validation gets none.
+    files.write("a", &Material::new("old"));
+    reload(&egret, &with).await;
+    let mut lax = with.clone();
+    lax.certificates[0].skip_validation = true;
+    files.write("a", &Material::valid_from("early", tomorrow));
+    reload(&egret, &lax).await;
+    assert_eq!(subject(&egret.select("a.test")), "CN=early");
+}
+
+#[tokio::test]
 async fn one_that_never_was_whole_holds_its_slot_until_it_is() {
     let files = Files::new();
     let with = declaring(vec![files.declared("a", "https://a.test")]);

@@ -188,6 +188,11 @@ pub(super) struct Material {
 
 impl Material {
     pub(super) fn new(name: &str) -> Self {
+        Self::valid_from(name, time::OffsetDateTime::UNIX_EPOCH + time::Duration::days(3650))
+    }
+
+    /// One whose validity begins then.
+    pub(super) fn valid_from(name: &str, from: time::OffsetDateTime) -> Self {
         let mut params = CertificateParams::new(Vec::<String>::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -197,6 +202,7 @@ impl Material {
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.not_before = from;
         let key = KeyPair::generate().expect("a key");
         let leaf = params.signed_by(&key, &issuer).expect("a leaf");
         Self { cert: leaf.pem(), key: key.serialize_pem(), ca: issuer.pem() }
