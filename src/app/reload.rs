@@ -206,6 +206,9 @@ impl Reloader {
             Ok(report) => report,
             Err(sentence) => {
                 failures.push(sentence);
+                // What was so before still is.
+                let found = self.control.report();
+                failures.extend([found.faults, found.kept, found.unloaded].into_iter().flatten());
                 return self.tell(digest, failures, &ReloadReport::default(), reason);
             }
         };
@@ -247,7 +250,7 @@ impl Reloader {
     fn tell(&mut self, digest: [u8; 32], failures: Vec<String>, report: &ReloadReport, reason: Reason) {
         let failed = in_words(&failures);
         self.metrics.config_stale.set(u64::from(failed.is_some()));
-        self.metrics.declared_certificates_kept.set(report.kept.len() as u64);
+        self.metrics.declared_certificates_kept.set(self.control.report().kept.len() as u64);
         let events = self.control.events();
         if !report.changes.is_empty() {
             let changes = report.changes.join(", ");
