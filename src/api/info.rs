@@ -66,6 +66,15 @@ type CaFuture = Pin<Box<dyn Future<Output = Result<CaCertificate, CaError>> + Se
 type PoolSource = Box<dyn Fn() -> PoolState + Send + Sync>;
 type CaSource = Box<dyn Fn() -> CaFuture + Send + Sync>;
 
+/// How the last reading of the configuration and the files that it names went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReloadState {
+    /// Why not all of what they say is in force; `None` if it is.
+    pub failed: Option<String>,
+    /// When it last was.
+    pub succeeded_at: Option<OffsetDateTime>,
+}
+
 /// What the wiring knows. Filled in while egret starts, read by the API from its first request on.
 pub struct StatusInfo {
     stage: AtomicU8,
@@ -78,6 +87,7 @@ pub struct StatusInfo {
     degrade_before_expiry: OnceLock<Duration>,
     pool: OnceLock<PoolSource>,
     explainer: OnceLock<Arc<Explainer>>,
+    reload: ArcSwap<ReloadState>,
 }
 
 impl StatusInfo {
@@ -95,6 +105,7 @@ impl StatusInfo {
             degrade_before_expiry: OnceLock::new(),
             pool: OnceLock::new(),
             explainer: OnceLock::new(),
+            reload: ArcSwap::from_pointee(ReloadState { failed: None, succeeded_at: None }),
         }
     }
 
@@ -156,6 +167,17 @@ impl StatusInfo {
     #[must_use]
     pub fn pool(&self) -> PoolState {
         self.pool.get().map(|source| source()).unwrap_or_default()
+    }
+
+    /// Says how the last reading of the configuration went.
+    pub fn set_reload(&self, state: ReloadState) {
+        self.reload.store(state.into());
+    }
+
+    /// How the last reading of the configuration went.
+    #[must_use]
+    pub fn reload(&self) -> Arc<ReloadState> {
+        self.reload.load_full()
     }
 
     /// Says which listeners there are, in file order.

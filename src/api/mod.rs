@@ -49,7 +49,7 @@ use crate::registry::Registry;
 
 pub use explain::{Explainer, Explanation, Wanted};
 pub use health::serve as serve_health;
-pub use info::{CaCertificate, CaError, ListenerStatus, Stage, StatusInfo};
+pub use info::{CaCertificate, CaError, ListenerStatus, ReloadState, Stage, StatusInfo};
 
 /// What the management server works on.
 pub struct Management {

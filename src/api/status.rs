@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::Management;
 use super::auth::Caller;
-use super::info::{CaCertificate, ListenerStatus, Stage};
+use super::info::{CaCertificate, ListenerStatus, ReloadState, Stage};
 use super::problem::{Answer, ErrorBody, Problem};
 use crate::control::{Control, Warning};
 use crate::domain::time::{now, rfc3339};
@@ -152,15 +152,36 @@ impl From<Warning> for ExpiryWarning {
     }
 }
 
-/// How the last reading of the configuration went.
+/// How the last reading of the configuration, and of the files that it names, went.
 #[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 #[schema(as = StatusReload)]
 struct Reload {
-    /// `ok` or `failed`.
+    /// `ok`: all that they say is in force. `failed`: not all; what was in force before stays where they are not whole.
+    #[schema(pattern = "^(ok|failed)$")]
     state: &'static str,
-    /// Why it failed.
+    /// Why not: files, faults and remedies. Limited tokens are told only that there is something.
     #[schema(required)]
     error: Option<String>,
+    /// When it last was `ok`; `null` if it never was.
+    #[schema(required, format = DateTime)]
+    succeeded_at: Option<String>,
+}
+
+impl Reload {
+    fn of(state: &ReloadState, all: bool) -> Self {
+        let told = |why: &String| match all {
+            true => why.clone(),
+            false => {
+                "not all of what the configuration says is in force; a token without limits is told why".to_owned()
+            }
+        };
+        Self {
+            state: if state.failed.is_none() { "ok" } else { "failed" },
+            error: state.failed.as_ref().map(told),
+            succeeded_at: state.succeeded_at.map(rfc3339),
+        }
+    }
 }
 
 /// Where records rest.
@@ -266,8 +287,7 @@ pub(super) async fn status(State(management): State<Arc<Management>>, caller: Ca
             .collect(),
         certificates: projects.iter().flat_map(|p| certificates(p)).collect(),
         warnings: warnings(&projects),
-        // What is in force is what was read at start: there is no later state that could be broken.
-        reload: Reload { state: "ok", error: None },
+        reload: Reload::of(&management.info.reload(), all),
         store: Store { backend: management.info.store(), quarantined: all.then_some(report.quarantined) },
         unloaded: all.then_some(report.unloaded),
         counters: all.then(counters),

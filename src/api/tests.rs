@@ -83,6 +83,7 @@ async fn world_over(backend: Arc<dyn Backend>) -> World {
         listeners: Vec::new(),
         projects: vec![default, payments],
         certificates: Vec::new(),
+        certificate_folders: Vec::new(),
         tokens: Vec::new(),
         egress: EgressSettings::default(),
         store: StoreSettings { backend: StoreBackend::Memory, key_encryption_key: KeySource::Generated },

@@ -4,7 +4,9 @@
 //! A list of ten thousand certificates never delays a request.
 
 mod ca;
+mod core;
 mod rekey;
+mod reload;
 mod signals;
 mod sockets;
 pub mod systemd;
@@ -13,7 +15,6 @@ mod webhook;
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -21,32 +22,24 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::api::{self, CaCertificate, Explainer, Explanation, ListenerStatus, Management, Stage, StatusInfo, Wanted};
-use crate::backend::{Backend, MemoryBackend, SqliteBackend};
-use crate::config::{
-    ADMIN_TOKEN, CallerSettings, ListenerSettings, LiveLimits, Settings, StoreBackend, TOKEN_VARIABLE,
-};
-use crate::control::{Control, Outline, outline};
-use crate::domain::{Endpoint, Role, ServerTrust};
-use crate::identity::{Show, TlsFactory, UpstreamTls};
+use crate::api::{self, CaCertificate, Explainer, ListenerStatus, Management, Stage, StatusInfo};
+use crate::config::{CallerSettings, ListenerSettings, LiveLimits, Overlay, Settings, StoreBackend};
+use crate::control::Control;
+use crate::domain::Endpoint;
 use crate::net::listen::{Listening, Passed, Remover};
 use crate::observe::{AccessLog, Format, Metrics};
-use crate::pki::anchors::SharedAnchors;
-use crate::pki::seal::Sealer;
-use crate::pki::{kek, pem};
 use crate::policy::EgressPolicy;
 use crate::proxy::headers::Via;
 use crate::proxy::{Forwarder, Listener, Outlook, Parts, Proxy};
-use crate::registry::{Registry, Token, TokenScope};
-use crate::upstream::{Destination, Parents, Upstreams, WaysOut, check_sources};
-use ca::LocalCa;
+use crate::upstream::{Upstreams, WaysOut, check_sources};
+use core::{Core, core};
+use reload::Reloader;
+use signals::Hangups;
 
+pub use core::{explain, local_ca};
 pub use rekey::{NewKey, rekey};
 pub use signals::Signals;
 pub(crate) use sockets::checked as tls_of_listeners;
-
-/// Tickets kept for egret's own errands.
-const ERRAND_SESSIONS: usize = 8;
 
 /// A way in, bound.
 #[derive(Debug, Clone)]
@@ -72,6 +65,9 @@ pub struct Bound {
     control: Arc<Control>,
     info: Arc<StatusInfo>,
     limits: LiveLimits,
+    /// Until its files are followed.
+    reloader: Option<Reloader>,
+    following: Option<JoinHandle<()>>,
     stop_api: watch::Sender<bool>,
     api: JoinHandle<()>,
     health: Option<SocketAddr>,
@@ -87,17 +83,6 @@ fn bound_listener((settings, socket): (&ListenerSettings, &Listening)) -> BoundL
         address: socket.endpoint().clone(),
         tls: settings.tls.is_some(),
     }
-}
-
-/// What store and registry are made of; shared by `serve` and `egret ca path`.
-struct Core {
-    registry: Arc<Registry>,
-    control: Arc<Control>,
-    metrics: Arc<Metrics>,
-    local_ca: Arc<LocalCa>,
-    parents: Parents,
-    /// Ordinary TLS for egret's own errands.
-    errands: Arc<UpstreamTls>,
 }
 
 /// Starts everything that `settings` describe: when this returns, every socket is bound and the store is loaded.
@@ -142,7 +127,7 @@ async fn build_on(settings: Settings, passed: Passed) -> anyhow::Result<Bound> {
     }
     info.set_listeners(settings.listeners.iter().zip(&listeners).map(|(l, bound)| described(l, bound)).collect());
 
-    let Core { registry, control, metrics, local_ca, parents, errands } = core(&settings, metrics).await?;
+    let Core { registry, control, metrics, local_ca, parents, errands, tokens } = core(&settings, metrics).await?;
     let ca = local_ca.clone();
     info.set_ca(move || {
         let ca = ca.clone();
@@ -212,9 +197,10 @@ async fn build_on(settings: Settings, passed: Passed) -> anyhow::Result<Bound> {
     };
     let outlook = Outlook::new(settings.listeners.clone(), policy.clone(), Some(proxy.clone()));
     let routes = upstreams.clone();
-    info.set_explainer(Explainer::new(policy, Arc::new(outlook)).with_route(move |to| routes.route(to)));
+    info.set_explainer(Explainer::new(policy.clone(), Arc::new(outlook)).with_route(move |to| routes.route(to)));
     let limits = control.limits().clone();
-    let served = Management::new(registry, control.clone(), metrics, limits.clone(), info.clone());
+    let served = Management::new(registry.clone(), control.clone(), metrics.clone(), limits.clone(), info.clone());
+    let tending = control.clone();
     let health_task = match sockets.health {
         Some(socket) => Some(tokio::spawn(api::serve_health(socket.accepting()?, served.clone(), stop()))),
         None => None,
@@ -224,10 +210,12 @@ async fn build_on(settings: Settings, passed: Passed) -> anyhow::Result<Bound> {
     let api = tokio::spawn(async move {
         tokio::select! {
             () = serving => {}
-            () = control.clone().watch_ends() => {}
-            () = control.tend() => {}
+            () = tending.clone().watch_ends() => {}
+            () = tending.tend() => {}
         }
     });
+    let mut reloader = Reloader::new(control, info.clone(), metrics, settings, tokens);
+    reloader.on_change(move |settings| policy.replace(&settings.egress));
     info.reach(Stage::Running);
     Ok(Bound {
         listeners,
@@ -238,6 +226,8 @@ async fn build_on(settings: Settings, passed: Passed) -> anyhow::Result<Bound> {
         control: kept,
         info,
         limits,
+        reloader: Some(reloader),
+        following: None,
         stop_api,
         api,
         health,
@@ -277,9 +267,18 @@ impl Bound {
         self.health
     }
 
+    /// Follows the configuration file and all that it names, from now on until the end: what changes there comes into
+    /// force. Flags and variables of `overlay` stand in for the file's values each time.
+    fn follow(&mut self, overlay: Overlay, hangups: Hangups) {
+        self.following = self.reloader.take().map(|reloader| tokio::spawn(reloader.follow(overlay, hangups)));
+    }
+
     /// Ends well: goes on accepting for `limits.drain_delay` (load balancers learn it from `/readyz`), then stops
     /// accepting, lets what runs finish for `limits.drain_timeout`, and cuts the rest.
     pub async fn shut_down(mut self) {
+        if let Some(following) = &self.following {
+            following.abort();
+        }
         self.info.reach(Stage::Draining);
         tokio::time::sleep(self.limits.drain_delay()).await;
         self.proxy.finish(self.limits.drain_timeout()).await;
@@ -300,6 +299,9 @@ impl Drop for Bound {
     fn drop(&mut self) {
         self.proxy.cut();
         self.api.abort();
+        if let Some(following) = &self.following {
+            following.abort();
+        }
         if let Some(health) = &self.health_task {
             health.abort();
         }
@@ -309,18 +311,21 @@ impl Drop for Bound {
     }
 }
 
-/// `egret serve`: runs until a signal, then ends well; a second signal ends at once.
+/// `egret serve`: runs until a signal, then ends well; a second signal ends at once. SIGHUP has the configuration read
+/// again: the file and flags of `overlay`, which `settings` came from.
 ///
 /// # Errors
 /// See [`build`].
-pub fn serve(settings: Settings) -> anyhow::Result<()> {
+pub fn serve(settings: Settings, overlay: Overlay) -> anyhow::Result<()> {
     // Before there are threads: the environment is read and changed.
     let passed = Passed::take()?;
     let runtime = control_runtime()?;
     let outcome = runtime.block_on(async {
         // Before anything is started: a signal that comes early must not be missed.
         let mut signals = Signals::new()?;
-        let bound = build_on(settings, passed).await?;
+        let hangups = Hangups::new()?;
+        let mut bound = build_on(settings, passed).await?;
+        bound.follow(overlay, hangups);
         announce(&bound);
         systemd::ready(&bound);
         let watchdog = systemd::watchdog(&bound).map(tokio::spawn);
@@ -367,104 +372,6 @@ fn announce(bound: &Bound) {
     let _ = out.flush();
 }
 
-/// The interception CA without a running egret: its file and its certificate, made if need be.
-///
-/// # Errors
-/// When the store cannot be opened; for example because an egret runs on it (ask that one).
-pub fn local_ca(settings: &Settings) -> anyhow::Result<(Option<PathBuf>, String)> {
-    control_runtime()?.block_on(async {
-        let core = core(settings, Arc::default()).await?;
-        let issuer = core.local_ca.issuer().await?;
-        Ok((core.local_ca.path().map(PathBuf::from), issuer.ca_pem().to_owned()))
-    })
-}
-
-/// What happens with `wanted` in `project` (id or name), without a running egret: configuration and store are read, no
-/// key is opened, nothing is written. And what of the store is damaged, in words.
-///
-/// # Errors
-/// No such project; a store that cannot be read, for example because an egret runs on it (ask that one).
-pub fn explain(settings: &Settings, project: &str, wanted: &Wanted) -> anyhow::Result<(Explanation, Vec<String>)> {
-    let stored = match settings.store.backend {
-        StoreBackend::Embedded => SqliteBackend::read(&settings.data_dir)?,
-        StoreBackend::Memory => None,
-    };
-    let stored = match stored {
-        Some(loaded) => {
-            let key = kek::existing(&settings.store.key_encryption_key, &settings.data_dir)?;
-            Some((loaded, Arc::new(Sealer::new(key))))
-        }
-        None => None,
-    };
-    let Outline { snapshots, unread, mut damage } = outline(settings, stored)?;
-    // As the registry finds them: by id, then by name, and of namesakes the one without a team.
-    let named = || snapshots.iter().filter(|s| s.info().name == project);
-    let snapshot = snapshots
-        .iter()
-        .find(|s| s.info().id.as_str() == project)
-        .or_else(|| named().find(|s| s.info().team.is_none()))
-        .or_else(|| named().next().filter(|_| named().count() == 1))
-        .with_context(|| "project not found in configuration and store; `egret check` lists what is declared")?;
-    let policy = Arc::new(EgressPolicy::new(&settings.egress));
-    let outlook = Outlook::new(settings.listeners.clone(), policy.clone(), None);
-    let mut explainer = Explainer::new(policy, Arc::new(outlook)).offline(unread);
-    match parents(settings) {
-        Ok(parents) => {
-            let hosts = settings.dns_hosts.clone();
-            let own = move |to: &Destination| parents.route(to, hosts.get(to.host()).map_or(&[], Vec::as_slice));
-            explainer = explainer.with_route(own);
-        }
-        Err(error) => damage.push(format!("which way leads there cannot be told: {error:#}")),
-    }
-    Ok((explainer.explain(snapshot, wanted, crate::domain::time::now()), damage))
-}
-
-/// The parent proxies, for those who only ask for the way; nothing is dialled.
-fn parents(settings: &Settings) -> anyhow::Result<Parents> {
-    let factory = TlsFactory::new(settings.trust.post_quantum);
-    let anchors = SharedAnchors::load(&anchor_files(&settings.trust.anchors)?, factory.provider())?;
-    Ok(Parents::load(&settings.egress.parents, &anchors, &factory)?)
-}
-
-async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::Result<Core> {
-    let key = kek::load(&settings.store.key_encryption_key, &settings.data_dir, settings.store.backend)?;
-    let (backend, data_dir): (Arc<dyn Backend>, _) = match settings.store.backend {
-        StoreBackend::Embedded => (Arc::new(SqliteBackend::open(&settings.data_dir)?), Some(&*settings.data_dir)),
-        StoreBackend::Memory => (Arc::new(MemoryBackend::default()), None),
-    };
-    let key = if settings.store.backend == StoreBackend::Embedded {
-        rekey::settle(&settings.store.key_encryption_key, &settings.data_dir, &*backend, key).await?
-    } else {
-        key
-    };
-    let factory = Arc::new(TlsFactory::new(settings.trust.post_quantum));
-    let anchors = Arc::new(SharedAnchors::load(&anchor_files(&settings.trust.anchors)?, factory.provider())?);
-    let parents = Parents::load(&settings.egress.parents, &anchors, &factory)?;
-    let registry: Arc<Registry> = Arc::default();
-    for token in &settings.tokens {
-        let scope = token.projects.clone().map_or(TokenScope::All, TokenScope::Projects);
-        let place = match &settings.config_file {
-            Some(file) if token.name != TOKEN_VARIABLE => file.display().to_string(),
-            _ => format!("the environment variable {TOKEN_VARIABLE}"),
-        };
-        let made = Token::declared(&token.name, token.role, scope, &token.sha256, &place);
-        registry.insert_token(token.sha256, Token { email: token.email.clone(), ..made });
-    }
-    if settings.tokens.is_empty()
-        && let Some(text) = token::administrator(settings)?
-    {
-        let sha256 = sha256(text.as_bytes());
-        let place = settings.data_dir.join(ADMIN_TOKEN).display().to_string();
-        registry.insert_token(sha256, Token::declared(ADMIN_TOKEN, Role::Admin, TokenScope::All, &sha256, &place));
-    }
-    let sealer = Arc::new(Sealer::new(key));
-    let errands = factory.make(None, Show::Always, anchors.set(ServerTrust::System, None, &[]), ERRAND_SESSIONS);
-    let control = Control::load(settings, registry.clone(), backend, sealer, factory, anchors, metrics.clone()).await?;
-    let control = Arc::new(control);
-    let local_ca = LocalCa::new(control.clone(), settings.limits.max_leafs, metrics.clone(), data_dir);
-    Ok(Core { registry, control, metrics, local_ca, parents, errands })
-}
-
 fn access_log(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Result<AccessLog> {
     if !settings.telemetry.access_log {
         return Ok(AccessLog::off(metrics.clone()));
@@ -481,22 +388,4 @@ fn described(settings: &ListenerSettings, bound: &BoundListener) -> ListenerStat
     };
     let (name, mode) = (bound.name.clone(), bound.mode.to_owned());
     ListenerStatus { name, mode, address: bound.address.to_string(), project, auth, tls: bound.tls }
-}
-
-type AnchorFile = (PathBuf, Vec<rustls::pki_types::CertificateDer<'static>>);
-
-fn anchor_files(paths: &[PathBuf]) -> anyhow::Result<Vec<AnchorFile>> {
-    let read = |path: &PathBuf| {
-        let text = std::fs::read_to_string(path).with_context(|| format!("[trust] anchors: {}", path.display()))?;
-        let certificates =
-            pem::certificates(&text).map_err(|e| anyhow::anyhow!("[trust] anchors: {}: {e}", path.display()))?;
-        Ok((path.clone(), certificates))
-    };
-    paths.iter().map(read).collect()
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    out.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
-    out
 }

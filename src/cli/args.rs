@@ -84,7 +84,8 @@ Examples:
   egret serve --proxy 127.0.0.1:0           any free port; standard output tells which
 
 Addresses go to standard output once everything listens; logs go to standard error. SIGTERM or ctrl-c lets what
-runs finish, a second one ends at once. EGRET_TOKEN, if set, is an administrator token of the API.
+runs finish, a second one ends at once. The configuration file and every file that it names are read again when they
+change, and on SIGHUP; `egret status` says whether that went well. EGRET_TOKEN, if set, is an administrator token of the API.
 
 Sockets that systemd hands over (LISTEN_FDS) are used for the listeners that they are named after, or whose address \
 they have, and outlive egret; NOTIFY_SOCKET and WatchdogSec= are honoured.")]

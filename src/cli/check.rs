@@ -9,6 +9,7 @@ use super::args::CheckArgs;
 use super::output::{facts, print, print_json};
 use crate::app::tls_of_listeners;
 use crate::config::{CallerSettings, Complaint, Loaded, Overlay, Refused, Settings, load, process_environment};
+use crate::control::{examine, list};
 use crate::domain::time::now;
 use crate::pki::validate::{Material, validate};
 
@@ -36,6 +37,7 @@ fn judge(loaded: Result<Loaded, Refused>) -> Verdict {
         Err(Refused(complaints)) => Verdict { complaints, ..Verdict::default() },
         Ok(loaded) => {
             let mut verdict = Verdict { warnings: loaded.warnings, complaints: loaded.unready, settings: None };
+            verdict.complaints.extend(folders(&loaded.settings, &mut verdict.warnings));
             for (certificate, (key, line)) in loaded.settings.certificates.iter().zip(&loaded.places) {
                 let read = |path| std::fs::read_to_string(path).map(Zeroizing::new);
                 let (Ok(cert), Ok(secret), Ok(ca)) =
@@ -69,6 +71,31 @@ fn judge(loaded: Result<Loaded, Refused>) -> Verdict {
             verdict
         }
     }
+}
+
+/// What is wrong in folders of certificates, and with all declared ones together.
+fn folders(settings: &Settings, warnings: &mut Vec<Complaint>) -> Vec<Complaint> {
+    const KEY: &str = "certificate_folders";
+    let told = |sentence: &str| {
+        let (what, remedy) = sentence.split_once("; ").unwrap_or((sentence, "mend or remove it"));
+        complaint(settings, KEY.to_owned(), None, what, remedy)
+    };
+    let listing = match list(settings) {
+        Ok(listing) => listing,
+        Err(sentence) => return vec![told(&sentence)],
+    };
+    let mut complaints: Vec<Complaint> = listing.strays.iter().map(|stray| told(stray)).collect();
+    // Those of the file stand in front, and are judged key by key.
+    for entry in listing.entries.iter().skip(settings.certificates.len()).filter(|entry| !entry.is_empty()) {
+        match examine(entry) {
+            Ok(found) => warnings.extend(found.iter().map(|warning| {
+                let what = format!("{}: {warning}", entry.place.display());
+                complaint(settings, KEY.to_owned(), None, &what, "egret uses it all the same")
+            })),
+            Err(faults) => complaints.extend(faults.split(" | ").map(told)),
+        }
+    }
+    complaints
 }
 
 fn complaint(settings: &Settings, key: String, line: Option<usize>, what: &str, remedy: &str) -> Complaint {
@@ -115,7 +142,9 @@ fn summary(settings: &Settings) -> Vec<(String, String)> {
     }));
     let names: Vec<&str> = settings.projects.iter().map(|p| p.name.as_str()).collect();
     facts.push(("projects".to_owned(), names.join(", ")));
-    facts.push(("certificates".to_owned(), format!("{} declared", settings.certificates.len())));
+    let declared =
+        list(settings).map_or(settings.certificates.len(), |all| all.entries.iter().filter(|e| !e.is_empty()).count());
+    facts.push(("certificates".to_owned(), format!("{declared} declared")));
     facts.push(("tokens".to_owned(), format!("{} declared", settings.tokens.len())));
     facts
 }

@@ -64,7 +64,7 @@ fn dispatch(command: Commands, inherited: &Inherited) -> anyhow::Result<ExitCode
             for complaint in loaded.warnings.iter().chain(&loaded.unready) {
                 tracing::warn!("{complaint}");
             }
-            crate::app::serve(loaded.settings)?;
+            crate::app::serve(loaded.settings, args.overlay())?;
         }
         Commands::Demo(args) => {
             logging::init(&args.filter)?;

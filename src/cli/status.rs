@@ -34,6 +34,10 @@ fn described(status: &Value) -> String {
     if !reload["error"].is_null() {
         head.push(fact("reload", format!("{}: {}", text(&reload["state"]), text(&reload["error"]))));
     }
+    if !reload["succeededAt"].is_null() {
+        let words = if reload["error"].is_null() { "ok" } else { "last ok" };
+        head.push(fact("reload", format!("{words} {}", text(&reload["succeededAt"]))));
+    }
     if !status["reason"].is_null() {
         head.push(fact("unready", text(&status["reason"])));
     }

@@ -56,6 +56,7 @@ pub(super) fn check(
         health: None,
         degrade_before_expiry: checker.degrade_before_expiry(&file.health),
         certificates: checker.certificates(&file.certificates, &projects),
+        certificate_folders: checker.certificate_folders(&file.certificate_folders, &projects),
         tokens: checker.tokens(&file.tokens, &projects),
         egress: checker.egress(&file.egress),
         store: checker.store(&file.store),

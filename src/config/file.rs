@@ -31,6 +31,8 @@ pub struct File {
     pub projects: Vec<ProjectTable>,
     /// `[[certificates]]`
     pub certificates: Vec<CertificateTable>,
+    /// `[[certificate_folders]]`
+    pub certificate_folders: Vec<CertificateFolderTable>,
     /// `[[tokens]]`
     pub tokens: Vec<TokenTable>,
     /// `[egress]`
@@ -198,6 +200,22 @@ pub struct CertificateTable {
     /// Whether plain http to its origins is lifted to TLS.
     pub lift: Option<bool>,
     /// Whether it is presented over TLS 1.3 only.
+    pub tls13_only: Option<bool>,
+}
+
+/// A `[[certificate_folders]]` table.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CertificateFolderTable {
+    /// The folder.
+    pub path: Option<PathBuf>,
+    /// Whose; `default` if left out.
+    pub project: Option<String>,
+    /// Leaves out chain, dates and EKU.
+    pub skip_validation: Option<bool>,
+    /// Whether plain http to its origins is lifted to TLS.
+    pub lift: Option<bool>,
+    /// Whether they are presented over TLS 1.3 only.
     pub tls13_only: Option<bool>,
 }
 

@@ -192,6 +192,8 @@ limits! {
     max_api_body: Size[4 * KIB, 64 * MIB],
     max_pem: Size[KIB, 16 * MIB],
     max_api_connections: Count[1, 100_000],
+    max_declared_certificates: Count[1, 1_000_000],
+    reload_poll: Time[ms(100), DAY],
     max_tokens: Count[1, 100_000],
     max_metric_certificates: Count[0, 100_000],
     max_event_listeners: Count[1, 10_000],

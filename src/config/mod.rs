@@ -86,21 +86,53 @@ pub fn process_environment(name: &str) -> Option<String> {
 /// # Errors
 /// Every complaint, in the order of the file.
 pub fn load(overlay: &Overlay, environment: Environment<'_>) -> Result<Loaded, Refused> {
+    read(overlay, environment).loaded
+}
+
+/// A configuration, and what it depends on.
+#[derive(Debug)]
+pub struct Reading {
+    /// As [`load`] has it.
+    pub loaded: Result<Loaded, Refused>,
+    /// The file itself and, as far as it could be understood, every file and folder that it names.
+    pub files: Vec<PathBuf>,
+    /// SHA-256 of the file's text; zeros without one.
+    pub digest: [u8; 32],
+    /// There is a file, and nothing stands in it.
+    pub is_empty: bool,
+}
+
+/// As [`load`], for those who look again when something changes.
+#[must_use]
+pub fn read(overlay: &Overlay, environment: Environment<'_>) -> Reading {
     let Some(path) = &overlay.config else {
-        return check::check(&File::default(), &Source::none(), overlay, environment);
+        let loaded = check::check(&File::default(), &Source::none(), overlay, environment);
+        return Reading { loaded, files: Vec::new(), digest: [0; 32], is_empty: false };
     };
     let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-    match std::fs::read_to_string(&path) {
-        Ok(text) => load_text(&text, &path, overlay, environment),
-        Err(cause) => Err(Refused(vec![Complaint {
-            file: Some(path),
-            line: None,
-            key: "--config".to_owned(),
-            what: format!("the file cannot be read: {cause}"),
-            remedy: "name a readable TOML file, or leave --config and EGRET_CONFIG out to run with the defaults"
-                .to_owned(),
-        }])),
-    }
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(cause) => {
+            let complaint = Complaint {
+                file: Some(path.clone()),
+                line: None,
+                key: "--config".to_owned(),
+                what: format!("the file cannot be read: {cause}"),
+                remedy: "name a readable TOML file, or leave --config and EGRET_CONFIG out to run with the defaults"
+                    .to_owned(),
+            };
+            let loaded = Err(Refused(vec![complaint]));
+            return Reading { loaded, files: vec![path], digest: [0; 32], is_empty: false };
+        }
+    };
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    let digest = digest.as_ref().try_into().expect("SHA-256 has 32 bytes");
+    let (loaded, mut files) = match source::read(&text, &path) {
+        Ok((file, source)) => (check::check(&file, &source, overlay, environment), source.named()),
+        Err(refused) => (Err(refused), Vec::new()),
+    };
+    files.push(path);
+    Reading { loaded, files, digest, is_empty: text.trim().is_empty() }
 }
 
 /// As [`load`], with the text of the file at hand. Relative paths in it start at the folder of `path`.

@@ -40,6 +40,8 @@ pub struct Settings {
     pub projects: Vec<ProjectInfo>,
     /// Declared certificates, in file order.
     pub certificates: Vec<DeclaredCertificate>,
+    /// Folders whose files declare certificates, in file order.
+    pub certificate_folders: Vec<CertificateFolder>,
     /// Declared tokens, the value of `EGRET_TOKEN` included.
     pub tokens: Vec<TokenSettings>,
     /// Who may be reached.
@@ -168,6 +170,21 @@ pub struct DeclaredCertificate {
     /// Whether plain http is lifted by its binding.
     pub lift: bool,
     /// Whether it is presented over TLS 1.3 only.
+    pub tls13_only: bool,
+}
+
+/// A `[[certificate_folders]]` table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFolder {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whose certificates lie there.
+    pub project: ProjectId,
+    /// As in an upload, for all of them.
+    pub skip_validation: bool,
+    /// Whether plain http is lifted by their bindings.
+    pub lift: bool,
+    /// Whether they are presented over TLS 1.3 only.
     pub tls13_only: bool,
 }
 
@@ -373,6 +390,10 @@ pub struct Limits {
     pub max_pem: usize,
     /// Management connections at once.
     pub max_api_connections: usize,
+    /// Certificates declared in files, those of folders included.
+    pub max_declared_certificates: usize,
+    /// How often the configuration and the files that it names are looked at where nothing said that they changed.
+    pub reload_poll: Duration,
     /// Tokens made through the API.
     pub max_tokens: usize,
     /// Certificates that `/metrics` shows one by one, those that expire first.
@@ -430,6 +451,8 @@ impl Default for Limits {
             max_api_body: 1024 * 1024,
             max_pem: 64 * 1024,
             max_api_connections: 256,
+            max_declared_certificates: 100_000,
+            reload_poll: MINUTE,
             max_tokens: 4096,
             max_metric_certificates: 1000,
             max_event_listeners: 64,

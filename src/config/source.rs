@@ -3,6 +3,8 @@
 //! serde stops at its first error. Here what it stumbled over is noted and taken out, and reading begins
 //! again, until nothing is left to complain of: an operator mends a file in one go.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +23,10 @@ const MAX_COMPLAINTS: usize = 100;
 pub(super) struct Source {
     file: Option<PathBuf>,
     places: Vec<Place>,
+    /// The same by path: ten thousand tables ask for their lines.
+    lines: HashMap<String, usize>,
+    /// Every path that was resolved.
+    named: RefCell<Vec<PathBuf>>,
     /// What reading complained of already.
     pub(super) complaints: Vec<Complaint>,
 }
@@ -38,7 +44,13 @@ struct Place {
 impl Source {
     /// No file: the defaults.
     pub(super) fn none() -> Self {
-        Self { file: None, places: Vec::new(), complaints: Vec::new() }
+        Self {
+            file: None,
+            places: Vec::new(),
+            lines: HashMap::new(),
+            named: RefCell::default(),
+            complaints: Vec::new(),
+        }
     }
 
     /// The file, if there is one.
@@ -48,17 +60,24 @@ impl Source {
 
     /// Relative paths start at the file's folder.
     pub(super) fn resolve(&self, path: &Path) -> PathBuf {
-        match self.file.as_deref().and_then(Path::parent) {
+        let path = match self.file.as_deref().and_then(Path::parent) {
             Some(folder) => folder.join(path),
             None => path.to_owned(),
-        }
+        };
+        self.named.borrow_mut().push(path.clone());
+        path
+    }
+
+    /// Every file and folder that was named so far.
+    pub(super) fn named(self) -> Vec<PathBuf> {
+        self.named.into_inner()
     }
 
     /// The line of a key; that of its table if the key is not there.
     pub(super) fn line(&self, key: &str) -> Option<usize> {
         std::iter::successors(Some(key), |key| key.rfind(['.', '[']).map(|end| &key[..end]))
-            .find_map(|key| self.places.iter().find(|place| place.path == key))
-            .map(|place| place.line)
+            .find_map(|key| self.lines.get(key))
+            .copied()
     }
 
     /// A complaint about a key of the file.
@@ -88,7 +107,7 @@ impl Source {
         })
     }
 
-    fn index_table(&mut self, table: &DeTable<'_>, prefix: &str, text: &str) {
+    fn index_table(&mut self, table: &DeTable<'_>, prefix: &str, text: &Text) {
         for (key, value) in table {
             let path =
                 if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
@@ -96,9 +115,11 @@ impl Source {
         }
     }
 
-    fn index_value(&mut self, value: &Spanned<DeValue<'_>>, path: String, key: Option<Range<usize>>, text: &str) {
+    fn index_value(&mut self, value: &Spanned<DeValue<'_>>, path: String, key: Option<Range<usize>>, text: &Text) {
         let at = key.as_ref().map_or(value.span().start, |key| key.start);
-        self.places.push(Place { path: path.clone(), key, value: value.span(), line: line_of(text, at) });
+        let line = text.line(at);
+        self.lines.entry(path.clone()).or_insert(line);
+        self.places.push(Place { path: path.clone(), key, value: value.span(), line });
         match value.get_ref() {
             DeValue::Table(table) => self.index_table(table, &path, text),
             DeValue::Array(array) => {
@@ -111,8 +132,18 @@ impl Source {
     }
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count()
+/// Where the lines of a text end.
+struct Text(Vec<usize>);
+
+impl Text {
+    fn new(text: &str) -> Self {
+        Self(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect())
+    }
+
+    /// The line, from 1, in which this byte stands.
+    fn line(&self, offset: usize) -> usize {
+        1 + self.0.partition_point(|end| *end < offset)
+    }
 }
 
 /// Reads the text of `path`. What serde refuses is in [`Source::complaints`], and left out of the [`File`].
@@ -121,11 +152,12 @@ fn line_of(text: &str, offset: usize) -> usize {
 /// Only where the text is not TOML: every such place.
 pub(super) fn read(text: &str, path: &Path) -> Result<(File, Source), Refused> {
     let mut source = Source { file: Some(path.to_owned()), ..Source::none() };
+    let lines = Text::new(text);
     let (mut document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         let mut complaints: Vec<Complaint> = Vec::new();
         for error in errors.iter().take(MAX_COMPLAINTS) {
-            let line = error.span().map(|span| line_of(text, span.start));
+            let line = error.span().map(|span| lines.line(span.start));
             // What follows the first error of a line is mostly its echo.
             if complaints.iter().any(|c| c.line == line) {
                 continue;
@@ -140,7 +172,7 @@ pub(super) fn read(text: &str, path: &Path) -> Result<(File, Source), Refused> {
         }
         return Err(Refused(complaints));
     }
-    source.index_table(document.get_ref(), "", text);
+    source.index_table(document.get_ref(), "", &lines);
     while source.complaints.len() < MAX_COMPLAINTS {
         let error = match File::deserialize(toml::de::Deserializer::from(document.clone())) {
             Ok(file) => return Ok((file, source)),

@@ -5,14 +5,16 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::Drain;
-use crate::config::LiveLimits;
+use crate::config::{LiveLimits, PostQuantum};
 use crate::domain::{CertificateId, CertificateInfo, DefaultScope, ProjectInfo, ServerTrust, Source, time as clock};
 use crate::identity::{ClientIdentity, Show, TlsFactory, Until, UpstreamTls};
 use crate::pki::anchors::{SharedAnchors, TrustAnchors};
+use crate::pki::pem;
 use crate::pki::validate::ValidCertificate;
 use crate::registry::{Certificate, Project, Retired, Tls13Objects};
 
@@ -48,6 +50,11 @@ impl Maker {
         Self { factory, anchors, sets: Mutex::default() }
     }
 
+    /// Whether these anchors and this choice of key exchange would make the same objects.
+    pub(super) fn is_for(&self, anchors: &[u8; 32], post_quantum: PostQuantum) -> bool {
+        self.anchors.digest() == anchors && self.factory.post_quantum() == post_quantum
+    }
+
     /// Ordinary TLS with the project's trust.
     pub(super) fn anonymous(&self, info: &ProjectInfo) -> Arc<UpstreamTls> {
         let trust = self.trust(info.servers, false, &[]);
@@ -73,22 +80,51 @@ impl Maker {
             source: facts.source,
         });
         let identity = Arc::new(ClientIdentity::new(info.clone(), valid.certified, valid.issuer_names));
-        let show = match project.default_scope {
-            DefaultScope::Any | DefaultScope::Listed(_) => Show::UnlessOthersAreNamed,
-            DefaultScope::Hinted => Show::OnlyIfNamed,
-        };
-        let bound = self.trust(project.servers, true, &valid.ca);
-        let general = self.trust(project.servers, false, &valid.ca);
         Arc::new(Certificate {
             info,
             cert_pem: facts.cert_pem,
             ca_pem: facts.ca_pem,
             digest: valid.digest,
-            bound: self.factory.make(Some(identity.clone()), Show::Always, bound, SESSIONS_BOUND),
-            general: self.factory.make(Some(identity.clone()), show, general, SESSIONS_GENERAL),
+            bound: self.bound(project, &identity, &valid.ca),
+            general: self.general(project, &identity, &valid.ca),
             tls13: Tls13Objects::default(),
             identity,
         })
+    }
+
+    fn bound(
+        &self,
+        project: &ProjectInfo,
+        identity: &Arc<ClientIdentity>,
+        ca: &[CertificateDer<'static>],
+    ) -> Arc<UpstreamTls> {
+        let trust = self.trust(project.servers, true, ca);
+        self.factory.make(Some(identity.clone()), Show::Always, trust, SESSIONS_BOUND)
+    }
+
+    fn general(
+        &self,
+        project: &ProjectInfo,
+        identity: &Arc<ClientIdentity>,
+        ca: &[CertificateDer<'static>],
+    ) -> Arc<UpstreamTls> {
+        let trust = self.trust(project.servers, false, ca);
+        self.factory.make(Some(identity.clone()), show(project), trust, SESSIONS_GENERAL)
+    }
+
+    /// The same certificate as the project and its trust are now: with new objects throughout, or, if only to whom the
+    /// project-wide certificate is shown has changed, with a new one for the default slot alone.
+    pub(super) fn anew(&self, project: &ProjectInfo, old: &Certificate, only_shown: bool) -> Arc<Certificate> {
+        let ca = pem::certificates(&old.ca_pem).expect("it was understood when the certificate was loaded");
+        let identity = &old.identity;
+        let bound = if only_shown { old.bound.clone() } else { self.bound(project, identity, &ca) };
+        Arc::new(Certificate { bound, general: self.general(project, identity, &ca), ..clone(old) })
+    }
+
+    /// The same certificate and the same objects, declared at another place.
+    pub(super) fn moved(old: &Certificate, source: Source) -> Arc<Certificate> {
+        let info = Arc::new(CertificateInfo { source, ..CertificateInfo::clone(&old.info) });
+        Arc::new(Certificate { info, ..clone(old) })
     }
 
     /// The same certificate with objects that no connection, ticket or retirement has touched yet.
@@ -110,14 +146,10 @@ impl Maker {
             _ => OnceLock::new(),
         };
         Arc::new(Certificate {
-            info: old.info.clone(),
-            cert_pem: old.cert_pem.clone(),
-            ca_pem: old.ca_pem.clone(),
-            digest: old.digest,
-            identity: old.identity.clone(),
             bound: again(&old.bound, SESSIONS_BOUND),
             general: again(&old.general, SESSIONS_GENERAL),
             tls13: Tls13Objects { bound: kept(&old.tls13.bound), general: kept(&old.tls13.general) },
+            ..clone(old)
         })
     }
 
@@ -149,6 +181,27 @@ impl Maker {
     }
 }
 
+fn clone(old: &Certificate) -> Certificate {
+    Certificate {
+        info: old.info.clone(),
+        cert_pem: old.cert_pem.clone(),
+        ca_pem: old.ca_pem.clone(),
+        digest: old.digest,
+        identity: old.identity.clone(),
+        bound: old.bound.clone(),
+        general: old.general.clone(),
+        tls13: Tls13Objects { bound: old.tls13.bound.clone(), general: old.tls13.general.clone() },
+    }
+}
+
+/// When the project-wide certificate is shown.
+pub(super) fn show(project: &ProjectInfo) -> Show {
+    match project.default_scope {
+        DefaultScope::Any | DefaultScope::Listed(_) => Show::UnlessOthersAreNamed,
+        DefaultScope::Hinted => Show::OnlyIfNamed,
+    }
+}
+
 /// How long what runs under a retired certificate may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Grace {
@@ -173,9 +226,7 @@ impl Grace {
     pub(super) fn of_deleted(limits: &LiveLimits) -> Self {
         Self { exchanges: limits.delete_grace(), upgraded: limits.delete_grace().min(limits.upgraded_grace()) }
     }
-}
 
-impl Grace {
     /// The same, but neither longer than this.
     fn within(self, most: Duration) -> Self {
         Self { exchanges: self.exchanges.min(most), upgraded: self.upgraded.min(most) }
@@ -190,6 +241,18 @@ pub(super) fn retire(
     drain: Drain,
     grace: impl Into<Grace>,
 ) {
+    retire_objects(project, certificate, certificate.objects(), superseded_by, drain, grace);
+}
+
+/// Ends these objects of a certificate; others of it may go on. When this returns, no new request can use them.
+pub(super) fn retire_objects<'a>(
+    project: &Project,
+    certificate: &Certificate,
+    objects: impl Iterator<Item = &'a Arc<UpstreamTls>>,
+    superseded_by: Option<&CertificateId>,
+    drain: Drain,
+    grace: impl Into<Grace>,
+) {
     let now = clock::now();
     let grace = match drain {
         // An identity that has expired carries nothing, whatever became of it before.
@@ -199,29 +262,13 @@ pub(super) fn retire(
         },
         Drain::Now => Duration::ZERO.into(),
     };
-    certificate.objects().for_each(|tls| end(tls, drain, grace));
+    let tls = objects.inspect(|tls| end(tls, drain, grace)).map(Arc::downgrade).collect();
     project.remember_retired(Retired {
         id: certificate.info.id.clone(),
         superseded_by: superseded_by.cloned(),
         heir: superseded_by.cloned(),
-        tls: certificate.objects().map(Arc::downgrade).collect(),
+        tls,
         info: certificate.info.clone(),
-        deadline: now + grace.exchanges,
-        upgraded_deadline: now + grace.upgraded,
-    });
-}
-
-/// Ends one object of a certificate that stays: nothing is presented by it any more. When this returns, no new request
-/// can use it. What still runs under it is shown as what the certificate took the place of.
-pub(super) fn retire_object(project: &Project, info: &Arc<CertificateInfo>, tls: &Arc<UpstreamTls>, grace: Grace) {
-    end(tls, Drain::Grace, grace);
-    let now = clock::now();
-    project.remember_retired(Retired {
-        id: info.id.clone(),
-        superseded_by: Some(info.id.clone()),
-        heir: Some(info.id.clone()),
-        tls: vec![Arc::downgrade(tls)],
-        info: info.clone(),
         deadline: now + grace.exchanges,
         upgraded_deadline: now + grace.upgraded,
     });

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::apply::{Facts, Grace, retire, retire_object};
+use super::apply::{Facts, Grace, retire, retire_objects};
 use super::records::{BindingRecord, CertificateRecord};
 use super::store::Write;
 use super::{Control, ControlError, Drain, Inner, Properties, Upload, Uploaded};
-use crate::domain::{CertificateId, CertificateInfo, Pattern, ProjectState, Source, time as clock};
+use crate::domain::{CertificateId, Pattern, ProjectState, Source, time as clock};
 use crate::identity::UpstreamTls;
 use crate::observe::{Event, EventKind};
 use crate::pki::validate::{Material, ValidCertificate, validate};
@@ -124,7 +124,6 @@ impl Inner {
         let digest = valid.digest;
         let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
         let id = new_id()?;
-        // Made before anything is stored: what cannot be made must not be acknowledged.
         let facts = Facts {
             id: id.clone(),
             cert_pem: String::clone(&cert),
@@ -134,7 +133,6 @@ impl Inner {
             warnings: None,
             source: Source::Api,
         };
-        let certificate = self.maker.certificate(project.load().info(), valid, facts);
 
         let _writer = project.write().await;
         let snapshot = project.snapshot();
@@ -150,6 +148,9 @@ impl Inner {
             self.bind(project, pattern.clone(), Some(id), wanted).await?;
             return Ok(Uploaded { updated: true, pattern, certificate: same.clone() });
         }
+        // Made before anything is stored: what cannot be made must not be acknowledged. And under the lock: a reload may
+        // have changed meanwhile whom the project trusts.
+        let certificate = self.maker.load_full().certificate(snapshot.info(), valid, facts);
         let displaced = existing.as_ref().and_then(|b| b.target.certificate_id()).filter(|id| {
             // Declared ones stay with their file; one that a shadowed binding names comes back with it.
             snapshot.bindings_of(id).len() == 1
@@ -291,8 +292,10 @@ impl Inner {
         if let Some(old) = loose {
             retire(project, &old, certificate.as_ref(), Drain::Grace, Grace::of_replaced(&self.limits));
         }
-        if let Some((info, tls)) = spent {
-            retire_object(project, &info, &tls, Grace::of_replaced(&self.limits));
+        if let Some((stays, spent)) = spent {
+            // Its own heir: what still runs under it is shown as what the certificate took the place of.
+            let (id, grace) = (&stays.info.id, Grace::of_replaced(&self.limits));
+            retire_objects(project, &stays, [&spent].into_iter(), Some(id), Drain::Grace, grace);
         }
         tracing::info!(project = %project.id(), %pattern, ?certificate, "binding written");
         Ok(occupied)
@@ -334,7 +337,7 @@ impl Inner {
         }
         // The one in the snapshot has every object in use; the binding may hold one from before an exchange.
         let certificate = before.certificate(&certificate.info.id)?;
-        edit.put_certificate(self.maker.afresh(&certificate));
+        edit.put_certificate(self.maker.load_full().afresh(&certificate));
         Some(certificate)
     }
 
@@ -346,21 +349,16 @@ impl Inner {
         old: &Binding,
         new: Binding,
         edit: &mut crate::registry::SnapshotEdit,
-    ) -> Option<(Arc<CertificateInfo>, Arc<UpstreamTls>)> {
+    ) -> Option<(Arc<Certificate>, Arc<UpstreamTls>)> {
         let (was, is) = (old.tls()?.clone(), new.tls()?);
-        let id = old.target.certificate_id()?;
-        let of_others = |other: &Arc<Binding>| {
-            other.pattern != old.pattern && other.tls().is_some_and(|tls| Arc::ptr_eq(tls, &was))
-        };
-        if Arc::ptr_eq(&was, is) || before.bindings_of(id).iter().any(of_others) {
+        if Arc::ptr_eq(&was, is) || before.is_used_beside(old, &was) {
             return None;
         }
-        let certificate = before.certificate(id)?;
-        let certificate = self.maker.without(&certificate, |tls| Arc::ptr_eq(tls, &was));
-        let info = certificate.info.clone();
+        let certificate = before.certificate(old.target.certificate_id()?)?;
+        let certificate = self.maker.load_full().without(&certificate, |tls| Arc::ptr_eq(tls, &was));
         edit.put_certificate(certificate.clone());
-        edit.bind(Binding { target: Target::Certificate(certificate), ..new });
-        Some((info, was))
+        edit.bind(Binding { target: Target::Certificate(certificate.clone()), ..new });
+        Some((certificate, was))
     }
 
     /// Patterns whose stored binding to this certificate stands behind a declared one.
@@ -368,7 +366,7 @@ impl Inner {
         let shadowed = self.shadowed.lock().expect("nothing panics while holding it");
         let of_project = shadowed.get(project.id()).into_iter().flatten();
         of_project
-            .filter(|(_, certificate)| certificate.as_ref() == Some(id))
+            .filter(|(_, stored)| stored.target.certificate_id() == Some(id))
             .map(|(pattern, _)| pattern.clone())
             .collect()
     }

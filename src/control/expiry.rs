@@ -260,7 +260,7 @@ impl Inner {
             if !certificate.info.ends_by_time(snapshot.info().on_expiry) {
                 continue;
             }
-            let fresh = self.maker.afresh(&certificate);
+            let fresh = self.maker.load_full().afresh(&certificate);
             edit.put_certificate(fresh.clone());
             for binding in snapshot.bindings_of(id) {
                 if matches!(binding.target, Target::Certificate(_)) {

@@ -1,21 +1,25 @@
 //! The start: store and files become projects. What is damaged is named and set aside; the rest serves.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, bail};
+use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
 
 use super::apply::{Facts, Maker};
-use super::declared::{self, Declared};
+use super::declared::{self, Depth};
+use super::plan::{Covered, Ground, plan};
 use super::projects::{DEFAULT, same_team};
 use super::records::{BindingRecord, CertificateRecord, ProjectRecord, token_of};
+use super::reload::{Findings, by_project, orphans};
 use super::store::{Store, Write};
 use super::{Control, Inner};
 use crate::backend::{Backend, RecordKey, RecordKind, SealedRecord};
 use crate::config::{LiveLimits, Settings};
-use crate::domain::{CertificateId, Pattern, ProjectId, ProjectInfo, Source, time as clock};
+use crate::domain::{CertificateId, ProjectId, ProjectInfo, Source, time as clock};
 use crate::identity::TlsFactory;
 use crate::observe::{Events, Metrics};
 use crate::pki::anchors::SharedAnchors;
@@ -39,7 +43,7 @@ pub(super) struct Records {
 }
 
 /// Stored bindings that a declared one covers.
-pub(super) type Shadowed = HashMap<ProjectId, BTreeMap<Pattern, Option<CertificateId>>>;
+pub(super) type Shadowed = HashMap<ProjectId, Covered>;
 
 impl Control {
     /// Loads store and declared certificates, publishes every project, and is then ready for changes.
@@ -74,57 +78,65 @@ impl Control {
             }
             homes.entry(key.project.clone()).or_default().set_aside(key, "its record is damaged or missing");
         }
-        let list = settings.certificates.clone();
-        let declared = tokio::task::spawn_blocking(move || list.into_iter().map(declared::read).collect::<Vec<_>>());
-        let mut declared = declared.await.context("declared certificates could not be read")?;
+        let reading = settings.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let listing = declared::list(&reading)?;
+            // Nobody asks for anything yet, so all cores may read.
+            let threads = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
+            let read = declared::read(listing.entries, &HashMap::new(), Depth::Everything, threads);
+            Ok::<_, String>((read, listing.unreadable, listing.strays))
+        });
+        let (read, unreadable, strays) =
+            read.await.context("declared certificates could not be read")?.map_err(anyhow::Error::msg)?;
+        let mut declared = by_project(read);
 
         let file = settings.config_file.clone().unwrap_or_else(|| PathBuf::from("the configuration file"));
         let maker = Maker::new(factory, anchors);
+        let ground = Ground { store: &store, maker: &maker, anew: false, unreadable: &[] };
         let mut shadowed = Shadowed::new();
-        let mut unloaded = Vec::new();
+        let mut findings = Findings { faults: strays, ..Findings::default() };
+        let mut held = HashMap::new();
         for (info, mut records) in projects(settings, &store, homes) {
             let id = info.id.clone();
             refresh(&store, &info, &records).await;
             let pages = std::mem::take(&mut records.disclosures);
             super::disclosures::restore(&store, &disclosures, &id, pages);
             let mut edit = Snapshot::empty(Arc::new(info.clone()), maker.anonymous(&info)).edit();
-            let (own, others) = declared.into_iter().partition(|d| d.certificate.project == id);
-            declared = others;
-            let bindings: Vec<_> = own.into_iter().map(|d| declare(&maker, &info, &file, d, &mut unloaded)).collect();
-            let known = certificates(&store, &maker, &info, &mut records, &bindings);
+            let known = certificates(&store, &maker, &info, &mut records);
             stored_bindings(&store, &info, records, &known, &mut edit);
             for certificate in known.into_values() {
                 edit.put_certificate(certificate);
             }
-            for binding in bindings {
-                let pattern = binding.pattern.clone();
-                if let Some(old) = edit.bind(binding).filter(|old| old.source == Source::Api) {
-                    let certificate = old.target.certificate_id().cloned();
-                    shadowed.entry(id.clone()).or_default().insert(pattern, certificate);
-                }
+            let base = edit.finish();
+            let own = declared.remove(&id).unwrap_or_default();
+            let plan = plan(&ground, &base, &info, own, Covered::new());
+            if !plan.covered.is_empty() {
+                shadowed.insert(id, plan.covered);
             }
-            registry.insert(Project::new(edit.finish()));
+            held.extend(plan.held);
+            findings.unloaded.extend(plan.unloaded);
+            registry.insert(Project::new(plan.next.unwrap_or(base)));
         }
         disclosures.restored();
-        for orphan in declared {
-            let cert = orphan.certificate.cert.display().to_string();
-            unloaded.push(format!("{cert}: its project {} does not exist", orphan.certificate.project));
-        }
-        super::tokens::load(&registry, tokens);
-        for sentence in &unloaded {
+        findings.unloaded.extend(orphans(declared));
+        findings.unloaded.extend(unreadable.into_iter().map(|(_, sentence)| sentence));
+        let covered = super::tokens::load(&registry, tokens);
+        for sentence in findings.unloaded.iter().chain(&findings.faults) {
             tracing::warn!("declared certificate not loaded: {sentence}");
         }
         registry.keep_retired(settings.limits.max_retired);
         let inner = Inner {
             registry,
             store,
-            maker,
+            maker: ArcSwap::from_pointee(maker),
             file,
             limits: LiveLimits::new(&settings.limits),
             membership: tokio::sync::Mutex::default(),
             local_ca: Arc::new(tokio::sync::Mutex::new(local_ca)),
             shadowed: Mutex::new(shadowed),
-            unloaded,
+            covered_tokens: Mutex::new(covered),
+            declared: tokio::sync::Mutex::new(held),
+            findings: Mutex::new(findings),
             ends: super::expiry::Ends::new(metrics),
             events,
             disclosures: Arc::new(disclosures),
@@ -276,7 +288,7 @@ pub(super) fn projects(
     all
 }
 
-fn is_named_alike(a: &ProjectInfo, b: &ProjectInfo) -> bool {
+pub(super) fn is_named_alike(a: &ProjectInfo, b: &ProjectInfo) -> bool {
     a.name == b.name && same_team(a.team.as_ref(), b.team.as_ref())
 }
 
@@ -298,14 +310,8 @@ async fn refresh(store: &Store, info: &ProjectInfo, records: &Records) {
 
 pub(super) type Known = HashMap<CertificateId, Arc<Certificate>>;
 
-/// Every certificate of the project that can be used: the declared and the stored. Damaged ones are added to `records.lost`.
-fn certificates(
-    store: &Store,
-    maker: &Maker,
-    info: &ProjectInfo,
-    records: &mut Records,
-    declared: &[Binding],
-) -> Known {
+/// Every stored certificate of the project that can be used. Damaged ones are added to `records.lost`.
+fn certificates(store: &Store, maker: &Maker, info: &ProjectInfo, records: &mut Records) -> Known {
     let mut known = Known::new();
     for (key, plain) in std::mem::take(&mut records.certificates) {
         match stored_certificate(maker, info, &key, &plain) {
@@ -317,11 +323,6 @@ fn certificates(
                 records.set_aside(&key, &why);
                 store.note_damage(Some(key), sentence);
             }
-        }
-    }
-    for binding in declared {
-        if let Target::Certificate(certificate) = &binding.target {
-            known.insert(certificate.info.id.clone(), certificate.clone());
         }
     }
     known
@@ -392,31 +393,4 @@ fn target(id: Option<CertificateId>, known: &Known, lost: &HashMap<CertificateId
     let why = lost.get(&id).map_or("there is no record of it", String::as_str);
     let why = format!("{why}; upload the certificate again");
     Target::Unavailable(Unavailable { id, why })
-}
-
-/// The binding of a declared certificate; one that could not be read holds its slot all the same.
-fn declare(maker: &Maker, info: &ProjectInfo, file: &Path, declared: Declared, unloaded: &mut Vec<String>) -> Binding {
-    let Declared { certificate: settings, id, found } = declared;
-    let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
-    let source = Source::File(file.to_owned());
-    let target = match found {
-        Ok((valid, cert_pem, ca_pem)) => {
-            let facts = Facts {
-                id,
-                cert_pem,
-                ca_pem,
-                uploaded_at: now,
-                skip_validation: settings.skip_validation,
-                warnings: None,
-                source: source.clone(),
-            };
-            Target::Certificate(maker.certificate(info, valid, facts))
-        }
-        Err(why) => {
-            unloaded.push(why.clone());
-            Target::Unavailable(Unavailable { id, why })
-        }
-    };
-    let (lift, tls13_only) = (settings.lift, settings.tls13_only);
-    Binding { pattern: settings.pattern, target, source, since: now, lift, tls13_only }
 }

@@ -13,20 +13,26 @@ mod disclosures;
 mod expiry;
 mod load;
 mod outline;
+mod plan;
 mod projects;
 mod records;
 pub mod rekey;
+mod reload;
 mod store;
 #[cfg(test)]
 mod tests;
 mod tokens;
 
+pub use declared::{Depth, Entry, Files, Listing, examine, list};
 pub use expiry::Warning;
 pub use outline::{Outline, Unread, outline};
+pub use reload::{ReloadReport, TRUST};
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
 
 use crate::backend::SealedRecord;
@@ -34,7 +40,7 @@ use crate::config::LiveLimits;
 use crate::domain::Pattern;
 use crate::observe::Events;
 use crate::pki::validate::Fault;
-use crate::registry::{Certificate, Disclosures, Registry};
+use crate::registry::{Certificate, Disclosures, Registry, Token};
 
 pub use tokens::{CreatedToken, NewToken};
 
@@ -137,7 +143,8 @@ pub struct Control {
 struct Inner {
     registry: Arc<Registry>,
     store: store::Store,
-    maker: apply::Maker,
+    /// Changes with whom egret trusts.
+    maker: ArcSwap<apply::Maker>,
     /// The configuration file, for those who must change something there.
     file: PathBuf,
     /// In force for all of egret; replaced when the file changes.
@@ -148,7 +155,12 @@ struct Inner {
     local_ca: Arc<tokio::sync::Mutex<Option<SealedRecord>>>,
     /// Stored bindings that a declared one covers: kept in the store, in force again once the file lets go.
     shadowed: Mutex<load::Shadowed>,
-    unloaded: Vec<String>,
+    /// Stored tokens whose text is declared too.
+    covered_tokens: Mutex<HashMap<[u8; 32], Token>>,
+    /// What was read for the declared certificates in force. Held while the files are read again: one reading at a time.
+    declared: tokio::sync::Mutex<HashMap<declared::Slot, declared::Held>>,
+    /// What the last reading of the files found.
+    findings: Mutex<reload::Findings>,
     /// The ends of certificates.
     ends: expiry::Ends,
     /// What happened, for whoever listens.
@@ -166,6 +178,10 @@ pub struct LoadReport {
     pub quarantined: Vec<String>,
     /// Declared certificates that could not be loaded; each a sentence that names file and fault.
     pub unloaded: Vec<String>,
+    /// Those of which an older one stays in force, because the files are not whole.
+    pub kept: Vec<String>,
+    /// What else lies in the files and folders and could not be made sense of.
+    pub faults: Vec<String>,
 }
 
 impl Control {
@@ -190,6 +206,8 @@ impl Control {
     /// What load found, and what is still so.
     #[must_use]
     pub fn report(&self) -> LoadReport {
-        LoadReport { quarantined: self.inner.store.damage(), unloaded: self.inner.unloaded.clone() }
+        let findings = self.inner.findings.lock().expect("nothing panics while holding it").clone();
+        let reload::Findings { kept, unloaded, faults } = findings;
+        LoadReport { quarantined: self.inner.store.damage(), unloaded, kept, faults }
     }
 }

@@ -4,27 +4,23 @@
 //! keys, so their envelopes stay shut: of a stored certificate only the id is known.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 use super::apply::Maker;
+use super::declared::{self, Entry, Files};
 use super::load::{self, Known};
 use super::store::Store;
 use crate::backend::{Loaded, MemoryBackend, RecordKind};
-use crate::config::{DeclaredCertificate, PostQuantum, Settings};
+use crate::config::{PostQuantum, Settings};
 use crate::domain::{CertificateId, CertificateInfo, Source, time as clock};
 use crate::identity::TlsFactory;
 use crate::pki::anchors::SharedAnchors;
 use crate::pki::seal::Sealer;
-use crate::pki::validate::describe;
+use crate::pki::validate::{Field, describe};
+use crate::pki::{bundle, files};
 use crate::registry::{Binding, Snapshot, Target, Unavailable};
-
-/// No certificate file is larger.
-const MAX_FILE: u64 = 1024 * 1024;
 
 /// A certificate that was not loaded, because its key was not to be read.
 #[derive(Debug, Clone)]
@@ -74,48 +70,50 @@ pub fn outline(settings: &Settings, stored: Option<(Loaded, Arc<Sealer>)>) -> an
     let factory = Arc::new(TlsFactory::new(PostQuantum::Off));
     let anchors = Arc::new(SharedAnchors::load(&[], factory.provider())?);
     let maker = Maker::new(factory, anchors);
-    let file = settings.config_file.clone().unwrap_or_else(|| PathBuf::from("the configuration file"));
+    let listing = declared::list(settings).map_err(anyhow::Error::msg)?;
+    let entries: Vec<_> = listing.entries.into_iter().filter(|entry| !entry.is_empty()).enumerate().collect();
     let mut snapshots = Vec::new();
     for (info, records) in load::projects(settings, &store, homes) {
         let mut edit = Snapshot::empty(Arc::new(info.clone()), maker.anonymous(&info)).edit();
         load::stored_bindings(&store, &info, records, &Known::new(), &mut edit);
-        for (n, declared) in settings.certificates.iter().enumerate().filter(|(_, d)| d.project == info.id) {
-            edit.bind(declare(declared, n, &file, &mut unread));
+        for (n, entry) in entries.iter().filter(|(_, entry)| entry.project == info.id) {
+            edit.bind(declare(entry, *n, &mut unread));
         }
         snapshots.push(edit.finish());
     }
-    Ok(Outline { snapshots, unread, damage: store.damage() })
+    let mut damage = store.damage();
+    damage.extend(listing.unreadable.into_iter().map(|(_, sentence)| sentence).chain(listing.strays));
+    Ok(Outline { snapshots, unread, damage })
 }
 
-/// The binding of a declared certificate, `n`th of the file.
-fn declare(
-    declared: &DeclaredCertificate,
-    n: usize,
-    file: &Path,
-    unread: &mut HashMap<CertificateId, Unread>,
-) -> Binding {
-    let source = Source::File(file.to_owned());
+/// The binding of a declared certificate, the `n`th.
+fn declare(declared: &Entry, n: usize, unread: &mut HashMap<CertificateId, Unread>) -> Binding {
+    let source = Source::File(declared.place.clone());
     // Stands for the id, and is never shown.
     let id = CertificateId::parse(&format!("declared-{n}")).expect("letters, a dash and digits are an id");
-    let read = text(&declared.cert)
+    let cert = declared.files.of(Field::Cert);
+    let read = chain(&declared.files)
         .and_then(|chain| describe(&chain, id.clone(), declared.skip_validation, source.clone(), clock::now()));
     let why = match read {
         Ok(info) => {
             unread.insert(id.clone(), Unread::Declared(Arc::new(info)));
             "it was not read".to_owned()
         }
-        Err(why) => format!("{}: {why}", declared.cert.display()),
+        Err(why) => format!("{}: {why}", cert.display()),
     };
     let target = Target::Unavailable(Unavailable { id, why });
     let (lift, tls13_only) = (declared.lift, declared.tls13_only);
     Binding { pattern: declared.pattern.clone(), target, source, since: clock::now(), lift, tls13_only }
 }
 
-fn text(path: &Path) -> Result<String, String> {
-    let file = File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
-    let mut text = String::new();
-    match file.take(MAX_FILE).read_to_string(&mut text) {
-        Ok(_) => Ok(text),
-        Err(error) => Err(format!("cannot be read as text: {error}")),
+/// The chain as it stands in its file; a key that stands beside it is wiped unread.
+fn chain(declared: &Files) -> Result<String, String> {
+    let text = files::mounted_text(declared.of(Field::Cert))?;
+    if matches!(declared, Files::Apart { .. }) {
+        return Ok(String::clone(&text));
+    }
+    match bundle::split(&text) {
+        Ok(parts) => Ok(parts.cert),
+        Err(fault) => Err(format!("{}; {}", fault.what, fault.remedy)),
     }
 }

@@ -83,7 +83,7 @@ impl Inner {
         self.store.settle_anew(&info.id);
         let written = self.store.write(self.store.project_record(&info).into_iter().collect()).await;
         written.inspect_err(|_| self.store.unsettle(&info.id))?;
-        let anonymous = self.maker.anonymous(&info);
+        let anonymous = self.maker.load_full().anonymous(&info);
         let project = Project::new(Snapshot::empty(Arc::new(info), anonymous));
         self.registry.insert(project.clone());
         tracing::info!(project = %project.id(), "project created");

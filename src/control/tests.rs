@@ -3,7 +3,9 @@
 mod changes;
 mod disclosures;
 mod expiry;
+mod folders;
 mod projects;
+mod reload;
 mod start;
 mod support;
 mod tls13;

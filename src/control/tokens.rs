@@ -4,6 +4,7 @@
 //! What must stay true: what was acknowledged is in the store; from the answer to a revocation on the token is good
 //! for nothing new; a token never reaches a project that it was not made for, namesakes included.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -249,9 +250,10 @@ fn delete_of((_, token): &Digested) -> Write {
     Write::Delete(Store::token_key(&token.id))
 }
 
-/// Puts the stored tokens into the registry. Expired ones are swept later.
-pub(super) fn load(registry: &Registry, stored: Vec<Digested>) {
+/// Puts the stored tokens into the registry; gives back those whose text is declared too. Expired ones are swept later.
+pub(super) fn load(registry: &Registry, stored: Vec<Digested>) -> HashMap<[u8; 32], Token> {
     let declared = registry.tokens();
+    let mut covered = HashMap::new();
     for (sha256, token) in stored {
         let name = &token.name;
         if declared.iter().any(|(digest, _)| *digest == sha256) {
@@ -259,6 +261,7 @@ pub(super) fn load(registry: &Registry, stored: Vec<Digested>) {
                 id = token.id,
                 "the text of token {name} also stands in the configuration, which goes first"
             );
+            covered.insert(sha256, token);
             continue;
         }
         if declared.iter().any(|(_, other)| other.name == *name) {
@@ -267,6 +270,7 @@ pub(super) fn load(registry: &Registry, stored: Vec<Digested>) {
         }
         registry.insert_token(sha256, token);
     }
+    covered
 }
 
 fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, ControlError> {

@@ -73,6 +73,7 @@ impl Show {
 /// Makes [`UpstreamTls`] objects; holds what they all share.
 #[derive(Debug)]
 pub struct TlsFactory {
+    post_quantum: PostQuantum,
     provider: Arc<CryptoProvider>,
     /// Without the hybrid groups, for networks that drop large ClientHellos.
     classical: Arc<CryptoProvider>,
@@ -97,7 +98,13 @@ impl TlsFactory {
             }
             PostQuantum::Off => chosen = classical.clone(),
         }
-        Self { provider: Arc::new(chosen), classical: Arc::new(classical) }
+        Self { post_quantum, provider: Arc::new(chosen), classical: Arc::new(classical) }
+    }
+
+    /// The choice that it was made for.
+    #[must_use]
+    pub fn post_quantum(&self) -> PostQuantum {
+        self.post_quantum
     }
 
     /// The provider that handshakes use first.

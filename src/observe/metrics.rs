@@ -110,6 +110,10 @@ impl Count {
     pub fn sub(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+    /// Sets it (gauges that one place alone keeps).
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
     /// The number.
     #[must_use]
     pub fn get(&self) -> u64 {
@@ -295,6 +299,14 @@ table! {
     api_handshakes_failed;
     /// Management requests with a bad token.
     api_unauthorized;
+    /// Times that the configuration, or files that it names, had changed and what they say came into force.
+    reloads;
+    /// Times that they had changed and not all of it could be used.
+    reload_failures;
+    /// Whether not all of what they say is in force: 1, else 0.
+    config_stale: gauge;
+    /// Declared certificates that stay in force because their new files are not whole.
+    declared_certificates_kept: gauge;
     /// Changes that could not be stored.
     store_failures;
     /// Records quarantined at start.

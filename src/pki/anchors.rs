@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
@@ -12,7 +13,38 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
+use super::{files, pem};
 use crate::domain::ServerTrust;
+
+/// A file of `[trust] anchors` with what is in it.
+pub type AnchorFile = (PathBuf, Vec<CertificateDer<'static>>);
+
+/// Reads the files of `[trust] anchors`. Blocks.
+///
+/// # Errors
+/// The first file that cannot be read, or that holds something else than certificates.
+pub fn read(paths: &[PathBuf]) -> Result<Vec<AnchorFile>, AnchorError> {
+    let one = |path: &PathBuf| {
+        let certificates =
+            files::mounted_text(path).and_then(|text| pem::certificates(&text).map_err(|e| e.to_string()));
+        match certificates {
+            Ok(certificates) => Ok((path.clone(), certificates)),
+            Err(what) => Err(AnchorError { path: path.clone(), what }),
+        }
+    };
+    paths.iter().map(one).collect()
+}
+
+/// SHA-256 over all of them: equal anchors, equal digest, wherever they lie.
+#[must_use]
+pub fn digest_of(anchors: &[AnchorFile]) -> [u8; 32] {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    for certificate in anchors.iter().flat_map(|(_, certificates)| certificates) {
+        hash.update(&u64::try_from(certificate.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(certificate);
+    }
+    hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
 
 /// Why anchors could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +59,8 @@ pub struct AnchorError {
 /// What is shared by every set: the roots of the machine and of the configuration, each with one verifier.
 #[derive(Debug)]
 pub struct SharedAnchors {
+    /// Of the configured ones.
+    digest: [u8; 32],
     algorithms: WebPkiSupportedAlgorithms,
     provider: Arc<CryptoProvider>,
     /// System roots and `[trust] anchors`; `None` if there is not one root.
@@ -41,10 +75,7 @@ impl SharedAnchors {
     /// # Errors
     /// A certificate of `anchors` that cannot be an anchor. An empty system store is no error: then only
     /// configured anchors and bindings' own `ca` vouch, and a warning says so.
-    pub fn load(
-        anchors: &[(PathBuf, Vec<CertificateDer<'static>>)],
-        provider: &Arc<CryptoProvider>,
-    ) -> Result<Self, AnchorError> {
+    pub fn load(anchors: &[AnchorFile], provider: &Arc<CryptoProvider>) -> Result<Self, AnchorError> {
         let mut configured = RootCertStore::empty();
         for (path, certificates) in anchors {
             for certificate in certificates {
@@ -63,11 +94,18 @@ impl SharedAnchors {
             );
         }
         Ok(Self {
+            digest: digest_of(anchors),
             algorithms: provider.signature_verification_algorithms,
             system: verifier(system, provider),
             configured: verifier(configured, provider),
             provider: provider.clone(),
         })
+    }
+
+    /// [`digest_of`] the configured ones.
+    #[must_use]
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     /// The set for a project and, for an exact or wildcard binding, its own `ca`.

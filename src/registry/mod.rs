@@ -129,6 +129,22 @@ impl Registry {
         self.retired.forgotten.load(Ordering::Relaxed)
     }
 
+    /// Publishes a snapshot in which the project may bear another name, or be of another team. It can be found all the
+    /// while, under the old name or the new.
+    pub fn republish(&self, project: &Arc<Project>, snapshot: Snapshot) {
+        let _membership = self.membership.lock().expect("nothing panics while holding it");
+        let old = project.load().info().name.clone();
+        let new = snapshot.info().name.clone();
+        if old != new {
+            self.names.entry(new).or_default().push(project.clone());
+        }
+        project.publish(snapshot);
+        if old != project.load().info().name {
+            self.forget_under(&old, project);
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
     /// Removes it; its handle stays behind as an empty, denying project ([`Snapshot::is_removed`]) for those who hold it.
     pub fn remove(&self, id: &ProjectId) -> Option<Arc<Project>> {
         let _membership = self.membership.lock().expect("nothing panics while holding it");
@@ -142,10 +158,14 @@ impl Registry {
 
     fn forget_name(&self, project: &Arc<Project>) {
         let name = project.load().info().name.clone();
-        if let Some(mut list) = self.names.get_mut(&name) {
+        self.forget_under(&name, project);
+    }
+
+    fn forget_under(&self, name: &str, project: &Arc<Project>) {
+        if let Some(mut list) = self.names.get_mut(name) {
             list.retain(|p| !Arc::ptr_eq(p, project));
         }
-        self.names.remove_if(&name, |_, list| list.is_empty());
+        self.names.remove_if(name, |_, list| list.is_empty());
     }
 
     /// The token with this text, unless it has expired. Only its SHA-256 is looked at.

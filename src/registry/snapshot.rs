@@ -94,6 +94,26 @@ pub struct Binding {
     pub tls13_only: bool,
 }
 
+impl Binding {
+    /// What stands in for the stored binding of this pattern when its record cannot be read.
+    #[must_use]
+    pub fn damaged(pattern: Pattern) -> Self {
+        let why = "the stored record of this binding is damaged; upload its certificate again, or delete the binding";
+        Self {
+            pattern,
+            target: Target::Unavailable(Unavailable {
+                id: CertificateId::parse(UNREADABLE_ID).expect("the constant is a well-formed id"),
+                why: why.to_owned(),
+            }),
+            source: Source::Api,
+            since: time::OffsetDateTime::UNIX_EPOCH,
+            // The failure is to be told, not the request sent in the clear.
+            lift: true,
+            tls13_only: false,
+        }
+    }
+}
+
 /// What [`Snapshot::select`] answers.
 #[derive(Debug, Clone)]
 pub struct Selection {
@@ -221,7 +241,7 @@ impl Snapshot {
         let default = (!self.info.default_scope.excludes(origin)).then_some(Pattern::Default);
         for pattern in exact.into_iter().chain(wildcard).chain([default]).flatten() {
             if quarantine.holds(&pattern) {
-                return self.selected(Arc::new(damaged(pattern)));
+                return self.selected(Arc::new(Binding::damaged(pattern)));
             }
             if let Some(binding) = self.binding(&pattern) {
                 return self.selected(binding);
@@ -281,6 +301,16 @@ impl Snapshot {
             .unwrap_or_default()
     }
 
+    /// Whether a binding of the same certificate beside `binding` uses this object.
+    #[must_use]
+    pub fn is_used_beside(&self, binding: &Binding, tls: &Arc<UpstreamTls>) -> bool {
+        let Some(id) = binding.target.certificate_id() else { return false };
+        let uses = |other: &Arc<Binding>| {
+            other.pattern != binding.pattern && other.tls().is_some_and(|used| Arc::ptr_eq(used, tls))
+        };
+        self.bindings_of(id).iter().any(uses)
+    }
+
     /// Whether a binding names this certificate.
     #[must_use]
     pub fn is_bound(&self, id: &CertificateId) -> bool {
@@ -336,23 +366,6 @@ fn covering(ports: &Ports, port: u16) -> Option<&Arc<Binding>> {
     match ports.binary_search_by_key(&PortRule::Exact(port), |(rule, _)| *rule) {
         Ok(at) => Some(&ports[at].1),
         Err(_) => ports.last().filter(|(rule, _)| *rule == PortRule::Any).map(|(_, binding)| binding),
-    }
-}
-
-/// What stands in for a binding whose record cannot be read.
-fn damaged(pattern: Pattern) -> Binding {
-    let why = "the stored record of this binding is damaged; upload its certificate again, or delete the binding";
-    Binding {
-        pattern,
-        target: Target::Unavailable(Unavailable {
-            id: CertificateId::parse(UNREADABLE_ID).expect("the constant is a well-formed id"),
-            why: why.to_owned(),
-        }),
-        source: Source::Api,
-        since: time::OffsetDateTime::UNIX_EPOCH,
-        // The failure is to be told, not the request sent in the clear.
-        lift: true,
-        tls13_only: false,
     }
 }
 
@@ -418,6 +431,17 @@ impl SnapshotEdit {
     /// Removes a certificate (its bindings are the caller's business).
     pub fn remove_certificate(&mut self, id: &CertificateId) -> Option<Arc<Certificate>> {
         self.next.certificates.remove(id.as_str())
+    }
+
+    /// What it would mean as it stands.
+    #[must_use]
+    pub fn so_far(&self) -> &Snapshot {
+        &self.next
+    }
+
+    /// Sets what ordinary TLS is made with; gives back what it was made with before.
+    pub fn set_anonymous(&mut self, anonymous: Arc<UpstreamTls>) -> Arc<UpstreamTls> {
+        std::mem::replace(&mut self.next.anonymous, anonymous)
     }
 
     /// Sets what is known of the project.

@@ -21,6 +21,8 @@ mod expired_certificates_carry_nothing;
 mod expiry_is_told_in_time;
 mod explanations_hold;
 mod failures_explain_themselves;
+mod files_that_change_come_into_force;
+mod folders_of_certificates_are_followed;
 mod graceful_end_finishes_what_runs;
 mod grpc_calls_carry_the_identity;
 mod headers_of_one_hop_stay_there;

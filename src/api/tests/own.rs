@@ -162,7 +162,7 @@ async fn reports_how_it_is_to_each_as_far_as_they_reach() {
     assert_eq!((&all["version"], &all["state"]), (&json!(env!("CARGO_PKG_VERSION")), &json!("ready")));
     assert_eq!(all["management"], "http://127.0.0.1:9090");
     assert_eq!(all["certificates"].as_array().unwrap().len(), 2);
-    assert_eq!(all["reload"], json!({"state": "ok", "error": null}));
+    assert_eq!(all["reload"], json!({"state": "ok", "error": null, "succeededAt": null}));
     assert_eq!(all["store"], json!({"backend": "memory", "quarantined": []}));
     assert!(all["counters"]["api_requests"].as_u64().unwrap() >= 3);
 

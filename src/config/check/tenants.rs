@@ -1,12 +1,13 @@
 //! Projects, declared certificates and tokens: whose is what.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
 use zeroize::Zeroizing;
 
-use super::super::file::{CertificateTable, DefaultTable, ProjectTable, ScopeName, TokenTable};
-use super::super::{DEFAULT_PROJECT, DeclaredCertificate, TOKEN_VARIABLE, TokenSettings};
+use super::super::file::{CertificateFolderTable, CertificateTable, DefaultTable, ProjectTable, ScopeName, TokenTable};
+use super::super::{CertificateFolder, DEFAULT_PROJECT, DeclaredCertificate, TOKEN_VARIABLE, TokenSettings};
 use super::{Checker, NAME_REMEDY, is_name};
 use crate::domain::{DefaultScope, Pattern, ProjectId, ProjectInfo, Role, ServerTrust, Team};
 
@@ -170,6 +171,7 @@ impl Checker<'_> {
         projects: &Projects,
     ) -> Vec<DeclaredCertificate> {
         let mut certificates: Vec<DeclaredCertificate> = Vec::new();
+        let mut slots = HashSet::new();
         for (i, table) in tables.iter().enumerate() {
             let at = format!("certificates[{i}]");
             let name = table.project.as_deref().unwrap_or(DEFAULT_PROJECT);
@@ -186,7 +188,7 @@ impl Checker<'_> {
             let key = self.material(&format!("{at}.key"), table.key.as_deref(), true);
             let ca = self.material(&format!("{at}.ca"), table.ca.as_deref(), false);
             let (Some(project), Some(pattern)) = (project, pattern) else { continue };
-            if certificates.iter().any(|c| c.project == project && c.pattern == pattern) {
+            if !slots.insert((project.clone(), pattern.clone())) {
                 self.complain(
                     &format!("{at}.origin"),
                     format!("the project has another certificate for {pattern}"),
@@ -211,6 +213,50 @@ impl Checker<'_> {
             }
         }
         certificates
+    }
+
+    /// Folders of certificates. What lies in them is found out when they are read, time and again.
+    pub(super) fn certificate_folders(
+        &mut self,
+        tables: &[CertificateFolderTable],
+        projects: &Projects,
+    ) -> Vec<CertificateFolder> {
+        let mut folders: Vec<CertificateFolder> = Vec::new();
+        for (i, table) in tables.iter().enumerate() {
+            let at = format!("certificate_folders[{i}]");
+            let name = table.project.as_deref().unwrap_or(DEFAULT_PROJECT);
+            let project = self.project(&format!("{at}.project"), name, projects);
+            let key = format!("{at}.path");
+            let Some(path) = &table.path else {
+                self.complain(&key, "is missing", "name a folder of certificates");
+                continue;
+            };
+            let path = self.source.resolve(path);
+            if folders.iter().any(|f| f.path == path) {
+                self.complain(&key, "another table names this folder", "declare each folder once");
+            }
+            match std::fs::metadata(&path) {
+                Ok(metadata) if !metadata.is_dir() => {
+                    self.unready.push(self.source.complaint(&key, "this is not a folder", "name a folder"));
+                }
+                Ok(_) => {}
+                Err(cause) => self.unready.push(self.source.complaint(
+                    &key,
+                    format!("the folder cannot be read: {cause}"),
+                    "make it; egret is not ready until it is there",
+                )),
+            }
+            let (skip_validation, lift) = (table.skip_validation.unwrap_or(false), table.lift.unwrap_or(true));
+            let tls13_only = table.tls13_only.unwrap_or(false);
+            folders.extend(project.map(|project| CertificateFolder {
+                path,
+                project,
+                skip_validation,
+                lift,
+                tls13_only,
+            }));
+        }
+        folders
     }
 
     /// A file of a declared certificate. One that is not there yet is no reason not to start.
@@ -361,4 +407,34 @@ pub(super) fn is_world_readable(metadata: &std::fs::Metadata) -> bool {
 #[cfg(not(unix))]
 pub(super) fn is_world_readable(_metadata: &std::fs::Metadata) -> bool {
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::{Overlay, load_text};
+
+    #[test]
+    fn folders_of_certificates_have_a_project_and_a_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("egret.toml");
+        std::fs::create_dir(folder.path().join("certs")).unwrap();
+        let load = |text: &str| load_text(text, &file, &Overlay::default(), &|_| None);
+        let text = "[[certificate_folders]]\npath = \"certs\"\nproject = \"pay\"\nlift = false\n\
+                    [[certificate_folders]]\npath = \"later\"\n[[projects]]\nname = \"pay\"\n";
+        let loaded = load(text).unwrap();
+        let [first, second] = loaded.settings.certificate_folders.as_slice() else { panic!("two") };
+        assert_eq!((first.path.as_path(), first.lift), (folder.path().join("certs").as_path(), false));
+        assert!(second.lift && !second.skip_validation && first.project != second.project);
+        assert_eq!(loaded.unready.iter().map(|c| c.key.as_str()).collect::<Vec<_>>(), ["certificate_folders[1].path"]);
+        let keys = |text: &str| load(text).unwrap_err().0.into_iter().map(|c| c.key).collect::<Vec<_>>();
+        assert_eq!(
+            keys("[[certificate_folders]]\nproject = \"none\""),
+            ["certificate_folders[0].path", "certificate_folders[0].project"]
+        );
+        let twice = "[[certificate_folders]]\npath = \"certs\"\n".repeat(2);
+        assert_eq!(keys(&twice), ["certificate_folders[1].path"]);
+        assert!(!Path::new("certs").exists(), "relative to the file");
+    }
 }

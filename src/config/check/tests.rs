@@ -442,6 +442,7 @@ fn the_shipped_file_shows_every_key() {
         "[projects.team]",
         "[projects.default]",
         "[[certificates]]",
+        "[[certificate_folders]]",
         "[[tokens]]",
         "[egress]",
         "[[egress.parent]]",

@@ -125,6 +125,7 @@ pub(super) fn settings() -> Settings {
         listeners: Vec::new(),
         projects: vec![ProjectInfo::named("default")],
         certificates: Vec::new(),
+        certificate_folders: Vec::new(),
         tokens: Vec::new(),
         egress: EgressSettings::default(),
         store: StoreSettings { backend: StoreBackend::Memory, key_encryption_key: KeySource::Generated },
@@ -186,13 +187,26 @@ pub(super) struct Material {
     pub(super) ca: String,
 }
 
+fn long_ago() -> time::OffsetDateTime {
+    time::OffsetDateTime::UNIX_EPOCH + time::Duration::days(3650)
+}
+
 impl Material {
     pub(super) fn new(name: &str) -> Self {
-        Self::until(name, rcgen::date_time_ymd(4096, 1, 1))
+        Self::within(name, long_ago(), rcgen::date_time_ymd(4096, 1, 1))
     }
 
     /// One that ends at this time.
     pub(super) fn until(name: &str, not_after: time::OffsetDateTime) -> Self {
+        Self::within(name, long_ago(), not_after)
+    }
+
+    /// One whose validity begins then.
+    pub(super) fn valid_from(name: &str, from: time::OffsetDateTime) -> Self {
+        Self::within(name, from, rcgen::date_time_ymd(4096, 1, 1))
+    }
+
+    fn within(name: &str, from: time::OffsetDateTime, not_after: time::OffsetDateTime) -> Self {
         let mut params = CertificateParams::new(Vec::<String>::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -203,6 +217,7 @@ impl Material {
         params.not_after = not_after;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.not_before = from;
         let key = KeyPair::generate().expect("a key");
         let leaf = params.signed_by(&key, &issuer).expect("a leaf");
         Self { cert: leaf.pem(), key: key.serialize_pem(), ca: issuer.pem() }

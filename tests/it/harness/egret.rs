@@ -312,7 +312,7 @@ impl Egret {
         self.setup.as_ref().expect("present until the process is ended")
     }
 
-    /// Its configuration file.
+    /// The configuration file that it follows.
     pub(crate) fn config(&self) -> PathBuf {
         self.setup().folder.path().join("egret.toml")
     }
@@ -326,6 +326,28 @@ impl Egret {
             self.management
         ));
         wire.reply("GET").text()
+    }
+
+    /// Writes over its configuration file.
+    pub(crate) fn reconfigure(&self, edit: impl FnOnce(String) -> String) {
+        let text = std::fs::read_to_string(self.config()).expect("it is there");
+        std::fs::write(self.config(), edit(text)).expect("writable");
+    }
+
+    /// `reload` of its status.
+    #[track_caller]
+    pub(crate) fn reload(&self) -> Value {
+        self.api("GET", "/v1/status", None).1["reload"].clone()
+    }
+
+    /// A number of its status.
+    #[track_caller]
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        self.api("GET", "/v1/status", None).1["counters"][name].as_u64().expect("a counter")
+    }
+
+    pub(crate) fn hang_up(&self) {
+        self.process.signal(Signal::HUP);
     }
 
     /// What it wrote to standard error so far.
