@@ -55,7 +55,7 @@ fn without_place(tls: &ServerTlsSettings) -> ServerTlsSettings {
     ServerTlsSettings { key_path: String::new(), line: None, ..tls.clone() }
 }
 
-/// SHA-256 of the files that the listeners' own TLS was made of, in the order of [`tls_names`]. Blocks.
+/// SHA-256 of the files that the listeners' own TLS was made of, by listener. Blocks.
 pub(super) fn tls_digests(settings: &Settings) -> Vec<(String, [u8; 32])> {
     let of = |(name, tls): (String, &ServerTlsSettings)| {
         let mut hash = digest::Context::new(&digest::SHA256);
@@ -105,5 +105,24 @@ mod tests {
         let told = later(&started, &settings(other));
         let named: Vec<_> = told.iter().map(|s| s.split(" changed").next().unwrap_or_default()).collect();
         assert_eq!(named, ["listener b", "listener a", "workers", "[dns]"]);
+    }
+
+    #[test]
+    fn other_files_of_a_listener_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("c", "one");
+        write("k", "key");
+        let text = "[[listeners]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\ntls = { cert = \"c\", key = \"k\" }\n";
+        let file = folder.path().join("e.toml");
+        let settings = load_text(text, &file, &Overlay::default(), &|_| None).unwrap().settings;
+        let started = tls_digests(&settings);
+        assert_eq!(other_tls(&started, &tls_digests(&settings)), [""; 0]);
+        write("c", "two");
+        let told = other_tls(&started, &tls_digests(&settings));
+        assert!(told.len() == 1 && told[0].contains("listener a tls"), "{told:?}");
+        // Where they stand in the file says nothing.
+        let moved = load_text(&format!("# words\n{text}"), &file, &Overlay::default(), &|_| None).unwrap().settings;
+        assert_eq!(later(&settings, &moved), [""; 0]);
     }
 }
