@@ -15,8 +15,9 @@ use super::fields::Fields;
 use super::openapi::{OriginQuery, ProjectPath, TeamQuery};
 use super::problem::{Answer, ErrorBody, Problem};
 use super::request::{Query, Segments};
+use crate::control::{Control, Pending};
 use crate::domain::time::rfc3339;
-use crate::domain::{CertificateId, Pattern, Source};
+use crate::domain::{CertificateId, Pattern, ProjectId, Source};
 use crate::registry::Binding;
 
 /// What a list answers.
@@ -25,6 +26,48 @@ use crate::registry::Binding;
 pub(super) struct Listed {
     /// By pattern, the project-wide one first.
     bindings: Vec<ListedBinding>,
+    /// Certificates that are being tried out (`stage=probe`), and presented to nobody else yet.
+    pending: Vec<PendingCertificate>,
+}
+
+/// A certificate that is being tried out at an origin.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = PendingCertificate)]
+pub(super) struct PendingCertificate {
+    /// The id of its project.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
+    project: String,
+    /// The pattern where it is to be presented; `*`: project-wide.
+    #[schema(pattern = r"^(\*|https://.+)$", example = "https://api.example.com")]
+    origin: String,
+    /// The id that it has once it is in force.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "cert_0123456789abcdef0123456789abcdef")]
+    cert_id: String,
+    /// Where it is tried out.
+    #[schema(pattern = "^https://.+$", example = "https://api.example.com")]
+    probe: String,
+    /// End of validity.
+    #[schema(format = DateTime)]
+    not_after: String,
+    /// Since when.
+    #[schema(format = DateTime)]
+    since: String,
+}
+
+impl PendingCertificate {
+    /// Those of a project, oldest first.
+    pub(super) fn of(control: &Control, project: &ProjectId) -> Vec<Self> {
+        let shown = |pending: Pending| Self {
+            project: pending.project.to_string(),
+            origin: pending.pattern.to_string(),
+            cert_id: pending.info.id.to_string(),
+            probe: pending.origin.to_string(),
+            not_after: rfc3339(pending.info.not_after),
+            since: rfc3339(pending.since),
+        };
+        control.pending(project).into_iter().map(shown).collect()
+    }
 }
 
 /// What is presented where.
@@ -133,7 +176,10 @@ pub(super) async fn list(
 ) -> Answer<Listed> {
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Read)?;
     let bindings = project.snapshot().bindings();
-    Ok(Json(Listed { bindings: bindings.iter().map(|b| ListedBinding::of(b)).collect() }))
+    Ok(Json(Listed {
+        bindings: bindings.iter().map(|b| ListedBinding::of(b)).collect(),
+        pending: PendingCertificate::of(&management.control, project.id()),
+    }))
 }
 
 /// Bind a certificate, or none, to a pattern

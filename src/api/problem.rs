@@ -10,7 +10,8 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::control::ControlError;
+use crate::control::{ControlError, Refused};
+use crate::registry::Unproven;
 
 /// What a handler answers with.
 pub(super) type Answer<T> = Result<Json<T>, Problem>;
@@ -22,6 +23,7 @@ pub(super) struct Problem {
     code: &'static str,
     message: String,
     limit: Option<Limit>,
+    probe: Option<Box<Diagnosis>>,
 }
 
 /// The body of every refusal.
@@ -45,6 +47,45 @@ struct ErrorDetail {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     limit: Option<Limit>,
+    /// Only where a certificate was tried out and not put in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    probe: Option<Box<Diagnosis>>,
+}
+
+/// Why a certificate that was tried out is not in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ProbeDiagnosis)]
+struct Diagnosis {
+    /// The code that a request would fail with, or `mtls.not_asked`.
+    #[schema(pattern = r"^[a-z]+(\.[a-z_]+)?$", example = "mtls.rejected_unknown_ca")]
+    code: &'static str,
+    /// Where it was tried out.
+    #[schema(pattern = "^https://.+$", example = "https://api.example.com")]
+    origin: String,
+    /// What happened.
+    #[schema(min_length = 1)]
+    detail: String,
+    /// The TLS alert that came (RFC 8446 section 6).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0, maximum = 255)]
+    alert: Option<u8>,
+    /// The first of the CAs that the origin names as those it accepts, RFC 4514; left out if it did not ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    asked_for: Option<Vec<String>>,
+    /// What mends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    fix: Option<String>,
+}
+
+impl From<Refused> for Diagnosis {
+    fn from(Refused { origin, why }: Refused) -> Self {
+        let Unproven { code, detail, fix, alert, asked_for } = why;
+        Self { code, origin: origin.to_string(), detail, alert, asked_for, fix }
+    }
 }
 
 /// `error.limit` of a 429.
@@ -66,7 +107,7 @@ pub(super) struct Limit {
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), limit: None }
+        Self { status, code, message: message.into(), limit: None, probe: None }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -125,6 +166,10 @@ impl From<ControlError> for Problem {
         let text = error.to_string();
         match error {
             ControlError::Invalid(_) | ControlError::Field { .. } => Self::bad_request(text),
+            ControlError::Unproven(refused) => {
+                Self { probe: Some(Box::new((*refused).into())), ..Self::bad_request(text) }
+            }
+            ControlError::Busy(_) => Self::unavailable(text),
             ControlError::Declared(..) => Self::forbidden(text),
             ControlError::NotFound(what) => Self::not_found(what),
             ControlError::Revoked => Self::unauthorized(text),
@@ -141,7 +186,8 @@ impl From<ControlError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = ErrorBody { error: ErrorDetail { code: self.code, message: self.message, limit: self.limit } };
+        let Self { code, message, limit, probe, .. } = self;
+        let body = ErrorBody { error: ErrorDetail { code, message, limit, probe } };
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
         match self.status {

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::Management;
 use super::auth::Caller;
+use super::bindings::PendingCertificate;
 use super::info::{CaCertificate, ListenerStatus, Stage};
 use super::problem::{Answer, ErrorBody, Problem};
 use crate::domain::time::{now, rfc3339};
@@ -58,6 +59,8 @@ pub(super) struct Status {
     projects: Vec<NamedProject>,
     /// One entry per binding.
     certificates: Vec<DatedCertificate>,
+    /// Those that are being tried out (`stage=probe`).
+    pending: Vec<PendingCertificate>,
     reload: Reload,
     store: Store,
     /// Declared certificates that are not loaded. Names files of every project: not for limited tokens.
@@ -201,6 +204,7 @@ pub(super) async fn status(State(management): State<Arc<Management>>, caller: Ca
             .map(|p| NamedProject { id: p.id().to_string(), name: p.load().info().name.clone() })
             .collect(),
         certificates: projects.iter().flat_map(|p| certificates(p)).collect(),
+        pending: projects.iter().flat_map(|p| PendingCertificate::of(&management.control, p.id())).collect(),
         // What is in force is what was read at start: there is no later state that could be broken.
         reload: Reload { state: "ok", error: None },
         store: Store { backend: management.info.store(), quarantined: all.then_some(report.quarantined) },

@@ -35,7 +35,7 @@ use crate::policy::EgressPolicy;
 use crate::proxy::headers::Via;
 use crate::proxy::{Forwarder, Listener, Outlook, Parts, Proxy};
 use crate::registry::{Registry, Token, TokenScope};
-use crate::upstream::{Destination, Parents, Upstreams, WaysOut, check_sources};
+use crate::upstream::{Destination, Parents, Prober, Upstreams, WaysOut, check_sources};
 use ca::LocalCa;
 
 pub use rekey::{NewKey, rekey};
@@ -146,6 +146,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         .enable_all()
         .build()
         .context("the data plane's threads could not be started")?;
+    let via = Via::random();
     let (upstreams, proxy) = {
         let _data_plane = data_plane.enter();
         let limits = &settings.limits;
@@ -162,7 +163,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
             policy.clone(),
             metrics.clone(),
             Arc::new(access),
-            Via::random(),
+            via.clone(),
             limits,
         ));
         let proxy = Proxy::new(Parts {
@@ -180,6 +181,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
         (upstreams, proxy)
     };
 
+    control.set_prober(Arc::new(Prober::new(upstreams.clone(), via.value(http::Version::HTTP_11))));
     let pool = upstreams.clone();
     info.set_pool(move || pool.pool_state());
     let (stop_api, stopped) = watch::channel(false);

@@ -17,6 +17,7 @@ const fn minutes(n: u64) -> Duration {
     Duration::from_secs(60 * n)
 }
 const DAY: Duration = minutes(24 * 60);
+const MONTH: Duration = minutes(30 * 24 * 60);
 
 macro_rules! limits {
     ($($name:ident: $kind:ident[$min:expr, $max:expr],)*) => {
@@ -65,6 +66,9 @@ limits! {
     drain_delay: Time[Duration::ZERO, DAY],
     replace_grace: Time[Duration::ZERO, DAY],
     delete_grace: Time[Duration::ZERO, DAY],
+    rollback_window: Time[Duration::ZERO, MONTH],
+    probe_timeout: Time[ms(10), DAY],
+    max_pending: Count[1, 10_000],
     max_connections_per_origin: Count[1, 1_000_000],
     max_idle_per_origin: Count[0, 1_000_000],
     max_idle: Count[0, 1_000_000],

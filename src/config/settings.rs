@@ -319,6 +319,12 @@ pub struct Limits {
     pub replace_grace: Duration,
     /// The same after a delete.
     pub delete_grace: Duration,
+    /// A replaced certificate is kept this long to go back to; zero = never.
+    pub rollback_window: Duration,
+    /// Trying a certificate out, from its upload to the origin's answer.
+    pub probe_timeout: Duration,
+    /// Certificates that are tried out at once.
+    pub max_pending: usize,
     /// Upstream connections per identity and origin.
     pub max_connections_per_origin: usize,
     /// Of them idle at most.
@@ -383,6 +389,9 @@ impl Default for Limits {
             drain_delay: Duration::ZERO,
             replace_grace: 60 * MINUTE,
             delete_grace: 30 * SECOND,
+            rollback_window: 60 * MINUTE,
+            probe_timeout: 30 * SECOND,
+            max_pending: 16,
             max_connections_per_origin: 1024,
             max_idle_per_origin: 128,
             max_idle: 4096,

@@ -10,9 +10,10 @@ use zeroize::Zeroizing;
 
 use super::apply::{Facts, retire};
 use super::records::{BindingRecord, CertificateRecord};
+use super::stage::Slot;
 use super::store::Write;
 use super::{Control, ControlError, Drain, Inner, Upload, Uploaded};
-use crate::domain::{CertificateId, Pattern, ProjectState, Source, time as clock};
+use crate::domain::{CertificateId, Pattern, ProjectInfo, ProjectState, Source, time as clock};
 use crate::observe::{Event, EventKind};
 use crate::pki::validate::{Material, ValidCertificate, validate};
 use crate::registry::{Binding, Certificate, Project, Snapshot, Target};
@@ -31,7 +32,8 @@ impl Control {
         let (inner, project) = (self.inner.clone(), project.clone());
         whole(async move {
             let (upload, valid) = validated(upload).await?;
-            inner.place(&project, upload, valid, drain).await
+            let certificate = inner.made(project.load().info(), &upload, valid)?;
+            inner.place(&project, upload, certificate, drain, None).await
         })
         .await
     }
@@ -88,7 +90,7 @@ pub(super) async fn whole<T: Send + 'static>(
 }
 
 /// Validation signs and verifies; that is kept off the threads that answer requests.
-async fn validated(upload: Upload) -> Result<(Upload, ValidCertificate), ControlError> {
+pub(super) async fn validated(upload: Upload) -> Result<(Upload, ValidCertificate), ControlError> {
     let checked = tokio::task::spawn_blocking(move || {
         let material =
             Material { cert: &upload.cert, key: &upload.key, ca: &upload.ca, skip_validation: upload.skip_validation };
@@ -105,38 +107,52 @@ async fn validated(upload: Upload) -> Result<(Upload, ValidCertificate), Control
 }
 
 impl Inner {
-    /// The part of an upload that comes after validation.
+    /// What an upload becomes. Made before anything is stored: what cannot be made must not be acknowledged.
+    pub(super) fn made(
+        &self,
+        project: &ProjectInfo,
+        upload: &Upload,
+        valid: ValidCertificate,
+    ) -> Result<Arc<Certificate>, ControlError> {
+        let facts = Facts {
+            id: new_id()?,
+            cert_pem: String::clone(&upload.cert),
+            ca_pem: String::clone(&upload.ca),
+            uploaded_at: clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now()),
+            skip_validation: upload.skip_validation,
+            warnings: None,
+            source: Source::Api,
+        };
+        Ok(self.maker.certificate(project, valid, facts))
+    }
+
+    /// The part of an upload that comes after validation. `tried`: what the place held when the certificate began to be
+    /// tried out; since then it must not have changed.
     pub(super) async fn place(
         &self,
         project: &Arc<Project>,
         upload: Upload,
-        valid: ValidCertificate,
+        certificate: Arc<Certificate>,
         drain: Drain,
+        tried: Option<Slot>,
     ) -> Result<Uploaded, ControlError> {
         let Upload { cert, key, ca, pattern, skip_validation } = upload;
-        let digest = valid.digest;
         let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
-        let id = new_id()?;
-        // Made before anything is stored: what cannot be made must not be acknowledged.
-        let facts = Facts {
-            id: id.clone(),
-            cert_pem: String::clone(&cert),
-            ca_pem: String::clone(&ca),
-            uploaded_at: now,
-            skip_validation,
-            warnings: None,
-            source: Source::Api,
-        };
-        let certificate = self.maker.certificate(project.load().info(), valid, facts);
+        let id = certificate.info.id.clone();
 
         let _writer = project.write().await;
         let snapshot = project.snapshot();
         takes_uploads(&snapshot)?;
         not_declared(&snapshot, &pattern)?;
+        if tried.is_some_and(|slot| slot != Slot::of(&snapshot, &pattern)) {
+            let what = "the origin took the certificate, but its place was changed meanwhile, and what was put there last \
+                        stays in force; look at what it is, and upload again if this one is still wanted";
+            return Err(ControlError::Field { field: "stage", what: what.to_owned() });
+        }
         let existing = snapshot.binding(&pattern);
         let updated = existing.is_some() || snapshot.is_quarantined(&pattern);
         if let Some(Target::Certificate(same)) = existing.as_ref().map(|b| &b.target)
-            && same.digest == digest
+            && same.digest == certificate.digest
         {
             return Ok(Uploaded { updated: true, pattern, certificate: same.clone() });
         }
@@ -152,7 +168,7 @@ impl Inner {
             ca: String::clone(&ca),
             key: Zeroizing::new(String::clone(&key)),
             skip_validation,
-            uploaded_at: now,
+            uploaded_at: certificate.info.uploaded_at,
             warnings: certificate.info.warnings.clone(),
         };
         // A certificate that is renewed changes nothing else of its binding.
@@ -344,7 +360,7 @@ pub(super) fn takes_changes(snapshot: &Snapshot) -> Result<(), ControlError> {
     }
 }
 
-fn takes_uploads(snapshot: &Snapshot) -> Result<(), ControlError> {
+pub(super) fn takes_uploads(snapshot: &Snapshot) -> Result<(), ControlError> {
     takes_changes(snapshot)?;
     match snapshot.info().state {
         ProjectState::Blocked => Err(ControlError::Blocked),
@@ -352,7 +368,7 @@ fn takes_uploads(snapshot: &Snapshot) -> Result<(), ControlError> {
     }
 }
 
-fn not_declared(snapshot: &Snapshot, pattern: &Pattern) -> Result<(), ControlError> {
+pub(super) fn not_declared(snapshot: &Snapshot, pattern: &Pattern) -> Result<(), ControlError> {
     let file = snapshot.binding(pattern).and_then(|binding| file_of(&binding.source));
     match file {
         Some(file) => Err(ControlError::Declared(format!("the certificate for {pattern}"), file)),

@@ -11,6 +11,7 @@ use super::apply::{Facts, Maker};
 use super::declared::{self, Declared};
 use super::projects::{DEFAULT, same_team};
 use super::records::{BindingRecord, CertificateRecord, ProjectRecord, token_of};
+use super::stage::Staging;
 use super::store::{Store, Write};
 use super::{Control, Inner};
 use crate::backend::{Backend, RecordKey, RecordKind, SealedRecord};
@@ -52,7 +53,7 @@ impl Control {
         anchors: Arc<SharedAnchors>,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
-        let store = Store::new(backend, sealer, metrics);
+        let store = Store::new(backend, sealer, metrics.clone());
         let loaded = store.backend().load().await.context("the store cannot be read")?;
         for row in loaded.damaged {
             // A sentence that begins with a record's name is about that record.
@@ -117,6 +118,8 @@ impl Control {
             shadowed: Mutex::new(shadowed),
             unloaded,
             events: Arc::new(Events::new(settings.limits.max_events)),
+            staging: Staging::new(settings.limits.max_pending, settings.limits.probe_timeout),
+            metrics,
         };
         Ok(Self { inner: Arc::new(inner) })
     }

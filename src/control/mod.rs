@@ -14,12 +14,14 @@ mod outline;
 mod projects;
 mod records;
 pub mod rekey;
+mod stage;
 mod store;
 #[cfg(test)]
 mod tests;
 mod tokens;
 
 pub use outline::{Outline, Unread, outline};
+pub use stage::{Pending, Promoted, Refused, trial_origin};
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -29,7 +31,7 @@ use zeroize::Zeroizing;
 
 use crate::backend::SealedRecord;
 use crate::domain::Pattern;
-use crate::observe::Events;
+use crate::observe::{Events, Metrics};
 use crate::pki::validate::Fault;
 use crate::registry::{Certificate, Registry};
 
@@ -102,6 +104,12 @@ pub enum ControlError {
     /// The project is blocked.
     #[error("the project is blocked; uploads are not taken")]
     Blocked,
+    /// A certificate was tried out and not put in force.
+    #[error("{0}")]
+    Unproven(Box<Refused>),
+    /// Too much of this kind is under way; the same may be tried again.
+    #[error("{0}")]
+    Busy(String),
     /// The private key could not be encrypted.
     #[error("the private key could not be encrypted; nothing was changed")]
     Encrypting,
@@ -138,6 +146,9 @@ struct Inner {
     unloaded: Vec<String>,
     /// What happened, for whoever listens.
     events: Arc<Events>,
+    /// What is being tried out before it is put in force.
+    staging: stage::Staging,
+    metrics: Arc<Metrics>,
 }
 
 /// What [`Control::load`] found.

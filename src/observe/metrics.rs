@@ -14,6 +14,7 @@
 //! | --- | --- | --- |
 //! | `egret_requests_total` | `side`: `origin`, `egret`; `class`: `1xx` to `5xx`, `other`; `code` | requests answered, by who answered; `code` is the failure code where egret did (product section 7), else empty |
 //! | `egret_upstream_handshakes_total` | `result`: `full`, `resumed`, `failed` | TLS handshakes with origins |
+//! | `egret_certificate_probes_total` | `result`: `accepted`, `refused` | certificates tried out before they were put in force |
 //! | `egret_upstream_idle_connections` | | of `egret_upstream_connections`, those that wait for a request |
 //! | `egret_upstream_waiting_requests` | | requests that wait for a connection |
 //! | `egret_certificates` | `state`: `valid`, `expired`, `not_yet_valid` | certificates by their dates |
@@ -34,7 +35,10 @@ use super::export::{Family, Kind};
 use crate::domain::Code;
 
 /// Help of the families of which the table has several lines.
-const FAMILIES: &[(&str, &str)] = &[("upstream_handshakes", "TLS handshakes with origins, by how they ended")];
+const FAMILIES: &[(&str, &str)] = &[
+    ("upstream_handshakes", "TLS handshakes with origins, by how they ended"),
+    ("certificate_probes", "Certificates tried out at an origin before they were put in force, by how that ended"),
+];
 
 /// One line of the table.
 struct Line {
@@ -250,6 +254,12 @@ table! {
     asked;
     /// The project-wide certificate was shown to a host for the first time.
     first_disclosures;
+    /// Certificates that an origin took when they were tried out (`?stage=probe`).
+    probes_accepted => certificate_probes { result = "accepted" };
+    /// Certificates that were tried out and not taken, or for which nothing was proven.
+    probes_refused => certificate_probes { result = "refused" };
+    /// Uploads turned away because `limits.max_pending` certificates were being tried out.
+    probes_full;
     /// Access-log lines dropped because the sink did not keep up.
     access_log_dropped;
     /// Management requests.

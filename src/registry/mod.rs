@@ -9,6 +9,7 @@ mod foresight;
 mod lifting;
 mod project;
 mod snapshot;
+mod staging;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -30,6 +31,7 @@ pub use project::{Project, Retired};
 pub use snapshot::{
     Binding, Certificate, RecordName, Selection, Snapshot, SnapshotEdit, Target, UNREADABLE_ID, Unavailable,
 };
+pub use staging::{NOT_ASKED, Probing, Proof, ProofFuture, Trial, Unproven};
 pub use tokens::{Token, TokenScope, TokenSource};
 pub use trace::{Outcome, Place, Step};
 

@@ -12,10 +12,14 @@ Examples:
   egret certs upload --cert client.crt --key client.key --ca ca.crt --origin https://api.example.com
   egret certs upload --cert client.pem --ca ca.crt --origin 'https://*.example.com'      certificate and key in one file
   egret certs upload --cert client.crt --key client.key --ca ca.crt                      for every origin that asks
+  egret certs upload --p12 new.p12 --origin https://api.example.com --probe     only if the origin takes it
   pass show client.key | egret certs upload --cert client.crt --key - --ca ca.crt
 
 What it reads: PEM or DER for each file; keys as PKCS#8, PKCS#1 or SEC1, encrypted ones as PKCS#8 (BEGIN ENCRYPTED
 PRIVATE KEY); PKCS#12 (.p12, .pfx) of OpenSSL, Java, Windows and browsers, with modern or legacy encryption.
+
+With --probe the certificate is tried out before it is put in force: a real handshake with the origin and one request.
+Unless the origin takes it nothing changes, and what it said is printed; exit code 1.
 
 Everything is decrypted and converted on this machine. The passphrase is asked for on the terminal, or taken from
 --passphrase-file, --passphrase-env or the environment variable EGRET_PASSPHRASE; it is sent to no one.";
@@ -108,6 +112,16 @@ pub struct UploadArgs {
     /// Do not check chain, dates and usage; the certificate is then sent even when expired
     #[arg(long)]
     pub skip_validation: bool,
+    /// Try it out at the origin first, and put it in force only if the origin takes it. Name the origin where --origin
+    /// names none or several: --probe=https://api.example.com
+    #[arg(long, value_name = "ORIGIN", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub probe: Option<String>,
+    /// The path that --probe asks for [default: /]
+    #[arg(long, value_name = "PATH", requires = "probe")]
+    pub probe_path: Option<String>,
+    /// The method of that request: GET, HEAD or OPTIONS [default: GET]
+    #[arg(long, value_name = "METHOD", requires = "probe")]
+    pub probe_method: Option<String>,
     /// Whose.
     #[command(flatten)]
     pub project: ProjectArgs,
