@@ -58,6 +58,14 @@ impl Authority {
         self.client_with(name, &KeyPair::generate().expect("P-256"))
     }
 
+    /// A client certificate that expired an hour ago.
+    pub(crate) fn expired(&self, name: &str) -> Pair {
+        let key = KeyPair::generate().expect("P-256");
+        let now = OffsetDateTime::now_utc();
+        let dates = (now - Duration::days(2), now - Duration::hours(1));
+        self.issue_for(dates, name, &[], Vec::new(), ExtendedKeyUsagePurpose::ClientAuth, &key)
+    }
+
     /// A client certificate for a given key.
     pub(crate) fn client_with(&self, name: &str, key: &KeyPair) -> Pair {
         self.pair(name, &[], ExtendedKeyUsagePurpose::ClientAuth, key)
@@ -82,13 +90,25 @@ impl Authority {
         usage: ExtendedKeyUsagePurpose,
         key: &KeyPair,
     ) -> Pair {
+        let now = OffsetDateTime::now_utc();
+        self.issue_for((now - Duration::hours(1), now + Duration::days(60)), name, names, uris, usage, key)
+    }
+
+    fn issue_for(
+        &self,
+        dates: (OffsetDateTime, OffsetDateTime),
+        name: &str,
+        names: &[&str],
+        uris: Vec<SanType>,
+        usage: ExtendedKeyUsagePurpose,
+        key: &KeyPair,
+    ) -> Pair {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names of tests are valid");
         params.subject_alt_names.extend(uris);
         params.distinguished_name = common_name(name);
         params.serial_number = Some(SerialNumber::from_slice(&serial()));
-        params.not_before = OffsetDateTime::now_utc() - Duration::hours(1);
-        params.not_after = OffsetDateTime::now_utc() + Duration::days(60);
+        (params.not_before, params.not_after) = dates;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;
