@@ -24,6 +24,7 @@ fn snapshot(bindings: usize) -> Snapshot {
             source: Source::Api,
             since: time::OffsetDateTime::UNIX_EPOCH,
             lift: true,
+            previous: None,
         });
     }
     edit.finish()
@@ -60,6 +61,7 @@ fn change(c: &mut Criterion) {
                     source: Source::Api,
                     since: time::OffsetDateTime::UNIX_EPOCH,
                     lift: true,
+                    previous: None,
                 });
                 edit.finish()
             });

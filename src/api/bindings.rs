@@ -12,11 +12,11 @@ use super::Management;
 use super::auth::{Caller, Need};
 use super::body;
 use super::fields::Fields;
-use super::openapi::{OriginQuery, ProjectPath, TeamQuery};
+use super::openapi::{DrainQuery, OriginQuery, ProjectPath, TeamQuery};
 use super::problem::{Answer, ErrorBody, Problem};
 use super::request::{Query, Segments};
 use crate::control::{Control, Pending};
-use crate::domain::time::rfc3339;
+use crate::domain::time::{now, rfc3339};
 use crate::domain::{CertificateId, Pattern, ProjectId, Source};
 use crate::registry::Binding;
 
@@ -94,6 +94,10 @@ struct ListedBinding {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     file: Option<String>,
+    /// Until when it can be rolled back to the certificate before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
+    rollback_until: Option<String>,
 }
 
 /// What is to be presented where. Only documented here: [`read_binding`] reads it.
@@ -138,6 +142,19 @@ pub(super) struct Unbound {
     origin: String,
 }
 
+/// What a rollback answers.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = BindingRolledBack)]
+pub(super) struct RolledBack {
+    /// The pattern.
+    #[schema(pattern = r"^(\*|https://.+)$", example = "https://api.example.com")]
+    origin: String,
+    /// The certificate that is in force there now.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "cert_0123456789abcdef0123456789abcdef")]
+    cert_id: String,
+}
+
 impl ListedBinding {
     fn of(binding: &Binding) -> Self {
         Self {
@@ -147,6 +164,7 @@ impl ListedBinding {
             lift: binding.lift,
             since: rfc3339(binding.since),
             file: file_of(&binding.source),
+            rollback_until: binding.previous.as_ref().filter(|p| p.until > now()).map(|p| rfc3339(p.until)),
         }
     }
 }
@@ -239,6 +257,33 @@ pub(super) async fn remove(
     let origin = pattern.to_string();
     management.control.unbind(&project, &pattern).await?;
     Ok(Json(Unbound { origin }))
+}
+
+/// Roll a binding back to the certificate before
+///
+/// One step: a replaced certificate is kept for `limits.rollback_window`. It is put back in force as any other
+/// replacement is, under its old id; the newer one is gone then.
+#[utoipa::path(
+    post, path = "/v1/projects/{idOrName}/bindings/rollback", operation_id = "rollbackBinding", tag = "egret",
+    params(ProjectPath, OriginQuery, TeamQuery, DrainQuery),
+    responses(
+        (status = 200, description = "The certificate before is in force again.", body = RolledBack),
+        (status = 403, description = "The token does not allow it, or a configuration file declares this place.", body = ErrorBody),
+        (status = 404, description = "No such project or binding, or no certificate to go back to.", body = ErrorBody),
+        (status = 409, description = "The project is being transferred.", body = ErrorBody),
+        (status = 500, description = "It could not be stored; nothing was changed.", body = ErrorBody),
+    )
+)]
+pub(super) async fn roll_back(
+    State(management): State<Arc<Management>>,
+    caller: Caller,
+    Segments(id_or_name): Segments<String>,
+    query: Query,
+) -> Answer<RolledBack> {
+    let project = caller.project(&management.registry, &id_or_name, &query, Need::Write)?;
+    let (pattern, drain) = (query.origin()?, query.drain()?);
+    let certificate = management.control.roll_back(&project, &pattern, drain).await?;
+    Ok(Json(RolledBack { origin: pattern.to_string(), cert_id: certificate.info.id.to_string() }))
 }
 
 /// What a binding is to be.

@@ -44,6 +44,10 @@ pub(super) struct Details {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     deadline: Option<String>,
+    /// Until when it is kept to go back to (`POST …/bindings/rollback`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
+    rollback_until: Option<String>,
     /// Open upstream connections.
     #[schema(minimum = 0)]
     connections: usize,
@@ -60,6 +64,8 @@ enum Status {
     Active,
     /// It was replaced or deleted, and connections of it are finishing.
     Draining,
+    /// It was replaced and nothing of it runs any more; it is kept for a while to go back to.
+    Superseded,
     /// It is bound but cannot be loaded.
     Unavailable,
 }
@@ -169,12 +175,17 @@ pub(super) async fn details(
     query: Query,
 ) -> Answer<Details> {
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Read)?;
-    let details = CertificateId::parse(&certificate).and_then(|id| find(&project, &id, now()));
+    let find = |id: CertificateId| {
+        let kept = management.control.kept_for(&project, &id);
+        find(&project, &id, kept.as_deref(), now())
+    };
+    let details = CertificateId::parse(&certificate).and_then(find);
     details.map(Json).ok_or_else(|| Problem::not_found("certificate"))
 }
 
-/// Active first, then what could not be loaded, then what is on its way out.
-fn find(project: &Project, id: &CertificateId, now: OffsetDateTime) -> Option<Details> {
+/// Active first, then what could not be loaded, then what is on its way out, then what is only kept: `kept` is the
+/// binding that can go back to it.
+fn find(project: &Project, id: &CertificateId, kept: Option<&Binding>, now: OffsetDateTime) -> Option<Details> {
     let snapshot = project.snapshot();
     let all = project.retired();
     let bindings: Vec<Arc<Binding>> = {
@@ -191,6 +202,7 @@ fn find(project: &Project, id: &CertificateId, now: OffsetDateTime) -> Option<De
         facts: None,
         superseded_by: None,
         deadline: None,
+        rollback_until: kept.and_then(|b| b.previous.as_ref()).map(|previous| rfc3339(previous.until)),
         connections: 0,
         retired: retired(),
     };
@@ -206,7 +218,15 @@ fn find(project: &Project, id: &CertificateId, now: OffsetDateTime) -> Option<De
     if why.is_some() {
         return Some(Details { status: Status::Unavailable, reason: why, ..details });
     }
-    let own = all.iter().find(|r| r.id == *id)?;
+    let Some(own) = all.iter().find(|r| r.id == *id) else {
+        let previous = kept?.previous.as_ref()?;
+        return Some(Details {
+            status: Status::Superseded,
+            facts: Some(Facts::of(&previous.certificate.info, now)),
+            superseded_by: kept?.target.certificate_id().map(CertificateId::to_string),
+            ..details
+        });
+    };
     Some(Details {
         status: Status::Draining,
         facts: Some(Facts::of(&own.info, now)),

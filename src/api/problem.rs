@@ -172,6 +172,7 @@ impl From<ControlError> for Problem {
             ControlError::Busy(_) => Self::unavailable(text),
             ControlError::Declared(..) => Self::forbidden(text),
             ControlError::NotFound(what) => Self::not_found(what),
+            ControlError::NoneKept => Self::new(StatusCode::NOT_FOUND, "not_found", text),
             ControlError::Revoked => Self::unauthorized(text),
             ControlError::Exists(_) | ControlError::Transferring => Self::new(StatusCode::CONFLICT, "conflict", text),
             ControlError::Blocked => Self::new(StatusCode::PAYMENT_REQUIRED, "payment_required", text),
@@ -243,6 +244,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn tells_programs_why_a_certificate_that_was_tried_out_is_not_in_force() {
+        let why = Unproven {
+            code: "mtls.rejected_unknown_ca",
+            detail: "it does not know the CA".to_owned(),
+            fix: Some("upload another".to_owned()),
+            alert: Some(48),
+            asked_for: Some(vec!["CN=a".to_owned(), "CN=b".to_owned()]),
+        };
+        let refused = Refused { origin: crate::domain::Origin::parse("https://a.test").unwrap(), why };
+        let (status, _, body) = parts(ControlError::Unproven(Box::new(refused)).into()).await;
+        assert_eq!((status.as_u16(), &body["error"]["code"]), (400, &serde_json::json!("bad_request")));
+        assert_eq!(
+            body["error"]["message"],
+            "the certificate was tried out and not put in force: mtls.rejected_unknown_ca: it does not know the CA; \
+             TLS alert 48; it names as CAs: CN=a | CN=b; what was in force stays in force; upload another"
+        );
+        assert_eq!(
+            body["error"]["probe"],
+            serde_json::json!({
+                "code": "mtls.rejected_unknown_ca", "origin": "https://a.test", "detail": "it does not know the CA",
+                "alert": 48, "askedFor": ["CN=a", "CN=b"], "fix": "upload another",
+            })
+        );
+    }
+
+    #[tokio::test]
     async fn maps_what_the_control_floor_says() {
         let fault = |field| Fault { field, what: "what".to_owned(), remedy: "remedy".to_owned() };
         for (error, status, code, message) in [
@@ -260,6 +287,8 @@ mod tests {
                 "https://a.test is declared in egret.toml; change it there",
             ),
             (ControlError::NotFound("certificate"), 404, "not_found", "certificate not found"),
+            (ControlError::NoneKept, 404, "not_found", &ControlError::NoneKept.to_string()),
+            (ControlError::Busy("later".to_owned()), 503, "service_unavailable", "later"),
             (ControlError::Exists("it exists".to_owned()), 409, "conflict", "it exists"),
             (ControlError::Transferring, 409, "conflict", &ControlError::Transferring.to_string()),
             (ControlError::Blocked, 402, "payment_required", &ControlError::Blocked.to_string()),

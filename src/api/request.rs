@@ -84,10 +84,14 @@ impl Query {
     pub(super) fn probe(&self) -> Result<Option<Probe>, Problem> {
         let refused = |what: &str| Err(Problem::bad_request(what));
         match self.stage.as_deref() {
-            None if self.probe.is_none() && self.probe_path.is_none() && self.probe_method.is_none() => return Ok(None),
+            None if self.probe.is_none() && self.probe_path.is_none() && self.probe_method.is_none() => {
+                return Ok(None);
+            }
             None => return refused("probe, probePath and probeMethod go with stage=probe; add it, or leave them out"),
             Some("probe") => {}
-            Some(_) => return refused("stage: only probe can be asked for; leave it out to put the upload in force at once"),
+            Some(_) => {
+                return refused("stage: only probe can be asked for; leave it out to put the upload in force at once");
+            }
         }
         let origin = match self.probe.as_deref().map(Origin::parse) {
             None => None,
@@ -106,7 +110,9 @@ impl Query {
             Ok(path) if plain && !self.probe_path.as_deref().is_some_and(|p| p.contains('#')) => {
                 Ok(Some(Probe { origin, method, path }))
             }
-            _ => refused("probePath: takes a path, with or without a query, of at most 2048 characters; begin it with a slash"),
+            _ => refused(
+                "probePath: takes a path, with or without a query, of at most 2048 characters; begin it with a slash",
+            ),
         }
     }
 

@@ -163,8 +163,10 @@ pub(super) async fn upload(
         return Ok(Json(Uploaded::of(&uploaded, None)));
     };
     let origin = trial_origin(&project.load(), &upload.pattern, origin)?;
-    let Promoted { uploaded, origin, proof } =
-        management.control.stage(&project, upload, drain, Trial { origin, method, path }).await?;
+    let Promoted { uploaded, origin, proof } = management
+        .control
+        .stage(&project, upload, drain, Trial { origin, method, path }, Some(caller.token().clone()))
+        .await?;
     let probed = Probed {
         origin: origin.to_string(),
         status: proof.status,

@@ -166,6 +166,7 @@ pub async fn build(settings: Settings) -> anyhow::Result<Bound> {
             via.clone(),
             limits,
         ));
+        forwarder.fall_back_by(control.clone());
         let proxy = Proxy::new(Parts {
             registry: registry.clone(),
             forwarder,

@@ -35,6 +35,10 @@ fn described(status: &Value) -> String {
         head.push(fact("reload", format!("{}: {}", text(&reload["state"]), text(&reload["error"]))));
     }
     head.extend(list("unloaded").iter().map(|missing| fact("not loaded", text(missing))));
+    head.extend(list("pending").iter().map(|pending| {
+        let [origin, probe] = ["origin", "probe"].map(|key| text(&pending[key]));
+        fact("pending", format!("{} for {origin}, tried out at {probe}", text(&pending["certId"])))
+    }));
     head.extend(list("certificates").is_empty().then(|| fact("certificates", "none".to_owned())));
     let quarantined = status.pointer("/store/quarantined").and_then(Value::as_array).cloned().unwrap_or_default();
     head.extend(quarantined.iter().map(|record| fact("quarantined", text(record))));
@@ -79,6 +83,7 @@ mod tests {
                 {"id": "cert_a", "project": "prj_1", "origin": "https://a.test", "notAfter": "2026", "daysLeft": -1},
             ],
             "reload": {"state": "ok", "error": null}, "unloaded": ["x.crt cannot be read"],
+            "pending": [{"origin": "https://*.b.test", "certId": "cert_c", "probe": "https://x.b.test"}],
         });
         let expected = "\
 egret       0.1.0, unready
@@ -87,6 +92,7 @@ listener    127.0.0.1:8080 (dev, forward)
 listener    unix:/s (safe, sidecar, TLS)
 projects    pay
 not loaded  x.crt cannot be read
+pending     cert_c for https://*.b.test, tried out at https://x.b.test
 
 DAYS LEFT  NOT AFTER  PROJECT  ORIGIN          ID
 -1         2026       pay      https://a.test  cert_a

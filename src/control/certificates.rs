@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::apply::{Facts, retire};
 use super::records::{BindingRecord, CertificateRecord};
+use super::rollback::LetGo;
 use super::stage::Slot;
 use super::store::Write;
 use super::{Control, ControlError, Drain, Inner, Upload, Uploaded};
@@ -144,7 +145,7 @@ impl Inner {
         let snapshot = project.snapshot();
         takes_uploads(&snapshot)?;
         not_declared(&snapshot, &pattern)?;
-        if tried.is_some_and(|slot| slot != Slot::of(&snapshot, &pattern)) {
+        if tried.as_ref().is_some_and(|slot| *slot != Slot::of(&snapshot, &pattern)) {
             let what = "the origin took the certificate, but its place was changed meanwhile, and what was put there last \
                         stays in force; look at what it is, and upload again if this one is still wanted";
             return Err(ControlError::Field { field: "stage", what: what.to_owned() });
@@ -156,12 +157,11 @@ impl Inner {
         {
             return Ok(Uploaded { updated: true, pattern, certificate: same.clone() });
         }
-        let displaced = existing.as_ref().and_then(|b| b.target.certificate_id()).filter(|id| {
-            // Declared ones stay with their file; one that a shadowed binding names comes back with it.
-            snapshot.bindings_of(id).len() == 1
-                && snapshot.certificate(id).is_none_or(|c| c.info.source == Source::Api)
-                && self.shadowed_by(project, id).is_empty()
-        });
+        let displaced = self.displaced(project, &snapshot, existing.as_deref());
+        let previous = self.keep(&snapshot, existing.as_deref(), drain, (displaced.is_some(), tried.is_some()));
+        // One that is not kept here, and is in force nowhere any more, is kept nowhere.
+        let ended: Vec<_> = displaced.iter().filter(|_| previous.is_none()).collect();
+        let mut let_go = self.let_go(project, &snapshot, std::slice::from_ref(&pattern), &ended);
 
         let record = CertificateRecord {
             cert: String::clone(&cert),
@@ -173,26 +173,24 @@ impl Inner {
         };
         // A certificate that is renewed changes nothing else of its binding.
         let lift = existing.as_ref().is_none_or(|b| b.lift);
-        let binding = BindingRecord { pattern: pattern.clone(), certificate: Some(id.clone()), since: now, lift };
+        let target = Target::Certificate(certificate.clone());
+        let binding = Binding { pattern: pattern.clone(), target, source: Source::Api, since: now, lift, previous };
         let mut writes = vec![
             Write::Put(self.store.certificate_key(project.id(), &id), record.to_bytes()),
-            Write::Put(self.store.binding_key(project.id(), &pattern), binding.to_bytes()),
+            Write::Put(self.store.binding_key(project.id(), &pattern), BindingRecord::of(&binding).to_bytes()),
         ];
         drop(record);
+        writes.append(&mut let_go.writes);
         writes.extend(self.store.project_record(snapshot.info()));
-        writes.extend(displaced.map(|old| Write::Delete(self.store.certificate_key(project.id(), old))));
+        writes.extend(ended.iter().map(|old| Write::Delete(self.store.certificate_key(project.id(), old))));
         self.store.write(writes).await?;
 
         let mut edit = snapshot.edit();
         edit.put_certificate(certificate.clone());
-        edit.bind(Binding {
-            pattern: pattern.clone(),
-            target: Target::Certificate(certificate.clone()),
-            source: Source::Api,
-            since: now,
-            lift,
-        });
-        let old = displaced.and_then(|old| edit.remove_certificate(old));
+        let_go.apply(&self.keeping, project.id(), &mut edit);
+        self.keeping.note(project.id(), &binding);
+        edit.bind(binding);
+        let old = displaced.and_then(|old| edit.remove_certificate(&old));
         project.publish(edit.finish());
         if let Some(old) = old {
             retire(project, &old, Some(&id), drain, self.replace_grace);
@@ -217,7 +215,9 @@ impl Inner {
         let certificate = snapshot.certificate(id);
         let bindings = snapshot.bindings_of(id);
         let key = self.store.certificate_key(project.id(), id);
-        if certificate.is_none() && bindings.is_empty() && self.store.version(&key).is_none() {
+        // What is only kept to go back to is no certificate of the project.
+        let unknown = || self.store.version(&key).is_none() || self.keeping.keeps(project.id(), id);
+        if certificate.is_none() && bindings.is_empty() && unknown() {
             return Err(ControlError::NotFound("certificate"));
         }
         let sources = certificate.iter().map(|c| &c.info.source).chain(bindings.iter().map(|b| &b.source));
@@ -226,13 +226,16 @@ impl Inner {
         }
         let shadowed = self.shadowed_by(project, id);
         let patterns: Vec<_> = bindings.iter().map(|b| b.pattern.clone()).collect();
-        let mut writes = vec![Write::Delete(key)];
+        let mut let_go = self.let_go(project, &snapshot, &patterns, &[id]);
+        let mut writes = std::mem::take(&mut let_go.writes);
+        writes.push(Write::Delete(key));
         let gone = patterns.iter().chain(&shadowed);
         writes.extend(gone.map(|pattern| Write::Delete(self.store.binding_key(project.id(), pattern))));
         self.store.write(writes).await?;
 
         self.unshadow(project, &shadowed);
         let mut edit = snapshot.edit();
+        let_go.apply(&self.keeping, project.id(), &mut edit);
         for pattern in &patterns {
             edit.unbind(pattern);
         }
@@ -270,14 +273,21 @@ impl Inner {
             return Ok(true);
         }
         let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
-        let record = BindingRecord { pattern: pattern.clone(), certificate: certificate.clone(), since: now, lift };
+        let previous = existing.as_ref().filter(|_| same).and_then(|b| b.previous.clone());
+        let binding = Binding { pattern: pattern.clone(), target, source: Source::Api, since: now, lift, previous };
+        let mut let_go = match same {
+            true => LetGo::default(),
+            false => self.let_go(project, &snapshot, std::slice::from_ref(&pattern), &[]),
+        };
+        let mut writes = std::mem::take(&mut let_go.writes);
         let key = self.store.binding_key(project.id(), &pattern);
-        let mut writes = vec![Write::Put(key, record.to_bytes())];
+        writes.push(Write::Put(key, BindingRecord::of(&binding).to_bytes()));
         writes.extend(self.store.project_record(snapshot.info()));
         self.store.write(writes).await?;
 
         let mut edit = snapshot.edit();
-        edit.bind(Binding { pattern: pattern.clone(), target, source: Source::Api, since: now, lift });
+        let_go.apply(&self.keeping, project.id(), &mut edit);
+        edit.bind(binding);
         let loose = existing.filter(|_| !same).and_then(|b| self.loosen(&snapshot, &b, &mut edit));
         project.publish(edit.finish());
         if let Some(old) = loose {
@@ -296,9 +306,13 @@ impl Inner {
         if existing.is_none() && !snapshot.is_quarantined(pattern) {
             return Err(ControlError::NotFound("binding"));
         }
-        self.store.write(vec![Write::Delete(self.store.binding_key(project.id(), pattern))]).await?;
+        let mut let_go = self.let_go(project, &snapshot, std::slice::from_ref(pattern), &[]);
+        let mut writes = std::mem::take(&mut let_go.writes);
+        writes.push(Write::Delete(self.store.binding_key(project.id(), pattern)));
+        self.store.write(writes).await?;
 
         let mut edit = snapshot.edit();
+        let_go.apply(&self.keeping, project.id(), &mut edit);
         edit.unbind(pattern);
         let loose = existing.and_then(|b| self.loosen(&snapshot, &b, &mut edit));
         project.publish(edit.finish());
@@ -323,6 +337,21 @@ impl Inner {
         }
         edit.put_certificate(self.maker.afresh(certificate));
         Some(certificate.clone())
+    }
+
+    /// The certificate that ends when `existing` makes way for another: no other binding names it.
+    pub(super) fn displaced(
+        &self,
+        project: &Project,
+        snapshot: &Snapshot,
+        existing: Option<&Binding>,
+    ) -> Option<CertificateId> {
+        let id = existing?.target.certificate_id()?;
+        // Declared ones stay with their file; one that a shadowed binding names comes back with it.
+        let ends = snapshot.bindings_of(id).len() == 1
+            && snapshot.certificate(id).is_none_or(|c| c.info.source == Source::Api)
+            && self.shadowed_by(project, id).is_empty();
+        ends.then(|| id.clone())
     }
 
     /// Patterns whose stored binding to this certificate stands behind a declared one.

@@ -10,19 +10,22 @@ use zeroize::Zeroizing;
 use super::apply::{Facts, Maker};
 use super::declared::{self, Declared};
 use super::projects::{DEFAULT, same_team};
-use super::records::{BindingRecord, CertificateRecord, ProjectRecord, token_of};
+use super::records::{BindingRecord, CertificateRecord, PreviousRecord, ProjectRecord, token_of};
+use super::rollback::Keeping;
 use super::stage::Staging;
 use super::store::{Store, Write};
 use super::{Control, Inner};
 use crate::backend::{Backend, RecordKey, RecordKind, SealedRecord};
 use crate::config::Settings;
-use crate::domain::{CertificateId, Pattern, ProjectId, ProjectInfo, Source, time as clock};
+use crate::domain::{CertificateId, Pattern, ProjectId, ProjectInfo, Rollback, Source, time as clock};
 use crate::identity::TlsFactory;
 use crate::observe::{Events, Metrics};
 use crate::pki::anchors::SharedAnchors;
 use crate::pki::seal::{SealError, Sealer};
 use crate::pki::validate::{Material, validate};
-use crate::registry::{Binding, Certificate, Project, Registry, Snapshot, SnapshotEdit, Target, Token, Unavailable};
+use crate::registry::{
+    Binding, Certificate, Previous, Project, Registry, Snapshot, SnapshotEdit, Target, Token, Unavailable,
+};
 
 /// The opened records of one home, by kind.
 #[derive(Default)]
@@ -74,6 +77,7 @@ impl Control {
 
         let file = settings.config_file.clone().unwrap_or_else(|| PathBuf::from("the configuration file"));
         let maker = Maker::new(factory, anchors);
+        let keeping = Keeping::new(settings.limits.rollback_window);
         let mut shadowed = Shadowed::new();
         let mut unloaded = Vec::new();
         for (info, mut records) in projects(settings, &store, homes) {
@@ -85,7 +89,9 @@ impl Control {
             let bindings: Vec<_> = own.into_iter().map(|d| declare(&maker, &info, &file, d, &mut unloaded)).collect();
             let known = certificates(&store, &maker, &info, &mut records, &bindings);
             stored_bindings(&store, &info, records, &known, &mut edit);
-            for certificate in known.into_values() {
+            // What is only kept to go back to is no certificate of the project.
+            let kept = keeping.learn(&id, &edit);
+            for certificate in known.into_values().filter(|certificate| !kept.contains(&certificate.info.id)) {
                 edit.put_certificate(certificate);
             }
             for binding in bindings {
@@ -118,6 +124,7 @@ impl Control {
             shadowed: Mutex::new(shadowed),
             unloaded,
             events: Arc::new(Events::new(settings.limits.max_events)),
+            keeping,
             staging: Staging::new(settings.limits.max_pending, settings.limits.probe_timeout),
             metrics,
         };
@@ -361,8 +368,9 @@ pub(super) fn stored_bindings(
         match parsed {
             Ok(record) => {
                 let target = target(record.certificate, known, &records.lost);
-                let BindingRecord { pattern, since, lift, .. } = record;
-                edit.bind(Binding { pattern, target, source: Source::Api, since, lift });
+                let BindingRecord { pattern, since, lift, previous, .. } = record;
+                let previous = previous.and_then(|record| previous_of(record, info, known));
+                edit.bind(Binding { pattern, target, source: Source::Api, since, lift, previous });
             }
             Err(why) => {
                 quarantined.insert(key.id.clone());
@@ -372,6 +380,14 @@ pub(super) fn stored_bindings(
         }
     }
     edit.quarantine(quarantined, store.record_name());
+}
+
+/// What a binding can go back to; what has ended meanwhile is let go of by the first sweep.
+fn previous_of(record: PreviousRecord, info: &ProjectInfo, known: &Known) -> Option<Arc<Previous>> {
+    let PreviousRecord { certificate, until, alone, automatic } = record;
+    let certificate = known.get(&certificate)?.clone();
+    let until = if info.rollback == Rollback::Off { time::OffsetDateTime::UNIX_EPOCH } else { until };
+    Some(Arc::new(Previous { certificate, until, alone, automatic }))
 }
 
 fn target(id: Option<CertificateId>, known: &Known, lost: &HashMap<CertificateId, String>) -> Target {
@@ -407,5 +423,5 @@ fn declare(maker: &Maker, info: &ProjectInfo, file: &Path, declared: Declared, u
             Target::Unavailable(Unavailable { id, why })
         }
     };
-    Binding { pattern: settings.pattern, target, source, since: now, lift: settings.lift }
+    Binding { pattern: settings.pattern, target, source, since: now, lift: settings.lift, previous: None }
 }

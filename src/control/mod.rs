@@ -14,6 +14,7 @@ mod outline;
 mod projects;
 mod records;
 pub mod rekey;
+mod rollback;
 mod stage;
 mod store;
 #[cfg(test)]
@@ -92,6 +93,11 @@ pub enum ControlError {
     /// No such certificate, binding or project.
     #[error("{0} not found")]
     NotFound(&'static str),
+    /// The binding has no certificate that it could go back to.
+    #[error(
+        "there is no certificate to go back to: after an upload the one before is kept for limits.rollback_window, but not with drain=now, rollback = \"off\", or once it has expired"
+    )]
+    NoneKept,
     /// Something is in the way: a project of this name, id, account or zone, a token of this name, a full house.
     #[error("{0}")]
     Exists(String),
@@ -146,6 +152,8 @@ struct Inner {
     unloaded: Vec<String>,
     /// What happened, for whoever listens.
     events: Arc<Events>,
+    /// What replaced certificates are kept.
+    keeping: rollback::Keeping,
     /// What is being tried out before it is put in force.
     staging: stage::Staging,
     metrics: Arc<Metrics>,

@@ -107,7 +107,14 @@ fn declare(
         Err(why) => format!("{}: {why}", declared.cert.display()),
     };
     let target = Target::Unavailable(Unavailable { id, why });
-    Binding { pattern: declared.pattern.clone(), target, source, since: clock::now(), lift: declared.lift }
+    Binding {
+        pattern: declared.pattern.clone(),
+        target,
+        source,
+        since: clock::now(),
+        lift: declared.lift,
+        previous: None,
+    }
 }
 
 fn text(path: &Path) -> Result<String, String> {

@@ -112,6 +112,7 @@ impl Inner {
         self.registry.remove(project.id());
         self.put_tokens(bereft);
         self.store.unsettle(project.id());
+        self.keeping.forget_project(project.id());
         self.shadowed.lock().expect("nothing panics while holding it").remove(project.id());
         for certificate in snapshot.certificates() {
             certificate.objects().for_each(|tls| end(tls, Drain::Grace, self.delete_grace));

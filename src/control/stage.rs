@@ -15,7 +15,7 @@ use super::certificates::{not_declared, takes_uploads, validated, whole};
 use super::{Control, ControlError, Drain, Inner, Upload, Uploaded};
 use crate::domain::{CertificateId, CertificateInfo, Code, Origin, Pattern, PortRule, ProjectId, time as clock};
 use crate::observe::{Event, EventKind};
-use crate::registry::{Certificate, Probing, Project, Proof, Snapshot, Trial, Unproven};
+use crate::registry::{Certificate, Probing, Project, Proof, Snapshot, Token, Trial, Unproven};
 
 /// A certificate that is being tried out.
 #[derive(Debug, Clone)]
@@ -138,22 +138,24 @@ impl Control {
     }
 
     /// Uploads a certificate, tries it out with `trial`, and only if the origin takes it does as [`Control::upload`]
-    /// does. Equal material is tried out, too, and then changes nothing. See [`trial_origin`] for where.
+    /// does. Equal material is tried out, too, and then changes nothing. See [`trial_origin`] for where. `by` is the token
+    /// of who asks for it, which has to be in force still when the origin has answered; `None`: nobody's.
     ///
     /// # Errors
-    /// As [`Control::upload`]; [`ControlError::Unproven`]; [`ControlError::Busy`]; a place that was changed while
-    /// the certificate was tried out.
+    /// As [`Control::upload`]; [`ControlError::Unproven`]; [`ControlError::Busy`]; [`ControlError::Revoked`]; a place
+    /// that was changed while the certificate was tried out.
     pub async fn stage(
         &self,
         project: &Arc<Project>,
         upload: Upload,
         drain: Drain,
         trial: Trial,
+        by: Option<Arc<Token>>,
     ) -> Result<Promoted, ControlError> {
         takes_uploads(&project.load())?;
         not_declared(&project.load(), &upload.pattern)?;
         let (inner, project) = (self.inner.clone(), project.clone());
-        whole(async move { inner.stage(&project, upload, drain, trial).await }).await
+        whole(async move { inner.stage(&project, upload, drain, trial, by).await }).await
     }
 }
 
@@ -192,6 +194,7 @@ impl Inner {
         upload: Upload,
         drain: Drain,
         trial: Trial,
+        by: Option<Arc<Token>>,
     ) -> Result<Promoted, ControlError> {
         let (upload, valid) = validated(upload).await?;
         let snapshot = project.snapshot();
@@ -220,6 +223,9 @@ impl Inner {
         match outcome {
             Ok(proof) => {
                 self.metrics.probes_accepted.add();
+                if by.is_some_and(|token| !self.registry.is_in_force(&token)) {
+                    return Err(ControlError::Revoked);
+                }
                 let uploaded = self.place(project, upload, promoted, drain, Some(slot)).await?;
                 Ok(Promoted { uploaded, origin: trial.origin, proof })
             }

@@ -2,6 +2,7 @@
 
 mod changes;
 mod projects;
+mod staging;
 mod start;
 mod support;
 mod tokens;

@@ -4,26 +4,29 @@
 //! the selection, then the identity's validity, and only then the pool. A request whose identity was
 //! retired between selection and checkout is selected again.
 
+mod fall_back;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, Uri};
+use http::{Request, Response, StatusCode};
 use moka::sync::Cache;
 use tokio::time::Instant;
 
 use super::caller::Pass;
 use super::error;
 use super::headers::{self, Via};
+use super::target::origin_form;
 use super::websocket::{Ask, Bridges};
 use crate::config::Limits;
 use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, Peer, ProjectId, Rule, Validity};
 use crate::identity::{Presented, UpstreamTls};
 use crate::observe::{AccessLog, Exchange, Metrics, RequestId};
 use crate::policy::EgressPolicy;
-use crate::registry::{Project, Selection, Target};
+use crate::registry::{Binding, FallBack, Project, Selection, Target};
 use crate::upstream::{
-    Destination, Ended, Failure, Lease, Refusal, Reply, ReplyBody, RequestBody, Upload, Upstreams, is_grpc,
+    Destination, Ended, Failure, Lease, Refusal, Reply, ReplyBody, RequestBody, Spared, Upload, Upstreams, is_grpc,
 };
 
 /// Selections that may be overtaken by a retirement before the request is given up.
@@ -77,6 +80,9 @@ pub struct Inbound {
     pub pass: Option<Arc<Pass>>,
 }
 
+/// See [`Forwarder::select`].
+type Selected = (Arc<UpstreamTls>, Option<Arc<Binding>>);
+
 /// The waist.
 pub struct Forwarder {
     upstreams: Arc<Upstreams>,
@@ -89,6 +95,8 @@ pub struct Forwarder {
     disclosed: Cache<(ProjectId, Origin), ()>,
     /// Set once, by the proxy that it belongs to.
     bridges: OnceLock<Bridges>,
+    /// Who puts back in force what was there before a promotion.
+    fall_back: OnceLock<Arc<dyn FallBack>>,
 }
 
 impl Forwarder {
@@ -111,6 +119,7 @@ impl Forwarder {
             download_idle: limits.download_idle_timeout,
             disclosed: Cache::new(MAX_DISCLOSURES),
             bridges: OnceLock::new(),
+            fall_back: OnceLock::new(),
         }
     }
 
@@ -201,8 +210,11 @@ impl Forwarder {
         record.upload = body.upload().cloned();
         let mut request = Request::from_parts(parts, body);
         for _ in 0..MAX_SELECTIONS {
-            let tls = self.select(inbound, to, record)?;
+            let (tls, promoted) = self.select(inbound, to, record)?;
             let project = inbound.project.id();
+            if promoted.is_some() {
+                request.extensions_mut().insert(Spared);
+            }
             let sent = match ask {
                 None => self.upstreams.send(project, &tls, to, request).await,
                 // Boxed: rare, and its state would lie in every exchange.
@@ -212,6 +224,15 @@ impl Forwarder {
                 Ok(reply) => return Ok(reply),
                 Err(Refusal::Retired(back)) => request = *back,
                 Err(Refusal::Failed(failure)) => return Err(failure),
+                Err(Refusal::Rejected(failure, back)) => {
+                    let fell_back = self.fell_back(inbound, to, promoted.as_deref(), &failure).await;
+                    request = match back {
+                        Some(back) if fell_back => *back,
+                        // Too large to have been kept; the next request finds the certificate before in force.
+                        _ => return Err(failure),
+                    };
+                    self.metrics.resent.add();
+                }
             }
         }
         Err(Failure::new(
@@ -220,21 +241,26 @@ impl Forwarder {
         ))
     }
 
-    /// What is presented to `to` right now, or why nothing may be sent.
-    fn select(&self, inbound: &Inbound, to: &Destination, record: &mut Record) -> Result<Arc<UpstreamTls>, Failure> {
+    /// What is presented to `to` right now, or why nothing may be sent; and the binding, if its certificate was promoted
+    /// and the one before is still kept.
+    fn select(&self, inbound: &Inbound, to: &Destination, record: &mut Record) -> Result<Selected, Failure> {
         let snapshot = inbound.project.load();
         if snapshot.is_removed() {
             return Err(Failure::new(Code::CallerForbidden, "the project was removed"));
         }
         let Destination::Tls(origin) = to else {
             // Another type than an origin: it cannot select anything.
-            return Ok(snapshot.anonymous().clone());
+            return Ok((snapshot.anonymous().clone(), None));
         };
         let selection = snapshot.select(origin);
         record.rule = Some(selection.rule);
         record.identity = selection.tls.identity().map(|i| i.info().clone());
         check_usable(&selection, snapshot.info().on_expiry, origin)?;
-        Ok(selection.tls)
+        let promoted = selection.binding.filter(|binding| {
+            // Hardly ever is there one, and then no clock is asked.
+            binding.previous.as_ref().is_some_and(|previous| previous.falls_back(domain::time::now()))
+        });
+        Ok((selection.tls, promoted))
     }
 
     fn answer(
@@ -376,20 +402,6 @@ pub(super) fn check_usable(selection: &Selection, on_expiry: OnExpiry, origin: &
     .fix(fix()))
 }
 
-/// `/path?query`, from whatever form the target came in (RFC 9112 section 3.2.1).
-fn origin_form(uri: Uri) -> Result<Uri, Failure> {
-    if uri.authority().is_none() && uri.scheme().is_none() {
-        return Ok(uri);
-    }
-    let path = uri.into_parts().path_and_query.filter(|p| !p.as_str().is_empty());
-    let Some(path) = path else { return Ok(Uri::from_static("/")) };
-    if path.as_str().starts_with('/') || path.as_str() == "*" {
-        return Ok(Uri::from(path));
-    }
-    // `http://host?query`: an absolute form with an empty path, printed with the slash that it lacks.
-    path.to_string().parse().map_err(|_| Failure::new(Code::RequestMalformed, "the request target is not a valid URI"))
-}
-
 /// What is gathered on the way, for the log line and the failure's facts.
 struct Record {
     id: RequestId,
@@ -475,25 +487,6 @@ impl Ended for Finish {
         }
         if let Some((access, record, status)) = log {
             access.write(&record.line(status, None, complete, bytes));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn takes_scheme_and_authority_off_a_target() {
-        for (from, to) in [
-            ("http://a.test/x?y=1", "/x?y=1"),
-            ("http://a.test", "/"),
-            ("https://a.test:8443/", "/"),
-            ("/x", "/x"),
-            ("http://a.test?q", "/?q"),
-            ("*", "*"),
-        ] {
-            assert_eq!(origin_form(from.parse().unwrap()).unwrap_or_else(|f| panic!("{}", f.detail)), to, "{from}");
         }
     }
 }

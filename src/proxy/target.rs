@@ -1,8 +1,8 @@
 //! What an HTTP/2 request says of its target, where that differs from HTTP/1.1 (RFC 9113 section 8.3), and what h2 lets
-//! pass of a head that is no valid one.
+//! pass of a head that is no valid one; and the form in which a target goes on.
 
 use http::header::COOKIE;
-use http::{HeaderMap, Method, Request, Version};
+use http::{HeaderMap, Method, Request, Uri, Version};
 use hyper::ext::Protocol;
 
 use super::headers::only_host;
@@ -101,6 +101,20 @@ fn malformed(what: &str) -> Failure {
     Failure::new(Code::RequestMalformed, what)
 }
 
+/// `/path?query`, from whatever form the target came in (RFC 9112 section 3.2.1).
+pub(super) fn origin_form(uri: Uri) -> Result<Uri, Failure> {
+    if uri.authority().is_none() && uri.scheme().is_none() {
+        return Ok(uri);
+    }
+    let path = uri.into_parts().path_and_query.filter(|p| !p.as_str().is_empty());
+    let Some(path) = path else { return Ok(Uri::from_static("/")) };
+    if path.as_str().starts_with('/') || path.as_str() == "*" {
+        return Ok(Uri::from(path));
+    }
+    // `http://host?query`: an absolute form with an empty path, printed with the slash that it lacks.
+    path.to_string().parse().map_err(|_| Failure::new(Code::RequestMalformed, "the request target is not a valid URI"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,5 +182,19 @@ mod tests {
         assert_eq!(check(&extended, &Limits::default()).map_err(|f| f.code), Ok(()));
         extended.extensions_mut().insert(Protocol::from_static("connect-udp"));
         assert_eq!(of(&extended), Err(Code::RequestMalformed));
+    }
+
+    #[test]
+    fn takes_scheme_and_authority_off_a_target() {
+        for (from, to) in [
+            ("http://a.test/x?y=1", "/x?y=1"),
+            ("http://a.test", "/"),
+            ("https://a.test:8443/", "/"),
+            ("/x", "/x"),
+            ("http://a.test?q", "/?q"),
+            ("*", "*"),
+        ] {
+            assert_eq!(origin_form(from.parse().unwrap()).unwrap_or_else(|f| panic!("{}", f.detail)), to, "{from}");
+        }
     }
 }

@@ -31,7 +31,7 @@ pub use project::{Project, Retired};
 pub use snapshot::{
     Binding, Certificate, RecordName, Selection, Snapshot, SnapshotEdit, Target, UNREADABLE_ID, Unavailable,
 };
-pub use staging::{NOT_ASKED, Probing, Proof, ProofFuture, Trial, Unproven};
+pub use staging::{FallBack, FallBackFuture, NOT_ASKED, Previous, Probing, Proof, ProofFuture, Trial, Unproven};
 pub use tokens::{Token, TokenScope, TokenSource};
 pub use trace::{Outcome, Place, Step};
 

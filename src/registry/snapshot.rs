@@ -9,6 +9,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use super::staging::Previous;
 use super::table::Table;
 use crate::domain::{CertificateId, CertificateInfo, Host, Origin, Pattern, PortRule, ProjectInfo, Rule, Source};
 use crate::identity::{ClientIdentity, UpstreamTls};
@@ -87,6 +88,8 @@ pub struct Binding {
     pub since: time::OffsetDateTime,
     /// Whether plain http requests are lifted to TLS by it.
     pub lift: bool,
+    /// What it can go back to. Never selected.
+    pub previous: Option<Arc<Previous>>,
 }
 
 /// What [`Snapshot::select`] answers.
@@ -346,6 +349,7 @@ fn damaged(pattern: Pattern) -> Binding {
         since: time::OffsetDateTime::UNIX_EPOCH,
         // The failure is to be told, not the request sent in the clear.
         lift: true,
+        previous: None,
     }
 }
 
@@ -398,6 +402,18 @@ impl SnapshotEdit {
         if !patterns.is_empty() {
             self.next.uses.insert(id.as_str(), patterns);
         }
+    }
+
+    /// The bindings as they are by now, by pattern.
+    #[must_use]
+    pub fn bindings(&self) -> Vec<Arc<Binding>> {
+        self.next.bindings()
+    }
+
+    /// Whether a binding names this certificate by now.
+    #[must_use]
+    pub fn is_bound(&self, id: &CertificateId) -> bool {
+        self.next.is_bound(id)
     }
 
     /// Adds a certificate.

@@ -1,7 +1,8 @@
-//! What a change asks of the data plane before it is made.
+//! What a change asks of the data plane before it is made, and what the data plane asks of control when an origin
+//! refuses what was promoted.
 //!
-//! Control and upstream stand on the same floor and never import each other. The dialler fills this in with what sends
-//! every other request, so that what a probe meets is what requests will meet.
+//! Control and upstream stand on the same floor and never import each other. The dialler fills [`Probing`] in with what
+//! sends every other request, so that what a probe meets is what requests will meet; control fills in [`FallBack`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +10,9 @@ use std::sync::Arc;
 
 use http::Method;
 use http::uri::PathAndQuery;
+use time::OffsetDateTime;
 
+use super::{Binding, Certificate, Project};
 use crate::domain::{Origin, ProjectId};
 use crate::identity::UpstreamTls;
 
@@ -61,4 +64,42 @@ pub trait Probing: Send + Sync {
     /// A handshake that presents what `tls` presents, and one request over it. Nothing else may use `tls`, whose life the
     /// caller ends afterwards: what was connected and agreed on by it ends then. Not bounded in time as a whole.
     fn probe<'a>(&'a self, project: &'a ProjectId, tls: &'a Arc<UpstreamTls>, trial: &'a Trial) -> ProofFuture<'a>;
+}
+
+/// The certificate that a binding had before, kept for a while.
+#[derive(Debug)]
+pub struct Previous {
+    /// With objects that nothing was connected by.
+    pub certificate: Arc<Certificate>,
+    /// Until when it is kept.
+    pub until: OffsetDateTime,
+    /// No binding named it when it was replaced: it is no certificate of the project any more.
+    pub alone: bool,
+    /// What took its place was promoted: should an origin refuse that, egret goes back by itself.
+    pub automatic: bool,
+}
+
+impl Previous {
+    /// Whether egret would go back to it by itself at `now`.
+    #[must_use]
+    pub fn falls_back(&self, now: OffsetDateTime) -> bool {
+        self.automatic && self.until > now
+    }
+}
+
+/// See [`FallBack::fall_back`].
+pub type FallBackFuture<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
+
+/// Puts back in force what was there before.
+pub trait FallBack: Send + Sync {
+    /// `origin` refused the certificate of `binding` with this TLS alert. If the binding may fall back ([`Previous`]), the
+    /// certificate before it is in force when this resolves; whoever asks for the same meanwhile waits for it, and
+    /// nothing is done twice. Whether something else than the refused certificate is selected by now.
+    fn fall_back<'a>(
+        &'a self,
+        project: &'a Arc<Project>,
+        binding: &'a Binding,
+        origin: &'a Origin,
+        alert: u8,
+    ) -> FallBackFuture<'a>;
 }

@@ -82,5 +82,6 @@ pub(crate) fn binding(pattern: &str, target: Target) -> Binding {
         source: Source::Api,
         since: time::OffsetDateTime::UNIX_EPOCH,
         lift: true,
+        previous: None,
     }
 }

@@ -35,7 +35,7 @@ pub use failure::{Facts, Failure};
 pub use prepare::is_grpc;
 pub use probe::Prober;
 pub use route::{ParentError, Parents, Route};
-pub use send::{Lease, Refusal, Reply};
+pub use send::{Lease, Refusal, Reply, Spared};
 
 use crate::config::{DnsMixed, Limits, SourceAddresses};
 use crate::domain::{Host, HttpTarget, Origin, ProjectId};

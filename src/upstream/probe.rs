@@ -59,7 +59,7 @@ impl Prober {
         let to = Destination::Tls(origin.clone());
         let reply = match self.upstreams.send(project, tls, &to, request).await {
             Ok(reply) => reply,
-            Err(Refusal::Failed(failure)) => return Err(diagnosed(failure)),
+            Err(Refusal::Failed(failure) | Refusal::Rejected(failure, _)) => return Err(diagnosed(failure)),
             // Only its owner retires it, who then waits for no answer.
             Err(Refusal::Retired(_)) => {
                 return Err(diagnosed(Failure::new(Code::Internal, "the certificate was withdrawn meanwhile")));
@@ -124,7 +124,8 @@ fn judge(trial: &Trial, status: StatusCode, said: &str, asked: Option<&Asked>) -
             return unproven(Code::MtlsNoCommonSignatureScheme.as_str(), detail, fix);
         }
         Some(Presented::Withheld | Presented::NothingRegistered) => {
-            let detail = format!("{origin} asked, and names only CAs that did not issue the certificate, so it was not sent");
+            let detail =
+                format!("{origin} asked, and names only CAs that did not issue the certificate, so it was not sent");
             let fix = "bind it to this origin instead of the whole project, or upload one that such a CA issued";
             return unproven(Code::MtlsRequiredWithheld.as_str(), detail, fix);
         }
@@ -135,7 +136,11 @@ fn judge(trial: &Trial, status: StatusCode, said: &str, asked: Option<&Asked>) -
     if NGINX.contains(&code) || (status == StatusCode::BAD_REQUEST && words.is_some()) {
         let words = words.map(|words| format!(" (\"{words}\")")).unwrap_or_default();
         let detail = format!("{origin} answered HTTP {code}{words}: it does not accept the certificate");
-        return unproven(refused, detail, "upload a certificate of a CA that the origin trusts, valid and for client use");
+        return unproven(
+            refused,
+            detail,
+            "upload a certificate of a CA that the origin trusts, valid and for client use",
+        );
     }
     if status == StatusCode::BAD_REQUEST && *method == Method::HEAD {
         let detail = format!(

@@ -191,7 +191,10 @@ fn openssl_refuses_by_alert_in_both_versions_of_tls() {
         egret.upload("default", Some(&at), &world.client("old"));
         let (status, answer) = probe(&egret, "", &at, &world.stranger.client("unknown"));
         let probe_of = &answer["error"]["probe"];
-        assert_eq!((status, &probe_of["code"], &probe_of["alert"]), (400, &json!("mtls.rejected_unknown_ca"), &json!(48)));
+        assert_eq!(
+            (status, &probe_of["code"], &probe_of["alert"]),
+            (400, &json!("mtls.rejected_unknown_ca"), &json!(48))
+        );
         assert!(subject(&egret, &at).contains("CN=old") || subject(&egret, &at).contains("CN = old"), "{version}");
         let (status, answer) = probe(&egret, "", &at, &world.client("new"));
         assert_eq!(status, 200, "{version}: {answer}");
@@ -261,6 +264,32 @@ fn a_place_that_changes_while_a_certificate_is_tried_out_keeps_what_was_put_ther
         assert!(answer["error"]["message"].as_str().is_some_and(|m| m.contains("changed meanwhile")), "{answer}");
     });
     assert_eq!(subject(&egret, &at), "plain");
+}
+
+#[test]
+fn a_token_that_is_revoked_while_its_certificate_is_tried_out_changes_nothing_any_more() {
+    let world = World::new();
+    let latch: Arc<Latch> = Arc::default();
+    let held = latch.clone();
+    let wants = Wants::CertificateOf(&world.partner.pem());
+    let origin = Origin::start(&world.server(&[NAME]), &wants, move |c, head| held.handle(c, head));
+    let egret = Setup::new(&world).hosts(&[NAME]).start();
+    let at = origin.origin(NAME);
+    egret.upload("default", Some(&at), &world.client("old"));
+    let (status, made) = egret.api("POST", "/v1/tokens", Some(&json!({"name": "ci", "role": "write"})));
+    assert_eq!(status, 200, "{made}");
+    let token = made["token"].as_str().expect("its text");
+    let body = upload_body(Some(&at), &world.client("new"));
+    let path = format!("{PATH}?stage=probe&probePath=/slow");
+    thread::scope(|scope| {
+        let probing = scope.spawn(|| egret.api_as(token, "POST", &path, Some(&body)));
+        eventually("the origin holds the probe", || (latch.waiting() == 1).then_some(()));
+        assert_eq!(egret.api("DELETE", "/v1/tokens/ci", None).0, 200);
+        latch.open();
+        let (status, answer) = probing.join().expect("answered");
+        assert_eq!(status, 401, "{answer}");
+    });
+    assert_eq!(subject(&egret, &at), "old");
 }
 
 #[test]

@@ -176,7 +176,9 @@ fn answers_are_described_with_what_they_may_leave_out() {
     for (schema, required, optional) in [
         ("Listener", &["address", "auth", "mode", "name", "tls"][..], &["project"][..]),
         ("Token", &["id", "name", "role", "source"], &["createdAt", "email", "expiresAt", "projects"]),
-        ("Binding", &["certId", "lift", "origin", "since", "source"], &["file"]),
+        ("Binding", &["certId", "lift", "origin", "since", "source"], &["file", "rollbackUntil"]),
+        ("ClientCertProbed", &["origin", "status", "warnings"], &["tlsVersion"]),
+        ("ProbeDiagnosis", &["code", "detail", "origin"], &["alert", "askedFor", "fix"]),
         ("BindingWanted", &["certId", "origin"], &["lift"]),
         (
             "Status",
@@ -185,6 +187,7 @@ fn answers_are_described_with_what_they_may_leave_out() {
                 "health",
                 "listeners",
                 "management",
+                "pending",
                 "projects",
                 "reload",
                 "startedAt",

@@ -33,6 +33,14 @@ Examples:
 
 A certificate may be bound to several origins; `egret certs list` shows which is presented where.";
 
+const ROLLBACK_HELP: &str = "\
+Examples:
+  egret certs rollback --origin https://api.example.com      the one that was replaced there last is in force again
+  egret certs rollback                                       the same for the project-wide one
+
+One step: a certificate that an upload replaced is kept for limits.rollback_window (an hour), unless the project says
+rollback = \"off\". The newer one is gone once this has returned, and no new request uses it.";
+
 /// `egret certs …`
 #[derive(Debug, Subcommand)]
 pub enum CertsCommand {
@@ -47,7 +55,7 @@ pub enum CertsCommand {
     },
     /// Register a certificate for an origin, or for the whole project; replaces the one that is there
     #[command(after_help = UPLOAD_HELP)]
-    Upload(UploadArgs),
+    Upload(Box<UploadArgs>),
     /// Present a certificate that is registered already to one more origin, or nothing at all
     #[command(after_help = BIND_HELP)]
     Bind(BindArgs),
@@ -58,6 +66,19 @@ pub enum CertsCommand {
     Show {
         /// Id, as `egret certs list` shows it
         id: String,
+        /// Whose.
+        #[command(flatten)]
+        project: ProjectArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put the certificate before the one in force back in its place
+    #[command(after_help = ROLLBACK_HELP)]
+    Rollback {
+        /// Where: as --origin of the upload [default: every origin that asks]
+        #[arg(long, value_name = "ORIGIN")]
+        origin: Option<String>,
         /// Whose.
         #[command(flatten)]
         project: ProjectArgs,
