@@ -216,7 +216,7 @@ impl Inner {
         let bindings = snapshot.bindings_of(id);
         let key = self.store.certificate_key(project.id(), id);
         // What is only kept to go back to is no certificate of the project.
-        let unknown = || self.store.version(&key).is_none() || self.keeping.keeps(project.id(), id);
+        let unknown = || self.store.version(&key).is_none() || self.keeping.place_of(project.id(), id).is_some();
         if certificate.is_none() && bindings.is_empty() && unknown() {
             return Err(ControlError::NotFound("certificate"));
         }

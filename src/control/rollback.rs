@@ -26,15 +26,46 @@ use crate::registry::{
 /// What is kept, by place. The snapshots hold the same; this says when the next is to be let go of.
 pub(super) struct Keeping {
     window: Duration,
-    index: Mutex<BTreeMap<(ProjectId, Pattern), Entry>>,
+    index: Mutex<Index>,
     /// Places that were rolled back in memory while the store could not be written, and what was taken out of force.
     unstored: Mutex<BTreeMap<(ProjectId, Pattern), Option<CertificateId>>>,
 }
 
-#[derive(Clone)]
+/// A place of a project.
+type Key = (ProjectId, Pattern);
+
+#[derive(Default)]
+struct Index {
+    places: BTreeMap<Key, Entry>,
+    /// The same by certificate; no id is ever used twice, not even by two projects.
+    certificates: BTreeMap<CertificateId, BTreeSet<Key>>,
+}
+
 struct Entry {
     until: OffsetDateTime,
     certificate: CertificateId,
+}
+
+impl Index {
+    fn insert(&mut self, key: Key, entry: Entry) {
+        self.remove(&key);
+        self.certificates.entry(entry.certificate.clone()).or_default().insert(key.clone());
+        self.places.insert(key, entry);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Some(Entry { certificate, .. }) = self.places.remove(key) else { return };
+        if let Some(keys) = self.certificates.get_mut(&certificate) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.certificates.remove(&certificate);
+            }
+        }
+    }
+
+    fn places_of(&self, id: &CertificateId) -> impl Iterator<Item = &Key> {
+        self.certificates.get(id).into_iter().flatten()
+    }
 }
 
 impl Keeping {
@@ -42,7 +73,7 @@ impl Keeping {
         Self { window, index: Mutex::default(), unstored: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(ProjectId, Pattern), Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Index> {
         self.index.lock().expect("nothing panics while holding it")
     }
 
@@ -82,25 +113,40 @@ impl Keeping {
     }
 
     pub(super) fn forget_project(&self, project: &ProjectId) {
-        self.lock().retain(|(of, _), _| of != project);
+        let mut index = self.lock();
+        // The project-wide place comes before all others.
+        let from = index.places.range((project.clone(), Pattern::Default)..);
+        let keys: Vec<Key> = from.map(|(key, _)| key.clone()).take_while(|(of, _)| of == project).collect();
+        keys.iter().for_each(|key| index.remove(key));
     }
 
-    /// What is kept in a project, by place. The project-wide place comes before all others.
-    fn of(&self, project: &ProjectId) -> Vec<(Pattern, CertificateId)> {
+    /// What is kept for these places, and, wherever else in the project, of these certificates. And whether it is kept for
+    /// further places, too.
+    fn gone(
+        &self,
+        project: &ProjectId,
+        places: &[Pattern],
+        ids: &BTreeSet<CertificateId>,
+    ) -> Vec<(Pattern, CertificateId, bool)> {
         let index = self.lock();
-        let from = index.range((project.clone(), Pattern::Default)..);
-        from.take_while(|((of, _), _)| of == project)
-            .map(|((_, pattern), entry)| (pattern.clone(), entry.certificate.clone()))
-            .collect()
+        let keyed = places.iter().map(|pattern| (project.clone(), pattern.clone()));
+        let mut keys: BTreeSet<Key> = keyed.filter(|key| index.places.contains_key(key)).collect();
+        keys.extend(ids.iter().flat_map(|id| index.places_of(id)).filter(|(of, _)| of == project).cloned());
+        let entry = |key: &Key| {
+            let id = index.places[key].certificate.clone();
+            let stays = index.places_of(&id).any(|other| !keys.contains(other));
+            (key.1.clone(), id, stays)
+        };
+        keys.iter().map(entry).collect()
     }
 
-    /// Whether a place of the project can go back to this certificate.
-    pub(super) fn keeps(&self, project: &ProjectId, id: &CertificateId) -> bool {
-        self.of(project).iter().any(|(_, kept)| kept == id)
+    /// The first place of the project that can go back to this certificate.
+    pub(super) fn place_of(&self, project: &ProjectId, id: &CertificateId) -> Option<Pattern> {
+        self.lock().places_of(id).find(|(of, _)| of == project).map(|(_, pattern)| pattern.clone())
     }
 
     fn ended(&self, now: OffsetDateTime) -> Vec<(ProjectId, Pattern)> {
-        self.lock().iter().filter(|(_, entry)| entry.until <= now).map(|(key, _)| key.clone()).collect()
+        self.lock().places.iter().filter(|(_, entry)| entry.until <= now).map(|(key, _)| key.clone()).collect()
     }
 }
 
@@ -141,8 +187,7 @@ impl Control {
     /// Where this certificate is kept to go back to, and what took its place there.
     #[must_use]
     pub fn kept_for(&self, project: &Project, id: &CertificateId) -> Option<Arc<Binding>> {
-        let kept = self.inner.keeping.of(project.id());
-        let (pattern, _) = kept.into_iter().find(|(_, kept)| kept == id)?;
+        let pattern = self.inner.keeping.place_of(project.id(), id)?;
         let binding = project.snapshot().binding(&pattern)?;
         binding.previous.as_ref().is_some_and(|previous| previous.until > clock::now()).then_some(binding)
     }
@@ -225,16 +270,13 @@ impl Inner {
         places: &[Pattern],
         certificates: &[&CertificateId],
     ) -> LetGo {
-        let kept = self.keeping.of(project.id());
         let mut ids: BTreeSet<CertificateId> = certificates.iter().copied().cloned().collect();
         let previous = |pattern: &Pattern| snapshot.binding(pattern).and_then(|binding| binding.previous.clone());
         ids.extend(places.iter().filter_map(previous).filter(|p| p.alone).map(|p| p.certificate.info.id.clone()));
-        let (gone, stay): (Vec<_>, Vec<_>) =
-            kept.into_iter().partition(|(pattern, id)| places.contains(pattern) || ids.contains(id));
         let mut let_go = LetGo::default();
         let mut wiped = BTreeSet::new();
-        for (pattern, id) in gone {
-            if snapshot.certificate(&id).is_none() && !stay.iter().any(|(_, other)| *other == id) {
+        for (pattern, id, stays) in self.keeping.gone(project.id(), places, &ids) {
+            if !stays && snapshot.certificate(&id).is_none() {
                 wiped.insert(id);
             }
             if let Some(binding) =
