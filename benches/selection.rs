@@ -25,6 +25,7 @@ fn snapshot(bindings: usize) -> Snapshot {
             since: time::OffsetDateTime::UNIX_EPOCH,
             lift: true,
             tls13_only: false,
+            previous: None,
         });
     }
     edit.finish()
@@ -62,6 +63,7 @@ fn change(c: &mut Criterion) {
                     since: time::OffsetDateTime::UNIX_EPOCH,
                     lift: true,
                     tls13_only: false,
+                    previous: None,
                 });
                 edit.finish()
             });

@@ -12,12 +12,12 @@ use super::Management;
 use super::auth::{Caller, Need};
 use super::body;
 use super::fields::Fields;
-use super::openapi::{OriginQuery, ProjectPath, TeamQuery};
+use super::openapi::{DrainQuery, OriginQuery, ProjectPath, TeamQuery};
 use super::problem::{Answer, ErrorBody, Problem};
 use super::request::{Query, Segments};
-use crate::control::Properties;
-use crate::domain::time::rfc3339;
-use crate::domain::{CertificateId, Pattern, Source};
+use crate::control::{Control, Pending, Properties};
+use crate::domain::time::{now, rfc3339};
+use crate::domain::{CertificateId, Pattern, ProjectId, Source};
 use crate::registry::Binding;
 
 /// What a list answers.
@@ -26,6 +26,48 @@ use crate::registry::Binding;
 pub(super) struct Listed {
     /// By pattern, the project-wide one first.
     bindings: Vec<ListedBinding>,
+    /// Certificates that are being tried out (`stage=probe`), and presented to nobody else yet.
+    pending: Vec<PendingCertificate>,
+}
+
+/// A certificate that is being tried out at an origin.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = PendingCertificate)]
+pub(super) struct PendingCertificate {
+    /// The id of its project.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
+    project: String,
+    /// The pattern where it is to be presented; `*`: project-wide.
+    #[schema(pattern = r"^(\*|https://.+)$", example = "https://api.example.com")]
+    origin: String,
+    /// The id that it has once it is in force.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "cert_0123456789abcdef0123456789abcdef")]
+    cert_id: String,
+    /// Where it is tried out.
+    #[schema(pattern = "^https://.+$", example = "https://api.example.com")]
+    probe: String,
+    /// End of validity.
+    #[schema(format = DateTime)]
+    not_after: String,
+    /// Since when.
+    #[schema(format = DateTime)]
+    since: String,
+}
+
+impl PendingCertificate {
+    /// Those of a project, oldest first.
+    pub(super) fn of(control: &Control, project: &ProjectId) -> Vec<Self> {
+        let shown = |pending: Pending| Self {
+            project: pending.project.to_string(),
+            origin: pending.pattern.to_string(),
+            cert_id: pending.info.id.to_string(),
+            probe: pending.origin.to_string(),
+            not_after: rfc3339(pending.info.not_after),
+            since: rfc3339(pending.since),
+        };
+        control.pending(project).into_iter().map(shown).collect()
+    }
 }
 
 /// What is presented where.
@@ -54,6 +96,10 @@ struct ListedBinding {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     file: Option<String>,
+    /// Until when it can be rolled back to the certificate before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
+    rollback_until: Option<String>,
 }
 
 /// What is to be presented where. Only documented here: [`read_binding`] reads it.
@@ -102,6 +148,19 @@ pub(super) struct Unbound {
     origin: String,
 }
 
+/// What a rollback answers.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = BindingRolledBack)]
+pub(super) struct RolledBack {
+    /// The pattern.
+    #[schema(pattern = r"^(\*|https://.+)$", example = "https://api.example.com")]
+    origin: String,
+    /// The certificate that is in force there now.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "cert_0123456789abcdef0123456789abcdef")]
+    cert_id: String,
+}
+
 impl ListedBinding {
     fn of(binding: &Binding) -> Self {
         Self {
@@ -112,6 +171,7 @@ impl ListedBinding {
             tls13_only: binding.tls13_only,
             since: rfc3339(binding.since),
             file: file_of(&binding.source),
+            rollback_until: binding.previous.as_ref().filter(|p| p.until > now()).map(|p| rfc3339(p.until)),
         }
     }
 }
@@ -141,7 +201,10 @@ pub(super) async fn list(
 ) -> Answer<Listed> {
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Read)?;
     let bindings = project.snapshot().bindings();
-    Ok(Json(Listed { bindings: bindings.iter().map(|b| ListedBinding::of(b)).collect() }))
+    Ok(Json(Listed {
+        bindings: bindings.iter().map(|b| ListedBinding::of(b)).collect(),
+        pending: PendingCertificate::of(&management.control, project.id()),
+    }))
 }
 
 /// Bind a certificate, or none, to a pattern
@@ -201,6 +264,33 @@ pub(super) async fn remove(
     let origin = pattern.to_string();
     management.control.unbind(&project, &pattern).await?;
     Ok(Json(Unbound { origin }))
+}
+
+/// Roll a binding back to the certificate before
+///
+/// One step: a replaced certificate is kept for `limits.rollback_window`. It is put back in force as any other
+/// replacement is, under its old id; the newer one is gone then.
+#[utoipa::path(
+    post, path = "/v1/projects/{idOrName}/bindings/rollback", operation_id = "rollbackBinding", tag = "egret",
+    params(ProjectPath, OriginQuery, TeamQuery, DrainQuery),
+    responses(
+        (status = 200, description = "The certificate before is in force again.", body = RolledBack),
+        (status = 403, description = "The token does not allow it, or a configuration file declares this place.", body = ErrorBody),
+        (status = 404, description = "No such project or binding, or no certificate to go back to.", body = ErrorBody),
+        (status = 409, description = "The project is being transferred.", body = ErrorBody),
+        (status = 500, description = "It could not be stored; nothing was changed.", body = ErrorBody),
+    )
+)]
+pub(super) async fn roll_back(
+    State(management): State<Arc<Management>>,
+    caller: Caller,
+    Segments(id_or_name): Segments<String>,
+    query: Query,
+) -> Answer<RolledBack> {
+    let project = caller.project(&management.registry, &id_or_name, &query, Need::Write)?;
+    let (pattern, drain) = (query.origin()?, query.drain()?);
+    let certificate = management.control.roll_back(&project, &pattern, drain).await?;
+    Ok(Json(RolledBack { origin: pattern.to_string(), cert_id: certificate.info.id.to_string() }))
 }
 
 /// What a binding is to be.

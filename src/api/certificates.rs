@@ -49,6 +49,10 @@ pub(super) struct Details {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     upgraded_deadline: Option<String>,
+    /// Until when it is kept to go back to (`POST …/bindings/rollback`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
+    rollback_until: Option<String>,
     /// Open upstream connections.
     #[schema(minimum = 0)]
     connections: usize,
@@ -71,6 +75,8 @@ enum Status {
     Active,
     /// It was replaced or deleted, and connections of it are finishing.
     Draining,
+    /// It was replaced and nothing of it runs any more; it is kept for a while to go back to.
+    Superseded,
     /// It is bound but cannot be loaded.
     Unavailable,
 }
@@ -193,15 +199,18 @@ pub(super) async fn details(
     query: Query,
 ) -> Answer<Details> {
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Read)?;
-    let details = CertificateId::parse(&certificate).and_then(|id| {
+    let find = |id: CertificateId| {
+        let kept = management.control.kept_for(&project, &id);
         let shown_to = management.control.disclosures().origins_of(project.id(), &id);
-        Some(Details { shown_to, ..find(&project, &id, now())? })
-    });
+        Some(Details { shown_to, ..find(&project, &id, kept.as_deref(), now())? })
+    };
+    let details = CertificateId::parse(&certificate).and_then(find);
     details.map(Json).ok_or_else(|| Problem::not_found("certificate"))
 }
 
-/// Active first, then what could not be loaded, then what is on its way out.
-fn find(project: &Project, id: &CertificateId, now: OffsetDateTime) -> Option<Details> {
+/// Active first, then what could not be loaded, then what is on its way out, then what is only kept: `kept` is the
+/// binding that can go back to it.
+fn find(project: &Project, id: &CertificateId, kept: Option<&Binding>, now: OffsetDateTime) -> Option<Details> {
     let snapshot = project.snapshot();
     let all = project.retired();
     let bindings: Vec<Arc<Binding>> = {
@@ -222,6 +231,7 @@ fn find(project: &Project, id: &CertificateId, now: OffsetDateTime) -> Option<De
         superseded_by: None,
         deadline: None,
         upgraded_deadline: None,
+        rollback_until: kept.and_then(|b| b.previous.as_ref()).map(|previous| rfc3339(previous.until)),
         connections: 0,
         shown_to: 0,
         upgraded: 0,
@@ -242,7 +252,15 @@ fn find(project: &Project, id: &CertificateId, now: OffsetDateTime) -> Option<De
     if why.is_some() {
         return Some(Details { status: Status::Unavailable, reason: why, ..details });
     }
-    let own = all.iter().find(|r| r.id == *id)?;
+    let Some(own) = all.iter().find(|r| r.id == *id) else {
+        let previous = kept?.previous.as_ref()?;
+        return Some(Details {
+            status: Status::Superseded,
+            facts: Some(Facts::of(&previous.certificate.info, now)),
+            superseded_by: kept?.target.certificate_id().map(CertificateId::to_string),
+            ..details
+        });
+    };
     Some(Details {
         status: Status::Draining,
         facts: Some(Facts::of(&own.info, now)),

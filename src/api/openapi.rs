@@ -279,6 +279,27 @@ pub(super) struct Tls13Query {
     tls13_only: Option<bool>,
 }
 
+/// Whether what is uploaded is tried out first, and how.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documentation; handlers read `request::Query`")]
+pub(super) struct StageQuery {
+    /// `probe`: a handshake and one request with the certificate are made to the origin first, and only if the origin
+    /// takes it is it put in force. What was in force stays so meanwhile.
+    #[param(nullable = false, pattern = "^probe$")]
+    stage: Option<String>,
+    /// With `stage=probe`: the origin where it is tried out, one that the upload's `origin` covers. Needed where that is
+    /// a wildcard, has port `*`, or is `*`.
+    #[param(nullable = false, min_length = 1, max_length = 2048, example = "https://api.example.com")]
+    probe: Option<String>,
+    /// With `stage=probe`: the path of the request, `/` if left out
+    #[param(rename = "probePath", nullable = false, pattern = "^/", max_length = 2048, example = "/healthz")]
+    probe_path: Option<String>,
+    /// With `stage=probe`: the method of the request, `GET` if left out
+    #[param(rename = "probeMethod", nullable = false, pattern = "^(GET|HEAD|OPTIONS)$")]
+    probe_method: Option<String>,
+}
+
 /// The pattern of a binding.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]

@@ -24,6 +24,7 @@ pub(super) fn all() -> OpenApiRouter<Arc<Management>> {
         .routes(routes!(projects::list, projects::create))
         .routes(routes!(projects::remove))
         .routes(routes!(bindings::list, bindings::put, bindings::remove))
+        .routes(routes!(bindings::roll_back))
         .routes(routes!(certificates::details))
         .routes(routes!(disclosures::list))
         .routes(routes!(tokens::list, tokens::create))

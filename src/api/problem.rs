@@ -10,7 +10,8 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::control::ControlError;
+use crate::control::{ControlError, Refused};
+use crate::registry::Unproven;
 
 /// What a handler answers with.
 pub(super) type Answer<T> = Result<Json<T>, Problem>;
@@ -22,6 +23,7 @@ pub(super) struct Problem {
     code: &'static str,
     message: String,
     limit: Option<Limit>,
+    probe: Option<Box<Diagnosis>>,
 }
 
 /// The body of every refusal.
@@ -45,6 +47,45 @@ struct ErrorDetail {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     limit: Option<Limit>,
+    /// Only where a certificate was tried out and not put in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    probe: Option<Box<Diagnosis>>,
+}
+
+/// Why a certificate that was tried out is not in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ProbeDiagnosis)]
+struct Diagnosis {
+    /// The code that a request would fail with, or `mtls.not_asked`.
+    #[schema(pattern = r"^[a-z]+(\.[a-z_]+)?$", example = "mtls.rejected_unknown_ca")]
+    code: &'static str,
+    /// Where it was tried out.
+    #[schema(pattern = "^https://.+$", example = "https://api.example.com")]
+    origin: String,
+    /// What happened.
+    #[schema(min_length = 1)]
+    detail: String,
+    /// The TLS alert that came (RFC 8446 section 6).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0, maximum = 255)]
+    alert: Option<u8>,
+    /// The first of the CAs that the origin names as those it accepts, RFC 4514; left out if it did not ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    asked_for: Option<Vec<String>>,
+    /// What mends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    fix: Option<String>,
+}
+
+impl From<Refused> for Diagnosis {
+    fn from(Refused { origin, why }: Refused) -> Self {
+        let Unproven { code, detail, fix, alert, asked_for } = why;
+        Self { code, origin: origin.to_string(), detail, alert, asked_for, fix }
+    }
 }
 
 /// `error.limit` of a 429.
@@ -66,7 +107,7 @@ pub(super) struct Limit {
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), limit: None }
+        Self { status, code, message: message.into(), limit: None, probe: None }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -125,8 +166,13 @@ impl From<ControlError> for Problem {
         let text = error.to_string();
         match error {
             ControlError::Invalid(_) | ControlError::Field { .. } => Self::bad_request(text),
+            ControlError::Unproven(refused) => {
+                Self { probe: Some(Box::new((*refused).into())), ..Self::bad_request(text) }
+            }
+            ControlError::Busy(_) => Self::unavailable(text),
             ControlError::Declared(..) => Self::forbidden(text),
             ControlError::NotFound(what) => Self::not_found(what),
+            ControlError::NoneKept => Self::new(StatusCode::NOT_FOUND, "not_found", text),
             ControlError::Revoked => Self::unauthorized(text),
             ControlError::Exists(_) | ControlError::Transferring => Self::new(StatusCode::CONFLICT, "conflict", text),
             ControlError::Blocked => Self::new(StatusCode::PAYMENT_REQUIRED, "payment_required", text),
@@ -141,7 +187,8 @@ impl From<ControlError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = ErrorBody { error: ErrorDetail { code: self.code, message: self.message, limit: self.limit } };
+        let Self { code, message, limit, probe, .. } = self;
+        let body = ErrorBody { error: ErrorDetail { code, message, limit, probe } };
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
         match self.status {
@@ -197,6 +244,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn tells_programs_why_a_certificate_that_was_tried_out_is_not_in_force() {
+        let why = Unproven {
+            code: "mtls.rejected_unknown_ca",
+            detail: "it does not know the CA".to_owned(),
+            fix: Some("upload another".to_owned()),
+            alert: Some(48),
+            asked_for: Some(vec!["CN=a".to_owned(), "CN=b".to_owned()]),
+        };
+        let refused = Refused { origin: crate::domain::Origin::parse("https://a.test").unwrap(), why };
+        let (status, _, body) = parts(ControlError::Unproven(Box::new(refused)).into()).await;
+        assert_eq!((status.as_u16(), &body["error"]["code"]), (400, &serde_json::json!("bad_request")));
+        assert_eq!(
+            body["error"]["message"],
+            "the certificate was tried out and not put in force: mtls.rejected_unknown_ca: it does not know the CA; \
+             TLS alert 48; it names as CAs: CN=a | CN=b; what was in force stays in force; upload another"
+        );
+        assert_eq!(
+            body["error"]["probe"],
+            serde_json::json!({
+                "code": "mtls.rejected_unknown_ca", "origin": "https://a.test", "detail": "it does not know the CA",
+                "alert": 48, "askedFor": ["CN=a", "CN=b"], "fix": "upload another",
+            })
+        );
+    }
+
+    #[tokio::test]
     async fn maps_what_the_control_floor_says() {
         let fault = |field| Fault { field, what: "what".to_owned(), remedy: "remedy".to_owned() };
         for (error, status, code, message) in [
@@ -214,6 +287,8 @@ mod tests {
                 "https://a.test is declared in egret.toml; change it there",
             ),
             (ControlError::NotFound("certificate"), 404, "not_found", "certificate not found"),
+            (ControlError::NoneKept, 404, "not_found", &ControlError::NoneKept.to_string()),
+            (ControlError::Busy("later".to_owned()), 503, "service_unavailable", "later"),
             (ControlError::Exists("it exists".to_owned()), 409, "conflict", "it exists"),
             (ControlError::Transferring, 409, "conflict", &ControlError::Transferring.to_string()),
             (ControlError::Blocked, 402, "payment_required", &ControlError::Blocked.to_string()),

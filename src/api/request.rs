@@ -1,13 +1,18 @@
 //! The parts of a request that handlers take: path, query, origin.
 
 use axum::extract::{FromRequestParts, Path};
+use http::Method;
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
 use crate::control::Drain;
-use crate::domain::{Pattern, Team};
+use crate::domain::{Origin, Pattern, Team};
+
+/// Characters of the path that a probe asks for.
+const MAX_PROBE_PATH: usize = 2048;
 
 /// The parameters of the path, percent-decoded after it was split: `..%2F` is one segment.
 pub(super) struct Segments<T>(pub(super) T);
@@ -33,6 +38,13 @@ pub(super) struct Query {
     pub(super) slug: Option<String>,
     /// `now`: what runs under the old certificate is cut at once.
     drain: Option<String>,
+    /// `probe`: what is uploaded is tried out first.
+    stage: Option<String>,
+    /// The origin where it is tried out.
+    probe: Option<String>,
+    /// With what request.
+    probe_path: Option<String>,
+    probe_method: Option<String>,
     /// The pattern of a binding.
     origin: Option<String>,
     /// What an upload makes of its binding.
@@ -102,6 +114,45 @@ impl Query {
         }
     }
 
+    /// How an upload is to be tried out before it is put in force; `None`: it is not.
+    ///
+    /// # Errors
+    /// 400 for what cannot be meant, and for a word about a probe where none is asked for.
+    pub(super) fn probe(&self) -> Result<Option<Probe>, Problem> {
+        let refused = |what: &str| Err(Problem::bad_request(what));
+        match self.stage.as_deref() {
+            None if self.probe.is_none() && self.probe_path.is_none() && self.probe_method.is_none() => {
+                return Ok(None);
+            }
+            None => return refused("probe, probePath and probeMethod go with stage=probe; add it, or leave them out"),
+            Some("probe") => {}
+            Some(_) => {
+                return refused("stage: only probe can be asked for; leave it out to put the upload in force at once");
+            }
+        }
+        let origin = match self.probe.as_deref().map(Origin::parse) {
+            None => None,
+            Some(Ok(origin)) => Some(origin),
+            Some(Err(why)) => return refused(&format!("probe: {why}")),
+        };
+        let method = match self.probe_method.as_deref() {
+            None | Some("GET") => Method::GET,
+            Some("HEAD") => Method::HEAD,
+            Some("OPTIONS") => Method::OPTIONS,
+            Some(_) => return refused("probeMethod: takes GET, HEAD or OPTIONS, which change nothing at the origin"),
+        };
+        let path = self.probe_path.as_deref().unwrap_or("/");
+        let plain = path.starts_with('/') && path.len() <= MAX_PROBE_PATH && path.bytes().all(|b| b.is_ascii_graphic());
+        match path.parse() {
+            Ok(path) if plain && !self.probe_path.as_deref().is_some_and(|p| p.contains('#')) => {
+                Ok(Some(Probe { origin, method, path }))
+            }
+            _ => refused(
+                "probePath: takes a path, with or without a query, of at most 2048 characters; begin it with a slash",
+            ),
+        }
+    }
+
     /// The pattern that `origin` names.
     ///
     /// # Errors
@@ -111,6 +162,15 @@ impl Query {
         let origin = origin.ok_or_else(|| Problem::bad_request("missing query parameter: origin"))?;
         Pattern::parse(origin).map_err(|why| Problem::bad_request(format!("origin: {why}")))
     }
+}
+
+/// How an upload is tried out.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Probe {
+    /// Where, if that is said.
+    pub(super) origin: Option<Origin>,
+    pub(super) method: Method,
+    pub(super) path: PathAndQuery,
 }
 
 /// A project's name: 1 to 100 printable characters that can stand in a path.

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::Management;
 use super::auth::Caller;
+use super::bindings::PendingCertificate;
 use super::info::{CaCertificate, ListenerStatus, ReloadState, Stage};
 use super::problem::{Answer, ErrorBody, Problem};
 use crate::control::{Control, Warning};
@@ -65,6 +66,8 @@ pub(super) struct Status {
     certificates: Vec<DatedCertificate>,
     /// Certificates that some binding names and that have 30 days left at most, those that end first in front.
     warnings: Vec<ExpiryWarning>,
+    /// Those that are being tried out (`stage=probe`).
+    pending: Vec<PendingCertificate>,
     reload: Reload,
     store: Store,
     /// Declared certificates that are not loaded. Names files of every project: not for limited tokens.
@@ -287,6 +290,7 @@ pub(super) async fn status(State(management): State<Arc<Management>>, caller: Ca
             .collect(),
         certificates: projects.iter().flat_map(|p| certificates(p)).collect(),
         warnings: warnings(&projects),
+        pending: projects.iter().flat_map(|p| PendingCertificate::of(&management.control, p.id())).collect(),
         reload: Reload::of(&management.info.reload(), all),
         store: Store { backend: management.info.store(), quarantined: all.then_some(report.quarantined) },
         unloaded: all.then_some(report.unloaded),

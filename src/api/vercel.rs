@@ -13,11 +13,12 @@ use super::Management;
 use super::auth::{Caller, Need};
 use super::body;
 use super::fields::Fields;
-use super::openapi::{CertificatePath, DrainQuery, ProjectPath, TeamQuery, Tls13Query};
+use super::openapi::{CertificatePath, DrainQuery, ProjectPath, StageQuery, TeamQuery, Tls13Query};
 use super::problem::{Answer, ErrorBody, Problem};
-use super::request::{Query, Segments};
-use crate::control::Upload;
+use super::request::{Probe, Query, Segments};
+use crate::control::{Promoted, Upload, trial_origin};
 use crate::domain::{CertificateId, Pattern};
+use crate::registry::Trial;
 
 /// What an upload holds. Only documented here: [`read_upload`] reads it, so that no key is copied where it is not wiped.
 #[derive(ToSchema)]
@@ -56,6 +57,40 @@ pub(super) struct Uploaded {
     /// Its id; new with every upload of other material.
     #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "cert_0123456789abcdef0123456789abcdef")]
     cert_id: String,
+    /// How trying it out went; only with `stage=probe`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    probe: Option<Probed>,
+}
+
+/// What the origin made of a certificate that was tried out.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ClientCertProbed)]
+struct Probed {
+    /// Where it was tried out.
+    #[schema(pattern = "^https://.+$", example = "https://api.example.com")]
+    origin: String,
+    /// The status of the answer.
+    #[schema(minimum = 200, maximum = 999)]
+    status: u16,
+    /// `TLSv1.2` or `TLSv1.3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = r"^TLSv1\.[23]$")]
+    tls_version: Option<&'static str>,
+    /// What is worth knowing all the same, such as a 403 of the application.
+    warnings: Vec<String>,
+}
+
+impl Uploaded {
+    fn of(uploaded: &crate::control::Uploaded, probe: Option<Probed>) -> Self {
+        Self {
+            updated: uploaded.updated,
+            origin: uploaded.pattern.to_string(),
+            cert_id: uploaded.certificate.info.id.to_string(),
+            probe,
+        }
+    }
 }
 
 /// What a list answers.
@@ -94,10 +129,11 @@ pub(super) struct Deleted {
 
 /// Upload a client certificate
 ///
-/// Replaces the one that is bound to the same place: no request that begins after the answer uses the old one.
+/// Replaces the one that is bound to the same place: no request that begins after the answer uses the old one. With
+/// `stage=probe` only if an origin takes it: 400 says why it does not, and nothing has changed.
 #[utoipa::path(
     post, path = "/v1/projects/{idOrName}/client-cert", operation_id = "uploadProjectClientCert", tag = "client-cert",
-    params(ProjectPath, TeamQuery, DrainQuery, Tls13Query), request_body = UploadBody,
+    params(ProjectPath, TeamQuery, DrainQuery, StageQuery, Tls13Query), request_body = UploadBody,
     responses(
         (status = 200, description = "Bound, and in use from now on.", body = Uploaded),
         (status = 400, description = "The request, or the certificate, cannot be used; every fault is named.", body = ErrorBody),
@@ -106,6 +142,7 @@ pub(super) struct Deleted {
         (status = 404, description = "No such project.", body = ErrorBody),
         (status = 409, description = "The project is being transferred.", body = ErrorBody),
         (status = 500, description = "It could not be encrypted or stored; nothing was changed.", body = ErrorBody),
+        (status = 503, description = "With `stage=probe`: too many certificates are being tried out; try again in a moment.", body = ErrorBody),
     )
 )]
 pub(super) async fn upload(
@@ -116,18 +153,28 @@ pub(super) async fn upload(
     request: Request,
 ) -> Answer<Uploaded> {
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Write)?;
-    let (drain, tls13_only) = (query.drain()?, query.tls13_only()?);
+    let (drain, probe, tls13_only) = (query.drain()?, query.probe()?, query.tls13_only()?);
     let body = body::read(request, &management.limits).await?;
     caller.still_in(&management.registry)?;
     let upload = read_upload(&body, management.limits.max_pem())?;
     drop(body);
     let upload = Upload { tls13_only, ..upload };
-    let uploaded = management.control.upload(&project, upload, drain).await?;
-    Ok(Json(Uploaded {
-        updated: uploaded.updated,
-        origin: uploaded.pattern.to_string(),
-        cert_id: uploaded.certificate.info.id.to_string(),
-    }))
+    let Some(Probe { origin, method, path }) = probe else {
+        let uploaded = management.control.upload(&project, upload, drain).await?;
+        return Ok(Json(Uploaded::of(&uploaded, None)));
+    };
+    let origin = trial_origin(&project.load(), &upload.pattern, origin)?;
+    let Promoted { uploaded, origin, proof } = management
+        .control
+        .stage(&project, upload, drain, Trial { origin, method, path }, Some(caller.token().clone()))
+        .await?;
+    let probed = Probed {
+        origin: origin.to_string(),
+        status: proof.status,
+        tls_version: proof.tls_version,
+        warnings: proof.warnings,
+    };
+    Ok(Json(Uploaded::of(&uploaded, Some(probed))))
 }
 
 /// List a project's client certificates

@@ -31,7 +31,7 @@ use crate::observe::{AccessLog, Format, Metrics};
 use crate::policy::EgressPolicy;
 use crate::proxy::headers::Via;
 use crate::proxy::{Forwarder, Listener, Outlook, Parts, Proxy};
-use crate::upstream::{Upstreams, WaysOut, check_sources};
+use crate::upstream::{Prober, Upstreams, WaysOut, check_sources};
 use core::{Core, core};
 use reload::Reloader;
 use signals::Hangups;
@@ -147,6 +147,7 @@ async fn build_on(settings: Settings, passed: Passed) -> anyhow::Result<Bound> {
         .enable_all()
         .build()
         .context("the data plane's threads could not be started")?;
+    let via = Via::random();
     let (upstreams, proxy) = {
         let _data_plane = data_plane.enter();
         let limits = control.limits();
@@ -164,9 +165,10 @@ async fn build_on(settings: Settings, passed: Passed) -> anyhow::Result<Bound> {
             policy.clone(),
             metrics.clone(),
             Arc::new(access),
-            Via::random(),
+            via.clone(),
             limits.clone(),
         ));
+        forwarder.fall_back_by(control.clone());
         let proxy = Proxy::new(Parts {
             registry: registry.clone(),
             forwarder,
@@ -186,6 +188,7 @@ async fn build_on(settings: Settings, passed: Passed) -> anyhow::Result<Bound> {
         let (upstreams, metrics) = (upstreams.clone(), metrics.clone());
         webhook::attach(&control, hook, errands, upstreams, &settings.limits, metrics, data_plane.handle());
     }
+    control.set_prober(Arc::new(Prober::new(upstreams.clone(), via.value(http::Version::HTTP_11))));
     let pool = upstreams.clone();
     info.set_pool(move || pool.pool_state());
     let (stop_api, stopped) = watch::channel(false);

@@ -351,7 +351,7 @@ mod tests {
             help.push_str(&command.render_long_help().to_string());
             commands.extend(command.get_subcommands().cloned());
         }
-        for later in ["probe", "etcd", "socks5", "transparent", "rollback"] {
+        for later in ["egret probe", "etcd", "socks5", "transparent"] {
             assert!(!help.contains(later), "the help speaks of {later}");
         }
         for variable in ["EGRET_CONFIG", "EGRET_DATA_DIR", "EGRET_TOKEN", "EGRET_URL", "EGRET_PROJECT", "EGRET_LOG"] {

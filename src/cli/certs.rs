@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::args::{BindArgs, CertsCommand, ProjectArgs, UnbindArgs};
 use super::client::{Api, ApiError, segment};
@@ -15,12 +16,15 @@ use super::output::{clean, facts, print, print_json, table, text, while_waiting}
 pub(super) async fn run(command: CertsCommand) -> anyhow::Result<()> {
     match command {
         CertsCommand::List { project, json } => list(&project, json).await,
-        CertsCommand::Upload(args) => upload::run(args).await,
+        CertsCommand::Upload(args) => upload::run(*args).await,
         CertsCommand::Bind(args) => bind(&args).await,
         CertsCommand::Unbind(args) => unbind(&args).await,
         CertsCommand::Show { id, project, json } => show(&id, &project, json).await,
         CertsCommand::Disclosures { cert, host, project, json } => {
             disclosures::run(cert.as_deref(), host.as_deref(), &project, json).await
+        }
+        CertsCommand::Rollback { origin, project, json } => {
+            rollback(origin.as_deref().unwrap_or("*"), &project, json).await
         }
         CertsCommand::Delete { id, project, json } => delete(&id, &project, json).await,
     }
@@ -182,6 +186,17 @@ fn words(name: &str) -> String {
         words.push(c.to_ascii_lowercase());
     }
     words
+}
+
+async fn rollback(origin: &str, project: &ProjectArgs, as_json: bool) -> anyhow::Result<()> {
+    let mut api = Api::new(&project.api)?;
+    let path = format!("{}/bindings/rollback?origin={}", project_path(project), segment(origin));
+    let answer = while_waiting(|| "rolling back".to_owned(), api.post(&path, Zeroizing::default())).await?;
+    if as_json {
+        return print_json(&answer);
+    }
+    let (id, origin) = (text(&answer["certId"]), origin_text(&answer["origin"]));
+    print(&format!("rolled back: {} is in force again for {}\n", clean(&id), clean(&origin)))
 }
 
 async fn delete(id: &str, project: &ProjectArgs, as_json: bool) -> anyhow::Result<()> {

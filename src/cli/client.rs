@@ -27,7 +27,7 @@ use crate::domain::Endpoint;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An upload waits for the disk; a list of ten thousand certificates for the wire.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Why the API did not do it.
@@ -135,7 +135,17 @@ impl Api {
 
     /// `POST` of JSON that is wiped once it was sent.
     pub(super) async fn post(&mut self, path: &str, json: Zeroizing<Vec<u8>>) -> Result<Value, ApiError> {
-        self.call(Method::POST, path, Bytes::from_owner(json)).await
+        self.post_within(ANSWER_TIMEOUT, path, json).await
+    }
+
+    /// The same where the answer may take longer, or must not.
+    pub(super) async fn post_within(
+        &mut self,
+        limit: Duration,
+        path: &str,
+        json: Zeroizing<Vec<u8>>,
+    ) -> Result<Value, ApiError> {
+        self.call_within(limit, Method::POST, path, Bytes::from_owner(json)).await
     }
 
     /// `PUT` of JSON.
@@ -144,10 +154,20 @@ impl Api {
     }
 
     async fn call(&mut self, method: Method, path: &str, body: Bytes) -> Result<Value, ApiError> {
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(method, path, body));
+        self.call_within(ANSWER_TIMEOUT, method, path, body).await
+    }
+
+    async fn call_within(
+        &mut self,
+        limit: Duration,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Value, ApiError> {
+        let answer = tokio::time::timeout(limit, self.exchange(method, path, body));
         let (status, bytes) = match answer.await {
             Ok(answer) => answer?,
-            Err(_) => return Err(self.unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
+            Err(_) => return Err(self.unreachable(format!("no answer within {} s", limit.as_secs()))),
         };
         let value: Option<Value> = serde_json::from_slice(&bytes).ok();
         match value {

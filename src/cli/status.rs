@@ -43,6 +43,10 @@ fn described(status: &Value) -> String {
     }
     head.extend(list("warnings").iter().map(|warning| fact("warning", text(&warning["text"]))));
     head.extend(list("unloaded").iter().map(|missing| fact("not loaded", text(missing))));
+    head.extend(list("pending").iter().map(|pending| {
+        let [origin, probe] = ["origin", "probe"].map(|key| text(&pending[key]));
+        fact("pending", format!("{} for {origin}, tried out at {probe}", text(&pending["certId"])))
+    }));
     head.extend(list("certificates").is_empty().then(|| fact("certificates", "none".to_owned())));
     let quarantined = status.pointer("/store/quarantined").and_then(Value::as_array).cloned().unwrap_or_default();
     head.extend(quarantined.iter().map(|record| fact("quarantined", text(record))));
@@ -89,6 +93,7 @@ mod tests {
             "reason": "a declared certificate is not loaded",
             "warnings": [{"text": "certificate cert_a expires soon; renew it with: egret certs upload"}],
             "reload": {"state": "ok", "error": null}, "unloaded": ["x.crt cannot be read"],
+            "pending": [{"origin": "https://*.b.test", "certId": "cert_c", "probe": "https://x.b.test"}],
         });
         let expected = "\
 egret       0.1.0, unready
@@ -99,6 +104,7 @@ projects    pay
 unready     a declared certificate is not loaded
 warning     certificate cert_a expires soon; renew it with: egret certs upload
 not loaded  x.crt cannot be read
+pending     cert_c for https://*.b.test, tried out at https://x.b.test
 
 DAYS LEFT  NOT AFTER  PROJECT  ORIGIN          ID
 -1         2026       pay      https://a.test  cert_a

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{DnsMixed, Intercept, PostQuantum, StoreBackend};
-use crate::domain::{Lift, OnExpiry, ProjectState, Role, ServerTrust, Team};
+use crate::domain::{Lift, OnExpiry, ProjectState, Role, Rollback, ServerTrust, Team};
 
 pub use super::limits::LimitsTable;
 
@@ -154,6 +154,8 @@ pub struct ProjectTable {
     pub on_expiry: Option<OnExpiry>,
     /// Which plain http requests are lifted to TLS.
     pub lift: Option<Lift>,
+    /// Whether a replaced certificate is kept to go back to.
+    pub rollback: Option<Rollback>,
     /// Which anchors vouch for servers; `[trust] servers` if left out.
     pub servers: Option<ServerTrust>,
 }

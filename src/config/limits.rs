@@ -21,6 +21,7 @@ const fn minutes(n: u64) -> Duration {
     Duration::from_secs(60 * n)
 }
 const DAY: Duration = minutes(24 * 60);
+const MONTH: Duration = minutes(30 * 24 * 60);
 
 /// What a limit of a kind is in code.
 macro_rules! plain {
@@ -176,6 +177,9 @@ limits! {
     upgraded_grace: Time[Duration::ZERO, DAY],
     max_retired: Count[1, 1_000_000],
     expiry_drain: Time[Duration::ZERO, DAY],
+    rollback_window: Time[Duration::ZERO, MONTH],
+    probe_timeout: Time[ms(10), DAY],
+    max_pending: Count[1, 10_000],
     max_connections_per_origin: Count[1, 1_000_000],
     max_idle_per_origin: Count[0, 1_000_000],
     max_idle: Count[0, 1_000_000],

@@ -358,6 +358,12 @@ pub struct Limits {
     /// This long before the end of its validity a certificate's connections take no new requests; at the end they
     /// are cut.
     pub expiry_drain: Duration,
+    /// A replaced certificate is kept this long to go back to; zero = never.
+    pub rollback_window: Duration,
+    /// Trying a certificate out, from its upload to the origin's answer.
+    pub probe_timeout: Duration,
+    /// Certificates that are tried out at once.
+    pub max_pending: usize,
     /// Upstream connections per identity and origin.
     pub max_connections_per_origin: usize,
     /// Of them idle at most.
@@ -435,6 +441,9 @@ impl Default for Limits {
             upgraded_grace: 60 * MINUTE,
             max_retired: 65_536,
             expiry_drain: 30 * SECOND,
+            rollback_window: 60 * MINUTE,
+            probe_timeout: 30 * SECOND,
+            max_pending: 16,
             max_connections_per_origin: 1024,
             max_idle_per_origin: 128,
             max_idle: 4096,

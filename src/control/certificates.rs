@@ -10,9 +10,11 @@ use zeroize::Zeroizing;
 
 use super::apply::{Facts, Grace, retire, retire_objects};
 use super::records::{BindingRecord, CertificateRecord};
+use super::rollback::LetGo;
+use super::stage::Slot;
 use super::store::Write;
 use super::{Control, ControlError, Drain, Inner, Properties, Upload, Uploaded};
-use crate::domain::{CertificateId, Pattern, ProjectState, Source, time as clock};
+use crate::domain::{CertificateId, Pattern, ProjectInfo, ProjectState, Source, time as clock};
 use crate::identity::UpstreamTls;
 use crate::observe::{Event, EventKind};
 use crate::pki::validate::{Material, ValidCertificate, validate};
@@ -32,7 +34,8 @@ impl Control {
         let (inner, project) = (self.inner.clone(), project.clone());
         whole(async move {
             let (upload, valid) = validated(upload).await?;
-            inner.place(&project, upload, valid, drain).await
+            let certificate = inner.made(project.load().info(), &upload, valid)?;
+            inner.place(&project, upload, certificate, drain, None).await
         })
         .await
     }
@@ -95,7 +98,7 @@ pub(super) async fn whole<T: Send + 'static>(
 }
 
 /// Validation signs and verifies; that is kept off the threads that answer requests.
-async fn validated(upload: Upload) -> Result<(Upload, ValidCertificate), ControlError> {
+pub(super) async fn validated(upload: Upload) -> Result<(Upload, ValidCertificate), ControlError> {
     let checked = tokio::task::spawn_blocking(move || {
         let material =
             Material { cert: &upload.cert, key: &upload.key, ca: &upload.ca, skip_validation: upload.skip_validation };
@@ -112,85 +115,97 @@ async fn validated(upload: Upload) -> Result<(Upload, ValidCertificate), Control
 }
 
 impl Inner {
-    /// The part of an upload that comes after validation.
+    /// What an upload becomes. Made before anything is stored: what cannot be made must not be acknowledged.
+    pub(super) fn made(
+        &self,
+        project: &ProjectInfo,
+        upload: &Upload,
+        valid: ValidCertificate,
+    ) -> Result<Arc<Certificate>, ControlError> {
+        let facts = Facts {
+            id: new_id()?,
+            cert_pem: String::clone(&upload.cert),
+            ca_pem: String::clone(&upload.ca),
+            uploaded_at: clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now()),
+            skip_validation: upload.skip_validation,
+            warnings: None,
+            source: Source::Api,
+        };
+        Ok(self.maker.load_full().certificate(project, valid, facts))
+    }
+
+    /// The part of an upload that comes after validation. `tried`: what the place held when the certificate began to be
+    /// tried out; since then it must not have changed.
     pub(super) async fn place(
         &self,
         project: &Arc<Project>,
         upload: Upload,
-        valid: ValidCertificate,
+        certificate: Arc<Certificate>,
         drain: Drain,
+        tried: Option<Slot>,
     ) -> Result<Uploaded, ControlError> {
         let Upload { cert, key, ca, pattern, skip_validation, tls13_only } = upload;
-        let digest = valid.digest;
         let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
-        let id = new_id()?;
-        let facts = Facts {
-            id: id.clone(),
-            cert_pem: String::clone(&cert),
-            ca_pem: String::clone(&ca),
-            uploaded_at: now,
-            skip_validation,
-            warnings: None,
-            source: Source::Api,
-        };
+        let id = certificate.info.id.clone();
 
         let _writer = project.write().await;
         let snapshot = project.snapshot();
         takes_uploads(&snapshot)?;
         not_declared(&snapshot, &pattern)?;
+        if tried.as_ref().is_some_and(|slot| *slot != Slot::of(&snapshot, &pattern)) {
+            let what = "the origin took the certificate, but its place was changed meanwhile, and what was put there last \
+                        stays in force; look at what it is, and upload again if this one is still wanted";
+            return Err(ControlError::Field { field: "stage", what: what.to_owned() });
+        }
         let existing = snapshot.binding(&pattern);
         let updated = existing.is_some() || snapshot.is_quarantined(&pattern);
         if let Some(Target::Certificate(same)) = existing.as_ref().map(|b| &b.target)
-            && same.digest == digest
+            && same.digest == certificate.digest
         {
             let wanted = Properties { tls13_only, ..Properties::default() };
             let id = same.info.id.clone();
             self.bind(project, pattern.clone(), Some(id), wanted).await?;
             return Ok(Uploaded { updated: true, pattern, certificate: same.clone() });
         }
-        // Made before anything is stored: what cannot be made must not be acknowledged. And under the lock: a reload may
-        // have changed meanwhile whom the project trusts.
-        let certificate = self.maker.load_full().certificate(snapshot.info(), valid, facts);
-        let displaced = existing.as_ref().and_then(|b| b.target.certificate_id()).filter(|id| {
-            // Declared ones stay with their file; one that a shadowed binding names comes back with it.
-            snapshot.bindings_of(id).len() == 1
-                && snapshot.certificate(id).is_none_or(|c| c.info.source == Source::Api)
-                && self.shadowed_by(project, id).is_empty()
-        });
+        // With objects of its own, made under the lock: a reload may have changed meanwhile whom the project trusts, and
+        // what a probe left behind is nobody's.
+        let certificate = self.maker.load_full().anew(snapshot.info(), &certificate, false);
+        let displaced = self.displaced(project, &snapshot, existing.as_deref());
+        let previous = self.keep(&snapshot, existing.as_deref(), drain, (displaced.is_some(), tried.is_some()));
+        // One that is not kept here, and is in force nowhere any more, is kept nowhere.
+        let ended: Vec<_> = displaced.iter().filter(|_| previous.is_none()).collect();
+        let mut let_go = self.let_go(project, &snapshot, std::slice::from_ref(&pattern), &ended);
 
         let record = CertificateRecord {
             cert: String::clone(&cert),
             ca: String::clone(&ca),
             key: Zeroizing::new(String::clone(&key)),
             skip_validation,
-            uploaded_at: now,
+            uploaded_at: certificate.info.uploaded_at,
             warnings: certificate.info.warnings.clone(),
         };
         // A certificate that is renewed changes nothing else of its binding.
         let lift = existing.as_ref().is_none_or(|b| b.lift);
         let tls13_only = tls13_only.unwrap_or_else(|| existing.as_ref().is_some_and(|b| b.tls13_only));
-        let named = Some(id.clone());
-        let binding = BindingRecord { pattern: pattern.clone(), certificate: named, since: now, lift, tls13_only };
+        let target = Target::Certificate(certificate.clone());
+        let binding =
+            Binding { pattern: pattern.clone(), target, source: Source::Api, since: now, lift, tls13_only, previous };
         let mut writes = vec![
             Write::Put(self.store.certificate_key(project.id(), &id), record.to_bytes()),
-            Write::Put(self.store.binding_key(project.id(), &pattern), binding.to_bytes()),
+            Write::Put(self.store.binding_key(project.id(), &pattern), BindingRecord::of(&binding).to_bytes()),
         ];
         drop(record);
+        writes.append(&mut let_go.writes);
         writes.extend(self.store.project_record(snapshot.info()));
-        writes.extend(displaced.map(|old| Write::Delete(self.store.certificate_key(project.id(), old))));
+        writes.extend(ended.iter().map(|old| Write::Delete(self.store.certificate_key(project.id(), old))));
         self.store.write(writes).await?;
 
         let mut edit = snapshot.edit();
         edit.put_certificate(certificate.clone());
-        edit.bind(Binding {
-            pattern: pattern.clone(),
-            target: Target::Certificate(certificate.clone()),
-            source: Source::Api,
-            since: now,
-            lift,
-            tls13_only,
-        });
-        let old = displaced.and_then(|old| edit.remove_certificate(old));
+        let_go.apply(&self.keeping, project.id(), &mut edit);
+        self.keeping.note(project.id(), &binding);
+        edit.bind(binding);
+        let old = displaced.and_then(|old| edit.remove_certificate(&old));
         project.publish(edit.finish());
         if let Some(old) = old {
             retire(project, &old, Some(&id), drain, Grace::of_replaced(&self.limits));
@@ -215,7 +230,9 @@ impl Inner {
         let certificate = snapshot.certificate(id);
         let bindings = snapshot.bindings_of(id);
         let key = self.store.certificate_key(project.id(), id);
-        if certificate.is_none() && bindings.is_empty() && self.store.version(&key).is_none() {
+        // What is only kept to go back to is no certificate of the project.
+        let unknown = || self.store.version(&key).is_none() || self.keeping.place_of(project.id(), id).is_some();
+        if certificate.is_none() && bindings.is_empty() && unknown() {
             return Err(ControlError::NotFound("certificate"));
         }
         let sources = certificate.iter().map(|c| &c.info.source).chain(bindings.iter().map(|b| &b.source));
@@ -224,13 +241,16 @@ impl Inner {
         }
         let shadowed = self.shadowed_by(project, id);
         let patterns: Vec<_> = bindings.iter().map(|b| b.pattern.clone()).collect();
-        let mut writes = vec![Write::Delete(key)];
+        let mut let_go = self.let_go(project, &snapshot, &patterns, &[id]);
+        let mut writes = std::mem::take(&mut let_go.writes);
+        writes.push(Write::Delete(key));
         let gone = patterns.iter().chain(&shadowed);
         writes.extend(gone.map(|pattern| Write::Delete(self.store.binding_key(project.id(), pattern))));
         self.store.write(writes).await?;
 
         self.unshadow(project, &shadowed);
         let mut edit = snapshot.edit();
+        let_go.apply(&self.keeping, project.id(), &mut edit);
         for pattern in &patterns {
             edit.unbind(pattern);
         }
@@ -275,15 +295,21 @@ impl Inner {
             return Ok(true);
         }
         let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
-        let named = certificate.clone();
-        let record = BindingRecord { pattern: pattern.clone(), certificate: named, since: now, lift, tls13_only };
+        let previous = existing.as_ref().filter(|_| same).and_then(|b| b.previous.clone());
+        let binding =
+            Binding { pattern: pattern.clone(), target, source: Source::Api, since: now, lift, tls13_only, previous };
+        let mut let_go = match same {
+            true => LetGo::default(),
+            false => self.let_go(project, &snapshot, std::slice::from_ref(&pattern), &[]),
+        };
+        let mut writes = std::mem::take(&mut let_go.writes);
         let key = self.store.binding_key(project.id(), &pattern);
-        let mut writes = vec![Write::Put(key, record.to_bytes())];
+        writes.push(Write::Put(key, BindingRecord::of(&binding).to_bytes()));
         writes.extend(self.store.project_record(snapshot.info()));
         self.store.write(writes).await?;
 
         let mut edit = snapshot.edit();
-        let binding = Binding { pattern: pattern.clone(), target, source: Source::Api, since: now, lift, tls13_only };
+        let_go.apply(&self.keeping, project.id(), &mut edit);
         edit.bind(binding.clone());
         let (same, other) = existing.into_iter().partition::<Vec<_>, _>(|_| same);
         let loose = other.first().and_then(|b| self.loosen(&snapshot, b, &mut edit));
@@ -310,9 +336,13 @@ impl Inner {
         if existing.is_none() && !snapshot.is_quarantined(pattern) {
             return Err(ControlError::NotFound("binding"));
         }
-        self.store.write(vec![Write::Delete(self.store.binding_key(project.id(), pattern))]).await?;
+        let mut let_go = self.let_go(project, &snapshot, std::slice::from_ref(pattern), &[]);
+        let mut writes = std::mem::take(&mut let_go.writes);
+        writes.push(Write::Delete(self.store.binding_key(project.id(), pattern)));
+        self.store.write(writes).await?;
 
         let mut edit = snapshot.edit();
+        let_go.apply(&self.keeping, project.id(), &mut edit);
         edit.unbind(pattern);
         let loose = existing.and_then(|b| self.loosen(&snapshot, &b, &mut edit));
         project.publish(edit.finish());
@@ -361,6 +391,21 @@ impl Inner {
         Some((certificate, was))
     }
 
+    /// The certificate that ends when `existing` makes way for another: no other binding names it.
+    pub(super) fn displaced(
+        &self,
+        project: &Project,
+        snapshot: &Snapshot,
+        existing: Option<&Binding>,
+    ) -> Option<CertificateId> {
+        let id = existing?.target.certificate_id()?;
+        // Declared ones stay with their file; one that a shadowed binding names comes back with it.
+        let ends = snapshot.bindings_of(id).len() == 1
+            && snapshot.certificate(id).is_none_or(|c| c.info.source == Source::Api)
+            && self.shadowed_by(project, id).is_empty();
+        ends.then(|| id.clone())
+    }
+
     /// Patterns whose stored binding to this certificate stands behind a declared one.
     fn shadowed_by(&self, project: &Project, id: &CertificateId) -> Vec<Pattern> {
         let shadowed = self.shadowed.lock().expect("nothing panics while holding it");
@@ -396,7 +441,7 @@ pub(super) fn takes_changes(snapshot: &Snapshot) -> Result<(), ControlError> {
     }
 }
 
-fn takes_uploads(snapshot: &Snapshot) -> Result<(), ControlError> {
+pub(super) fn takes_uploads(snapshot: &Snapshot) -> Result<(), ControlError> {
     takes_changes(snapshot)?;
     match snapshot.info().state {
         ProjectState::Blocked => Err(ControlError::Blocked),
@@ -404,7 +449,7 @@ fn takes_uploads(snapshot: &Snapshot) -> Result<(), ControlError> {
     }
 }
 
-fn not_declared(snapshot: &Snapshot, pattern: &Pattern) -> Result<(), ControlError> {
+pub(super) fn not_declared(snapshot: &Snapshot, pattern: &Pattern) -> Result<(), ControlError> {
     let file = snapshot.binding(pattern).and_then(|binding| file_of(&binding.source));
     match file {
         Some(file) => Err(ControlError::Declared(format!("the certificate for {pattern}"), file)),

@@ -80,7 +80,7 @@ impl Control {
     pub async fn store_disclosures(&self, all: bool) -> Result<(), ControlError> {
         let inner = self.inner.clone();
         whole(async move {
-            let _keeping = inner.keeping.lock().await;
+            let _keeping = inner.ledger.lock().await;
             let mut outcome = Ok(());
             for project in inner.disclosures.due(all) {
                 let stored = inner.store_disclosures_of(&project, all).await;

@@ -13,20 +13,22 @@ use super::apply::{Facts, Maker};
 use super::declared::{self, Depth};
 use super::plan::{Covered, Ground, plan};
 use super::projects::{DEFAULT, same_team};
-use super::records::{BindingRecord, CertificateRecord, ProjectRecord, token_of};
+use super::records::{BindingRecord, CertificateRecord, PreviousRecord, ProjectRecord, token_of};
 use super::reload::{Findings, by_project, orphans};
+use super::rollback::Keeping;
+use super::stage::Staging;
 use super::store::{Store, Write};
 use super::{Control, Inner};
 use crate::backend::{Backend, RecordKey, RecordKind, SealedRecord};
 use crate::config::{LiveLimits, Settings};
-use crate::domain::{CertificateId, ProjectId, ProjectInfo, Source, time as clock};
+use crate::domain::{CertificateId, ProjectId, ProjectInfo, Rollback, Source, time as clock};
 use crate::identity::TlsFactory;
 use crate::observe::{Events, Metrics};
 use crate::pki::anchors::SharedAnchors;
 use crate::pki::seal::{SealError, Sealer};
 use crate::pki::validate::{Material, validate};
 use crate::registry::{
-    Binding, Certificate, Disclosures, Project, Registry, Snapshot, SnapshotEdit, Target, Token, Unavailable,
+    Binding, Certificate, Disclosures, Previous, Project, Registry, Snapshot, SnapshotEdit, Target, Token, Unavailable,
 };
 
 /// The opened records of one home, by kind.
@@ -93,6 +95,7 @@ impl Control {
         let file = settings.config_file.clone().unwrap_or_else(|| PathBuf::from("the configuration file"));
         let maker = Maker::new(factory, anchors);
         let ground = Ground { store: &store, maker: &maker, anew: false, unreadable: &[] };
+        let keeping = Keeping::default();
         let mut shadowed = Shadowed::new();
         let mut findings = Findings { faults: strays, ..Findings::default() };
         let mut held = HashMap::new();
@@ -104,7 +107,9 @@ impl Control {
             let mut edit = Snapshot::empty(Arc::new(info.clone()), maker.anonymous(&info)).edit();
             let known = certificates(&store, &maker, &info, &mut records);
             stored_bindings(&store, &info, records, &known, &mut edit);
-            for certificate in known.into_values() {
+            // What is only kept to go back to is no certificate of the project.
+            let kept = keeping.learn(&id, &edit);
+            for certificate in known.into_values().filter(|certificate| !kept.contains(&certificate.info.id)) {
                 edit.put_certificate(certificate);
             }
             let base = edit.finish();
@@ -137,10 +142,13 @@ impl Control {
             covered_tokens: Mutex::new(covered),
             declared: tokio::sync::Mutex::new(held),
             findings: Mutex::new(findings),
-            ends: super::expiry::Ends::new(metrics),
+            ends: super::expiry::Ends::new(metrics.clone()),
             events,
             disclosures: Arc::new(disclosures),
-            keeping: tokio::sync::Mutex::default(),
+            ledger: tokio::sync::Mutex::default(),
+            keeping,
+            staging: Staging::default(),
+            metrics,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -372,8 +380,9 @@ pub(super) fn stored_bindings(
         match parsed {
             Ok(record) => {
                 let target = target(record.certificate, known, &records.lost);
-                let BindingRecord { pattern, since, lift, tls13_only, .. } = record;
-                edit.bind(Binding { pattern, target, source: Source::Api, since, lift, tls13_only });
+                let BindingRecord { pattern, since, lift, tls13_only, previous, .. } = record;
+                let previous = previous.and_then(|record| previous_of(record, info, known));
+                edit.bind(Binding { pattern, target, source: Source::Api, since, lift, tls13_only, previous });
             }
             Err(why) => {
                 quarantined.insert(key.id.clone());
@@ -383,6 +392,14 @@ pub(super) fn stored_bindings(
         }
     }
     edit.quarantine(quarantined, store.record_name());
+}
+
+/// What a binding can go back to; what has ended meanwhile is let go of by the first sweep.
+fn previous_of(record: PreviousRecord, info: &ProjectInfo, known: &Known) -> Option<Arc<Previous>> {
+    let PreviousRecord { certificate, until, alone, automatic } = record;
+    let certificate = known.get(&certificate)?.clone();
+    let until = if info.rollback == Rollback::Off { time::OffsetDateTime::UNIX_EPOCH } else { until };
+    Some(Arc::new(Previous { certificate, until, alone, automatic }))
 }
 
 fn target(id: Option<CertificateId>, known: &Known, lost: &HashMap<CertificateId, String>) -> Target {

@@ -18,6 +18,8 @@ mod projects;
 mod records;
 pub mod rekey;
 mod reload;
+mod rollback;
+mod stage;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ pub use declared::{Depth, Entry, Files, Listing, examine, list};
 pub use expiry::Warning;
 pub use outline::{Outline, Unread, outline};
 pub use reload::{ReloadReport, TRUST};
+pub use stage::{Pending, Promoted, Refused, trial_origin};
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -38,7 +41,7 @@ use zeroize::Zeroizing;
 use crate::backend::SealedRecord;
 use crate::config::LiveLimits;
 use crate::domain::Pattern;
-use crate::observe::Events;
+use crate::observe::{Events, Metrics};
 use crate::pki::validate::Fault;
 use crate::registry::{Certificate, Disclosures, Registry, Token};
 
@@ -110,6 +113,11 @@ pub enum ControlError {
     /// No such certificate, binding or project.
     #[error("{0} not found")]
     NotFound(&'static str),
+    /// The binding has no certificate that it could go back to.
+    #[error(
+        "there is no certificate to go back to: after an upload the one before is kept for limits.rollback_window, but not with drain=now, rollback = \"off\", or once it has expired"
+    )]
+    NoneKept,
     /// Something is in the way: a project of this name, id, account or zone, a token of this name, a full house.
     #[error("{0}")]
     Exists(String),
@@ -122,6 +130,12 @@ pub enum ControlError {
     /// The project is blocked.
     #[error("the project is blocked; uploads are not taken")]
     Blocked,
+    /// A certificate was tried out and not put in force.
+    #[error("{0}")]
+    Unproven(Box<Refused>),
+    /// Too much of this kind is under way; the same may be tried again.
+    #[error("{0}")]
+    Busy(String),
     /// The private key could not be encrypted.
     #[error("the private key could not be encrypted; nothing was changed")]
     Encrypting,
@@ -168,7 +182,12 @@ struct Inner {
     /// Who was shown which certificate.
     disclosures: Arc<Disclosures>,
     /// Held while a part of that is written.
-    keeping: tokio::sync::Mutex<()>,
+    ledger: tokio::sync::Mutex<()>,
+    /// What replaced certificates are kept.
+    keeping: rollback::Keeping,
+    /// What is being tried out before it is put in force.
+    staging: stage::Staging,
+    metrics: Arc<Metrics>,
 }
 
 /// What [`Control::load`] found.

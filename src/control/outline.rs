@@ -103,7 +103,8 @@ fn declare(declared: &Entry, n: usize, unread: &mut HashMap<CertificateId, Unrea
     };
     let target = Target::Unavailable(Unavailable { id, why });
     let (lift, tls13_only) = (declared.lift, declared.tls13_only);
-    Binding { pattern: declared.pattern.clone(), target, source, since: clock::now(), lift, tls13_only }
+    let pattern = declared.pattern.clone();
+    Binding { pattern, target, source, since: clock::now(), lift, tls13_only, previous: None }
 }
 
 /// The chain as it stands in its file; a key that stands beside it is wiped unread.

@@ -219,7 +219,8 @@ impl Planner<'_> {
         let target =
             target.map_or_else(|why| Target::Unavailable(Unavailable { id: id.clone(), why }), Target::Certificate);
         let (lift, tls13_only) = (entry.lift, entry.tls13_only);
-        let binding = Binding { pattern: entry.pattern, target, source, since, lift, tls13_only };
+        let pattern = entry.pattern;
+        let binding = Binding { pattern, target, source, since, lift, tls13_only, previous: None };
         if let Some(stored) = self.edit.bind(binding).filter(|displaced| displaced.source == Source::Api) {
             self.cover(stored);
         }
@@ -284,21 +285,21 @@ impl Planner<'_> {
         {
             self.edit.put_certificate(self.ground.maker.afresh(certificate));
         }
-        self.covered.insert(stored.pattern.clone(), stored);
+        // Meanwhile nobody goes back; what was kept for that ends with its window.
+        let stored = Binding { previous: None, ..Binding::clone(&stored) };
+        self.covered.insert(stored.pattern.clone(), Arc::new(stored));
     }
 
     /// Stored bindings that name a declared certificate go on with the one in its place.
     fn follow(&mut self, old: &CertificateId, new: Option<&CertificateId>) {
         for binding in self.edit.so_far().bindings_of(old) {
-            let Binding { pattern, since, lift, tls13_only, .. } = Binding::clone(&binding);
             let target = self.target(new.unwrap_or(old));
+            let binding = Binding { target, ..Binding::clone(&binding) };
             if new.is_some() {
-                let record =
-                    BindingRecord { pattern: pattern.clone(), certificate: new.cloned(), since, lift, tls13_only };
-                let key = self.ground.store.binding_key(&self.info.id, &pattern);
-                self.writes.push(Write::Put(key, record.to_bytes()));
+                let key = self.ground.store.binding_key(&self.info.id, &binding.pattern);
+                self.writes.push(Write::Put(key, BindingRecord::of(&binding).to_bytes()));
             }
-            self.edit.bind(Binding { pattern, target, source: Source::Api, since, lift, tls13_only });
+            self.edit.bind(binding);
         }
     }
 

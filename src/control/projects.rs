@@ -113,6 +113,7 @@ impl Inner {
         self.put_tokens(bereft);
         self.store.unsettle(project.id());
         self.disclosures.forget(project.id());
+        self.keeping.forget_project(project.id());
         self.shadowed.lock().expect("nothing panics while holding it").remove(project.id());
         for certificate in snapshot.certificates() {
             certificate.objects().for_each(|tls| end(tls, Drain::Grace, Grace::of_deleted(&self.limits)));

@@ -12,9 +12,10 @@ use time::OffsetDateTime;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::domain::{
-    CertificateId, DefaultScope, Lift, OnExpiry, Pattern, ProjectId, ProjectInfo, ProjectState, Role, ServerTrust, Team,
+    CertificateId, DefaultScope, Lift, OnExpiry, Pattern, ProjectId, ProjectInfo, ProjectState, Role, Rollback,
+    ServerTrust, Team,
 };
-use crate::registry::{Token, TokenScope, TokenSource};
+use crate::registry::{Binding, Token, TokenScope, TokenSource};
 
 /// Why an opened record means nothing to this egret. Never says anything of the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -108,6 +109,10 @@ pub(super) fn time_of(seconds: i64) -> Result<OffsetDateTime, NotUnderstood> {
     OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| NotUnderstood)
 }
 
+fn milliseconds(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
+
 /// A binding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BindingRecord {
@@ -121,6 +126,29 @@ pub(super) struct BindingRecord {
     pub(super) lift: bool,
     /// Whether its certificate is presented over TLS 1.3 only.
     pub(super) tls13_only: bool,
+    /// What it can go back to.
+    pub(super) previous: Option<PreviousRecord>,
+}
+
+/// The certificate before, whose own record lies where it lay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PreviousRecord {
+    pub(super) certificate: CertificateId,
+    /// Whole milliseconds.
+    pub(super) until: OffsetDateTime,
+    /// Nothing but such records names it.
+    pub(super) alone: bool,
+    pub(super) automatic: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PreviousJson {
+    certificate: String,
+    /// Milliseconds.
+    until: i64,
+    alone: bool,
+    automatic: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -135,6 +163,9 @@ struct BindingJson {
     /// Left out where it is false, for the same reason.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     tls13_only: bool,
+    /// Left out where there is none, as in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous: Option<PreviousJson>,
 }
 
 fn lifts() -> bool {
@@ -147,6 +178,24 @@ fn is_lifting(lift: &bool) -> bool {
 }
 
 impl BindingRecord {
+    /// What rests of a binding.
+    pub(super) fn of(binding: &Binding) -> Self {
+        let previous = binding.previous.as_ref().map(|previous| PreviousRecord {
+            certificate: previous.certificate.info.id.clone(),
+            until: previous.until,
+            alone: previous.alone,
+            automatic: previous.automatic,
+        });
+        Self {
+            pattern: binding.pattern.clone(),
+            certificate: binding.target.certificate_id().cloned(),
+            since: binding.since,
+            lift: binding.lift,
+            tls13_only: binding.tls13_only,
+            previous,
+        }
+    }
+
     pub(super) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let json = BindingJson {
             pattern: self.pattern.to_string(),
@@ -154,8 +203,14 @@ impl BindingRecord {
             since: self.since.unix_timestamp(),
             lift: self.lift,
             tls13_only: self.tls13_only,
+            previous: self.previous.as_ref().map(|previous| PreviousJson {
+                certificate: previous.certificate.as_str().to_owned(),
+                until: milliseconds(previous.until),
+                alone: previous.alone,
+                automatic: previous.automatic,
+            }),
         };
-        to_json(&json, 256)
+        to_json(&json, 512)
     }
 
     pub(super) fn parse(plain: &[u8]) -> Result<Self, NotUnderstood> {
@@ -165,7 +220,16 @@ impl BindingRecord {
             None => None,
         };
         let pattern = Pattern::parse(&json.pattern).map_err(|_| NotUnderstood)?;
-        Ok(Self { pattern, certificate, since: time_of(json.since)?, lift: json.lift, tls13_only: json.tls13_only })
+        let previous = match json.previous {
+            Some(PreviousJson { certificate, until, alone, automatic }) => {
+                let certificate = CertificateId::parse(&certificate).ok_or(NotUnderstood)?;
+                let until = OffsetDateTime::from_unix_timestamp_nanos(i128::from(until) * 1_000_000);
+                Some(PreviousRecord { certificate, until: until.map_err(|_| NotUnderstood)?, alone, automatic })
+            }
+            None => None,
+        };
+        let (since, lift, tls13_only) = (time_of(json.since)?, json.lift, json.tls13_only);
+        Ok(Self { pattern, certificate, since, lift, tls13_only, previous })
     }
 }
 
@@ -184,6 +248,8 @@ pub(super) struct ProjectRecord {
     /// Left out where it is the default: records of earlier versions have none.
     #[serde(default, skip_serializing_if = "Lift::is_registered")]
     lift: Lift,
+    #[serde(default, skip_serializing_if = "Rollback::is_auto")]
+    rollback: Rollback,
     servers: ServerTrust,
 }
 
@@ -211,6 +277,7 @@ impl ProjectRecord {
             },
             on_expiry: info.on_expiry,
             lift: info.lift,
+            rollback: info.rollback,
             servers: info.servers,
         }
     }
@@ -240,6 +307,7 @@ impl ProjectRecord {
             default_scope,
             on_expiry: json.on_expiry,
             lift: json.lift,
+            rollback: json.rollback,
             servers: json.servers,
             declared: false,
         })
@@ -330,6 +398,12 @@ mod tests {
                 since: OffsetDateTime::UNIX_EPOCH,
                 lift,
                 tls13_only,
+                previous: certificate.map(|_| PreviousRecord {
+                    certificate: CertificateId::parse("cert_0").expect("an id"),
+                    until: OffsetDateTime::from_unix_timestamp_nanos(1_800_000_000_123_000_000).expect("a time"),
+                    alone: true,
+                    automatic: lift,
+                }),
             };
             assert_eq!(BindingRecord::parse(&record.to_bytes()), Ok(record));
         }
@@ -349,12 +423,14 @@ mod tests {
                 state: ProjectState::Blocked,
                 servers: ServerTrust::Ca,
                 lift: Lift::Always,
+                rollback: Rollback::Off,
                 ..ProjectInfo::named("payments")
             };
             let bytes = ProjectRecord::of(&info).to_bytes();
             assert_eq!(ProjectRecord::parse(&bytes), Ok(info));
             let plain = ProjectRecord::of(&ProjectInfo::named("payments")).to_bytes();
-            assert!(!String::from_utf8_lossy(&plain).contains("lift"), "as earlier versions write it");
+            let plain = String::from_utf8_lossy(&plain);
+            assert!(!plain.contains("lift") && !plain.contains("rollback"), "as earlier versions write it");
         }
     }
 

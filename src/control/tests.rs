@@ -6,6 +6,7 @@ mod expiry;
 mod folders;
 mod projects;
 mod reload;
+mod staging;
 mod start;
 mod support;
 mod tls13;

@@ -27,6 +27,8 @@ const PREFIX: &str = "egret_";
 const SECRET: usize = 32;
 /// How often expired tokens are swept from the store. They are good for nothing from the second on at which they expire.
 const SWEEP: Duration = Duration::from_secs(60);
+/// How often it is looked for certificates that were kept long enough. A look costs a few comparisons for each.
+const KEPT_SWEEP: Duration = Duration::from_secs(1);
 
 /// A token to be made.
 #[derive(Debug, Clone)]
@@ -76,18 +78,24 @@ impl Control {
         whole(async move { inner.revoke_token(&name, &by).await }).await
     }
 
-    /// What is done from time to time and for ever: sweeps expired tokens from registry and store, and keeps the
-    /// disclosure ledger. Drop it to end it.
+    /// What is done from time to time and for ever: sweeps expired tokens from registry and store, lets go of certificates
+    /// that were kept to go back to, and keeps the disclosure ledger. Drop it to end it.
     pub async fn tend(self: Arc<Self>) {
         tokio::join!(self.sweep_for_ever(), self.keep_disclosures(super::disclosures::Pace::default()));
     }
 
     async fn sweep_for_ever(&self) {
-        let mut tick = tokio::time::interval(SWEEP);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let every = |period| {
+            let mut tick = tokio::time::interval(period);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            tick
+        };
+        let (mut tokens, mut kept) = (every(SWEEP), every(KEPT_SWEEP));
         loop {
-            tick.tick().await;
-            self.sweep(clock::now()).await;
+            tokio::select! {
+                _ = tokens.tick() => self.sweep(clock::now()).await,
+                _ = kept.tick() => self.let_go_of_ended(clock::now()).await,
+            }
         }
     }
 

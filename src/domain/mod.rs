@@ -21,4 +21,6 @@ pub use expiry::{Ending, Threshold};
 pub use host_pattern::{HostPattern, holds, parse_network};
 pub use origin::{HTTP_PORT, HTTPS_PORT, Host, HostKind, HttpTarget, Origin, OriginError};
 pub use pattern::{Pattern, PortRule, Rule};
-pub use project::{DefaultScope, Lift, OnExpiry, ProjectId, ProjectInfo, ProjectState, Role, ServerTrust, Team};
+pub use project::{
+    DefaultScope, Lift, OnExpiry, ProjectId, ProjectInfo, ProjectState, Role, Rollback, ServerTrust, Team,
+};

@@ -145,6 +145,25 @@ impl Lift {
     }
 }
 
+/// Whether a replaced certificate is kept for a while to go back to (product.md section 8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rollback {
+    /// For `limits.rollback_window`; after a promotion egret goes back by itself when an origin refuses the new one.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+impl Rollback {
+    /// Whether it is [`Rollback::Auto`], which records leave out.
+    #[must_use]
+    pub fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+}
+
 /// Which trust anchors vouch for servers (`[trust] servers`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub enum ServerTrust {
@@ -181,6 +200,8 @@ pub struct ProjectInfo {
     pub on_expiry: OnExpiry,
     /// Which plain http requests are lifted to TLS.
     pub lift: Lift,
+    /// Whether a replaced certificate is kept to go back to.
+    pub rollback: Rollback,
     /// Which trust anchors vouch for servers.
     pub servers: ServerTrust,
     /// Whether the configuration file declares it (then the API may not change it).
@@ -201,6 +222,7 @@ impl ProjectInfo {
             default_scope: DefaultScope::Any,
             on_expiry: OnExpiry::Refuse,
             lift: Lift::Registered,
+            rollback: Rollback::Auto,
             servers: ServerTrust::SystemAndCa,
             declared: false,
         }

@@ -14,6 +14,8 @@
 //! | --- | --- | --- |
 //! | `egret_requests_total` | `side`: `origin`, `egret`; `class`: `1xx` to `5xx`, `other`; `code` | requests answered, by who answered; `code` is the failure code where egret did (product section 7), else empty |
 //! | `egret_upstream_handshakes_total` | `result`: `full`, `resumed`, `failed` | TLS handshakes with origins |
+//! | `egret_certificate_probes_total` | `result`: `accepted`, `refused` | certificates tried out before they were put in force |
+//! | `egret_certificate_rollbacks_total` | `how`: `manual`, `automatic` | certificates put back in force in place of the one after them |
 //! | `egret_upstream_idle_connections` | | of `egret_upstream_connections`, those that wait for a request |
 //! | `egret_upstream_waiting_requests` | | requests that wait for a connection |
 //! | `egret_certificates` | `state`: `valid`, `expired`, `not_yet_valid` | certificates by their dates |
@@ -43,6 +45,8 @@ use crate::domain::Code;
 const FAMILIES: &[(&str, &str)] = &[
     ("upstream_handshakes", "TLS handshakes with origins, by how they ended"),
     ("expiry_warnings", "Warnings that bound certificates expire, by the days left at most; 0: it has expired"),
+    ("certificate_probes", "Certificates tried out at an origin before they were put in force, by how that ended"),
+    ("certificate_rollbacks", "Certificates put back in force in place of the one after them, by whose word"),
 ];
 
 /// One line of the table.
@@ -291,6 +295,16 @@ table! {
     disclosures: gauge;
     /// Entries of the disclosure ledger that made room for others at `limits.max_disclosures`.
     disclosures_forgotten;
+    /// Certificates that an origin took when they were tried out (`?stage=probe`).
+    probes_accepted => certificate_probes { result = "accepted" };
+    /// Certificates that were tried out and not taken, or for which nothing was proven.
+    probes_refused => certificate_probes { result = "refused" };
+    /// Uploads turned away because `limits.max_pending` certificates were being tried out.
+    probes_full;
+    /// Certificates put back in force because somebody said so.
+    rollbacks_manual => certificate_rollbacks { how = "manual" };
+    /// Certificates put back in force because an origin refused, by a TLS alert, what was promoted in their place.
+    rollbacks_automatic => certificate_rollbacks { how = "automatic" };
     /// Access-log lines dropped because the sink did not keep up.
     access_log_dropped;
     /// Management requests.

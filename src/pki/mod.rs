@@ -14,7 +14,7 @@ mod der;
 pub mod files;
 pub mod issuer;
 pub mod kek;
-mod names;
+pub mod names;
 pub mod pem;
 pub mod seal;
 pub mod server;

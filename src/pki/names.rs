@@ -14,6 +14,12 @@ pub(super) fn rfc4514(name: &X509Name<'_>) -> String {
     }
 }
 
+/// The same of a name's DER, such as an origin lists in its CertificateRequest.
+#[must_use]
+pub fn rfc4514_of_der(der: &[u8]) -> String {
+    Name::from_der(der).map_or_else(|_| "(unreadable name)".to_owned(), |name| name.to_string())
+}
+
 /// Upper-case hex without leading zero bytes, as openssl and nginx (`$ssl_client_serial`) print it; a negative
 /// number, which RFC 5280 forbids and some CAs issued, has a minus in front as there.
 pub(super) fn serial(content: &[u8]) -> String {

@@ -7,13 +7,12 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, PROXY_AUTHENTICATE, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
-use x509_cert::der::Decode as _;
-use x509_cert::name::RdnSequence;
 
 use crate::domain::time::rfc3339;
 use crate::domain::{CertificateId, Code};
 use crate::identity::Presented;
 use crate::observe::RequestId;
+use crate::pki::names::rfc4514_of_der;
 use crate::upstream::{Facts, Failure, ReplyBody};
 
 /// The response field of RFC 9209.
@@ -325,7 +324,7 @@ fn add_facts(body: &mut Map<String, Value>, facts: &Facts) {
         body.insert("certificate_requested".into(), true.into());
     }
     if let Some(asked) = &facts.asked {
-        let names: Vec<Value> = asked.cas.iter().take(SHOWN_CAS).map(|der| rfc4514(der).into()).collect();
+        let names: Vec<Value> = asked.cas.iter().take(SHOWN_CAS).map(|der| rfc4514_of_der(der).into()).collect();
         body.insert("acceptable_cas".into(), json!({ "names": names, "total": asked.ca_count }));
     }
     body.insert("identity".into(), identity(facts));
@@ -359,12 +358,6 @@ fn identity(facts: &Facts) -> Value {
 fn sni(origin: &str) -> Option<String> {
     let origin = crate::domain::Origin::parse(origin).ok()?;
     origin.host().ip().is_none().then(|| origin.host().as_str().to_owned())
-}
-
-/// A distinguished name as RFC 4514 writes it; what cannot be read is said to be so.
-/// A distinguished name (DER) as a person reads it.
-pub(super) fn rfc4514(der: &[u8]) -> String {
-    RdnSequence::from_der(der).map_or_else(|_| "(unreadable name)".to_owned(), |name| name.to_string())
 }
 
 #[cfg(test)]

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::Proxy;
 use super::connect::{Plan, is_wanted, plan};
-use super::error::rfc4514;
 use super::forward::check_usable;
 use crate::config::{CallerSettings, ListenerMode, ListenerSettings};
 use crate::domain::{HTTP_PORT, HTTPS_PORT, Host, HttpTarget, Origin, Rule};
 use crate::identity::Asked;
+use crate::pki::names::rfc4514_of_der as rfc4514;
 use crate::policy::EgressPolicy;
 use crate::registry::{Foresight, Refused, Remembered, Snapshot, Treatment, WayIn};
 use crate::upstream::Destination;

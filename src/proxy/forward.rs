@@ -4,6 +4,8 @@
 //! the selection, then the identity's validity, and only then the pool. A request whose identity was
 //! retired between selection and checkout is selected again.
 
+mod fall_back;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -21,9 +23,9 @@ use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, Peer
 use crate::identity::{Presented, UpstreamTls};
 use crate::observe::{AccessLog, Exchange, Metrics, RequestId};
 use crate::policy::EgressPolicy;
-use crate::registry::{Project, Selection, Target};
+use crate::registry::{Binding, FallBack, Project, Selection, Target};
 use crate::upstream::{
-    Destination, Ended, Failure, Lease, Refusal, Reply, ReplyBody, RequestBody, Upload, Upstreams, is_grpc,
+    Destination, Ended, Failure, Lease, Refusal, Reply, ReplyBody, RequestBody, Spared, Upload, Upstreams, is_grpc,
 };
 
 /// How often the same object may be selected although it was retired. A retirement is published first, so this is never
@@ -76,6 +78,9 @@ pub struct Inbound {
     pub pass: Option<Arc<Pass>>,
 }
 
+/// See [`Forwarder::select`].
+type Selected = (Arc<UpstreamTls>, Option<Arc<Binding>>);
+
 /// The waist.
 pub struct Forwarder {
     upstreams: Arc<Upstreams>,
@@ -86,6 +91,8 @@ pub struct Forwarder {
     limits: LiveLimits,
     /// Set once, by the proxy that it belongs to.
     bridges: OnceLock<Bridges>,
+    /// Who puts back in force what was there before a promotion.
+    fall_back: OnceLock<Arc<dyn FallBack>>,
 }
 
 impl Forwarder {
@@ -99,7 +106,8 @@ impl Forwarder {
         via: Via,
         limits: LiveLimits,
     ) -> Self {
-        Self { upstreams, policy, metrics, access, via, limits, bridges: OnceLock::new() }
+        let (bridges, fall_back) = (OnceLock::new(), OnceLock::new());
+        Self { upstreams, policy, metrics, access, via, limits, bridges, fall_back }
     }
 
     /// Says who owns the connections that become WebSockets. Without it none does.
@@ -193,13 +201,16 @@ impl Forwarder {
         let mut request = Request::from_parts(parts, body);
         let (mut last, mut stale) = (None, 0);
         loop {
-            let tls = self.select(inbound, to, record)?;
+            let (tls, promoted) = self.select(inbound, to, record)?;
             stale = if last.replace(tls.serial()) == Some(tls.serial()) { stale + 1 } else { 0 };
             if stale == MAX_STALE_SELECTIONS {
                 let why = "the certificate for this origin is retired, and nothing has taken its place";
                 return Err(Failure::new(Code::MtlsIdentityUnavailable, why));
             }
             let project = inbound.project.id();
+            if promoted.is_some() {
+                request.extensions_mut().insert(Spared);
+            }
             let sent = match ask {
                 None => self.upstreams.send(project, &tls, to, request).await,
                 // Boxed: rare, and its state would lie in every exchange.
@@ -209,6 +220,15 @@ impl Forwarder {
                 Ok(reply) => return Ok(reply),
                 Err(Refusal::Retired(back)) => request = *back,
                 Err(Refusal::Failed(failure)) => return Err(failure),
+                Err(Refusal::Rejected(failure, back)) => {
+                    let fell_back = self.fell_back(inbound, to, promoted.as_deref(), &failure).await;
+                    request = match back {
+                        Some(back) if fell_back => *back,
+                        // Too large to have been kept; the next request finds the certificate before in force.
+                        _ => return Err(failure),
+                    };
+                    self.metrics.resent.add();
+                }
             }
             // However often the certificate is replaced, the request waits for a connection under the newest one, as
             // long as it may wait for an answer. Every turn of this loop costs whoever replaces one change.
@@ -226,21 +246,26 @@ impl Forwarder {
         }
     }
 
-    /// What is presented to `to` right now, or why nothing may be sent.
-    fn select(&self, inbound: &Inbound, to: &Destination, record: &mut Record) -> Result<Arc<UpstreamTls>, Failure> {
+    /// What is presented to `to` right now, or why nothing may be sent; and the binding, if its certificate was promoted
+    /// and the one before is still kept.
+    fn select(&self, inbound: &Inbound, to: &Destination, record: &mut Record) -> Result<Selected, Failure> {
         let snapshot = inbound.project.load();
         if snapshot.is_removed() {
             return Err(Failure::new(Code::CallerForbidden, "the project was removed"));
         }
         let Destination::Tls(origin) = to else {
             // Another type than an origin: it cannot select anything.
-            return Ok(snapshot.anonymous().clone());
+            return Ok((snapshot.anonymous().clone(), None));
         };
         let selection = snapshot.select(origin);
         record.rule = Some(selection.rule);
         record.identity = selection.tls.identity().map(|i| i.info().clone());
         check_usable(&selection, snapshot.info().on_expiry, origin)?;
-        Ok(selection.tls)
+        let promoted = selection.binding.filter(|binding| {
+            // Hardly ever is there one, and then no clock is asked.
+            binding.previous.as_ref().is_some_and(|previous| previous.falls_back(domain::time::now()))
+        });
+        Ok((selection.tls, promoted))
     }
 
     fn answer(

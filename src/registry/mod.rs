@@ -5,11 +5,13 @@
 //! - a project is in the map of ids exactly as long as its name is in the map of names;
 //! - who may be cached by a caller changes only together with [`Registry::token_generation`].
 
+mod binding;
 mod disclosures;
 mod foresight;
 mod lifting;
 mod project;
 mod snapshot;
+mod staging;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -26,13 +28,13 @@ use time::OffsetDateTime;
 
 use crate::domain::{ProjectId, Team, time as clock};
 
+pub use binding::{Binding, Certificate, Target, UNREADABLE_ID, Unavailable};
 pub use disclosures::{Disclosure, Disclosures, Page};
 pub use foresight::{Foresight, Refused, Remembered, Treatment, WayIn};
 pub use lifting::Lifting;
 pub use project::{Project, Retired};
-pub use snapshot::{
-    Binding, Certificate, RecordName, Selection, Snapshot, SnapshotEdit, Target, UNREADABLE_ID, Unavailable,
-};
+pub use snapshot::{RecordName, Selection, Snapshot, SnapshotEdit};
+pub use staging::{FallBack, FallBackFuture, NOT_ASKED, Previous, Probing, Proof, ProofFuture, Trial, Unproven};
 pub use tls13::Tls13Objects;
 pub use tokens::{Token, TokenScope, TokenSource};
 pub use trace::{Outcome, Place, Step};

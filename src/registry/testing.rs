@@ -84,5 +84,6 @@ pub(crate) fn binding(pattern: &str, target: Target) -> Binding {
         since: time::OffsetDateTime::UNIX_EPOCH,
         lift: true,
         tls13_only: false,
+        previous: None,
     }
 }

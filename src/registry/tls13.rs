@@ -23,8 +23,9 @@ pub struct Tls13Objects {
 }
 
 impl Certificate {
-    /// The object of its bindings of this kind.
-    fn object(&self, pattern: &Pattern, tls13_only: bool) -> &Arc<UpstreamTls> {
+    /// The object of its bindings of this kind; made if there is none yet, so only for who holds the project's writer lock,
+    /// or has a certificate that is in no snapshot.
+    pub fn object(&self, pattern: &Pattern, tls13_only: bool) -> &Arc<UpstreamTls> {
         let (plain, tls13) = match pattern {
             Pattern::Default => (&self.general, &self.tls13.general),
             Pattern::Host(..) | Pattern::Wildcard(..) => (&self.bound, &self.tls13.bound),

@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep};
 pub use reply::{Ended, ReplyBody};
 
 use crate::net::ticks;
-use source::{Kept, Reader, Source};
+use source::{Kept, MAX_KEPT, Reader, Source};
 
 /// After this an upload goes on although the origin has not answered `Expect: 100-continue`
 /// (RFC 9110 section 10.1.1: "a client ... SHOULD NOT wait for an indefinite period").
@@ -181,6 +181,11 @@ impl RequestBody {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         matches!(self.inner, Inner::Empty)
+    }
+
+    /// Whether it is known to be larger than what is kept of a body.
+    pub(super) fn is_too_large_to_keep(&self) -> bool {
+        self.size_hint().lower() > MAX_KEPT as u64
     }
 
     /// What became of it; `None` for an empty body.

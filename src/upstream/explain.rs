@@ -32,6 +32,23 @@ pub(super) fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a T
     None
 }
 
+/// Whether an alert by which an origin refuses a client certificate (RFC 8446 section 6.2) says that the certificate
+/// itself is the reason.
+pub(super) fn is_about_the_certificate(alert: u8) -> bool {
+    use AlertDescription as A;
+    matches!(
+        AlertDescription::from(alert),
+        A::BadCertificate
+            | A::UnsupportedCertificate
+            | A::CertificateRevoked
+            | A::CertificateExpired
+            | A::CertificateUnknown
+            | A::UnknownCA
+            | A::AccessDenied
+            | A::CertificateRequired
+    )
+}
+
 /// The kind of the first io error in a chain of sources.
 pub(super) fn io_kind(error: &(dyn StdError + 'static)) -> Option<io::ErrorKind> {
     let mut next = Some(error);

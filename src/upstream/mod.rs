@@ -15,6 +15,7 @@ mod multi;
 mod parent;
 mod pool;
 mod prepare;
+mod probe;
 mod resolve;
 mod route;
 mod send;
@@ -33,8 +34,9 @@ pub use body::{Ended, ReplyBody, RequestBody, Upload};
 pub use connection::Tie;
 pub use failure::{Facts, Failure};
 pub use prepare::is_grpc;
+pub use probe::Prober;
 pub use route::{ParentError, Parents, Route};
-pub use send::{Lease, Refusal, Reply};
+pub use send::{Lease, Refusal, Reply, Spared};
 pub use webhook::Webhook;
 
 use crate::config::{DnsMixed, LiveLimits, SourceAddresses};

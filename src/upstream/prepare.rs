@@ -1,9 +1,11 @@
 //! A request in the shape that its connection's protocol wants, and what is needed to send it once more.
 
-use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Request, Uri, header};
+use std::sync::Arc;
 
-use super::body::Spare;
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
+
+use super::body::{Gate, Spare};
 use super::bucket::Bucket;
 use super::{Failure, RequestBody};
 
@@ -57,6 +59,24 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
         // `application/grpc-web` is made for HTTP/1.1.
         rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
     })
+}
+
+/// RFC 9110 section 9.2.2.
+pub(super) fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}
+
+/// `Expect: 100-continue`: the client's body is not asked for (which is what makes egret say 100 to the
+/// client) until the origin said so.
+pub(super) fn hold_for_continue(request: &mut Request<RequestBody>) -> Option<Arc<Gate>> {
+    let expects =
+        request.headers().get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if !expects || request.body().is_empty() {
+        return None;
+    }
+    let gate = Arc::new(Gate::default());
+    request.body_mut().wait_for(gate.clone());
+    Some(gate)
 }
 
 /// A request that may be sent a second time.

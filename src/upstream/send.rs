@@ -6,19 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::{Instant, timeout};
 
-use super::body::Gate;
 use super::bucket::Bucket;
 use super::checkout::{Carrier, Checkout};
 use super::pool::Pool;
 use super::prepare::{self, Second};
 use super::{Destination, Failure, RequestBody, Tie, Upload, Upstreams, explain};
 use crate::domain::{Code, ProjectId};
-use crate::identity::{Asked, UpstreamTls};
+use crate::identity::{Asked, Presented, UpstreamTls};
 use crate::net::Meter;
 
 /// Connections that may die under an unsent request before a new one is dialled; and how often an HTTP/2 origin may
@@ -30,6 +29,11 @@ pub(super) const MAX_INTERIM: u32 = 8;
 /// Marks a request that was sent a second time: there is no third, whatever is selected for it meanwhile.
 #[derive(Clone)]
 struct Resent;
+
+/// Marks a request whose certificate may be refused at no cost: its body is kept from the beginning, whatever the protocol,
+/// so that it can come back in [`Refusal::Rejected`].
+#[derive(Debug, Clone, Copy)]
+pub struct Spared;
 
 /// The head of an answer, and the hold on the connection that its body still comes from.
 pub struct Reply {
@@ -61,6 +65,17 @@ pub enum Refusal {
     Retired(Box<Request<RequestBody>>),
     /// It failed.
     Failed(Failure),
+    /// The origin refused the certificate with an alert, so it did not look at the request. That was marked as [`Spared`]
+    /// and comes back, unless too much of its body was sent.
+    Rejected(Failure, Option<Box<Request<RequestBody>>>),
+}
+
+impl Refusal {
+    /// The request does not come back if its body is larger than what is kept: whether it does must not depend on how much
+    /// of it was read before the alert came.
+    pub(super) fn rejected(failure: Failure, back: Option<Request<RequestBody>>) -> Self {
+        Self::Rejected(failure, back.filter(|r| !r.body().is_too_large_to_keep()).map(Box::new))
+    }
 }
 
 /// A hold on a connection. Dropped, an HTTP/1.1 connection closes; given back, it may serve again. Of an HTTP/2
@@ -103,6 +118,8 @@ struct Tries {
     upload: Option<Arc<Upload>>,
     /// Sent twice already.
     resent: bool,
+    /// See [`Spared`].
+    spared: bool,
     /// How often nothing of it was accepted.
     stale: u32,
 }
@@ -151,9 +168,10 @@ impl Upstreams {
         let bucket = self.pool.bucket(project, tls, self.way(to), to).map_err(Refusal::Failed)?;
         bucket.touch();
         let mut tries = Tries {
-            idempotent: is_idempotent(request.method()),
+            idempotent: prepare::is_idempotent(request.method()),
             upload: request.body().upload().cloned(),
             resent: request.extensions().get::<Resent>().is_some(),
+            spared: request.extensions().get::<Spared>().is_some(),
             stale: 0,
         };
         loop {
@@ -167,6 +185,9 @@ impl Upstreams {
                         Ok(Checkout::Ready(carrier, true)) => (carrier, true, Duration::ZERO),
                         Ok(Checkout::Ready(carrier, false)) => (carrier, false, began.elapsed()),
                         Ok(Checkout::Retired) => return Err(Refusal::Retired(Box::new(request))),
+                        Err(failure) if tries.spared && is_rejection(&failure) => {
+                            return Err(Refusal::rejected(failure, Some(request)));
+                        }
                         Err(failure) => return Err(Refusal::Failed(failure)),
                     }
                 }
@@ -246,9 +267,15 @@ impl Upstreams {
         match carrier {
             Carrier::One(conn) => {
                 prepare::http1(&mut request, bucket).map_err(Refusal::Failed)?;
-                let second = (reused && !tries.resent && tries.idempotent && request.body().is_empty())
-                    .then(|| Second::new(&request));
+                let again = reused && !tries.resent && tries.idempotent && request.body().is_empty();
+                let mut second = (again || tries.spared).then(|| Second::new(&request));
                 let interim = Some(self.watch_interim(&mut request, &conn.meter));
+                if tries.spared {
+                    let (parts, body) = request.into_parts();
+                    let (body, spare) = body.keep();
+                    second = second.map(|second| second.with(spare));
+                    request = Request::from_parts(parts, body);
+                }
                 let outcome = self.answered(conn.sender.try_send_request(request), upload).await;
                 Ok(Sent { outcome, second, interim })
             }
@@ -278,26 +305,27 @@ impl Upstreams {
         lost: &Lost<'_>,
         tries: &mut Tries,
     ) -> Result<Request<RequestBody>, Refusal> {
-        let back = error.take_message();
+        let mut back = error.take_message();
         let error = error.into_error();
         let multiplexed = matches!(lost.carrier, Carrier::Many(_));
         let untouched = multiplexed && explain::is_untouched(&error);
         let sent = back.is_none();
         // hyper hands it back only if it was never dequeued. On a connection that never answered it would meet the
         // same fate again, unless the origin only wants no more streams there.
-        if let Some(back) = back
-            && (lost.reused || (multiplexed && !lost.first))
+        if (lost.reused || (multiplexed && !lost.first))
             && tries.stale < MAX_STALE
+            && let Some(back) = back.take()
         {
             tries.stale += 1;
             return Ok(back);
         }
-        if let Some(second) = second.filter(|_| sent) {
+        let mut second = second.filter(|_| sent);
+        if second.is_some() {
             if untouched && tries.stale < MAX_STALE {
                 if explain::wants_http1(&error) {
                     self.pool.demote(project, bucket);
                 }
-                if let Some(mut request) = second.request() {
+                if let Some(mut request) = second.take().and_then(Second::request) {
                     tries.stale += 1;
                     if tries.resent {
                         request.extensions_mut().insert(Resent);
@@ -309,7 +337,7 @@ impl Upstreams {
                 && tries.idempotent
                 && tries.upload.is_none()
                 && explain::is_silent_end(&error, lost.silent, multiplexed)
-                && let Some(mut request) = second.request()
+                && let Some(mut request) = second.take().and_then(Second::request)
             {
                 tries.resent = true;
                 // The second try must not meet another connection that the origin gave up at the same moment.
@@ -326,7 +354,12 @@ impl Upstreams {
             bucket.failed(&with_facts(unsent, lost.carrier, false));
             bucket.wake_all();
         }
-        Err(Refusal::Failed(with_facts(failure, lost.carrier, sent)))
+        let failure = with_facts(failure, lost.carrier, sent);
+        // Nothing ever came but the alert: the handshake was not over for the origin, and it has looked at no request.
+        if tries.spared && lost.first && (lost.silent || multiplexed) && is_rejection(&failure) {
+            return Err(Refusal::rejected(failure, back.or_else(|| second.and_then(Second::request))));
+        }
+        Err(Refusal::Failed(failure))
     }
 
     /// Waits for the head of the answer; `None` if it does not come. The limit counts from the end of the upload: as
@@ -351,7 +384,7 @@ impl Upstreams {
     /// Counts the interim responses to a request, and ends the connection when they do not end. They are dropped, but
     /// for the effect of `100 Continue` on an upload that waits for it.
     pub(super) fn watch_interim(&self, request: &mut Request<RequestBody>, meter: &Arc<Meter>) -> Arc<AtomicU32> {
-        let gate = hold_for_continue(request);
+        let gate = prepare::hold_for_continue(request);
         let seen: Arc<AtomicU32> = Arc::default();
         let (count, meter, metrics) = (seen.clone(), meter.clone(), self.pool.metrics.clone());
         hyper::ext::on_informational(request, move |response| {
@@ -367,22 +400,10 @@ impl Upstreams {
     }
 }
 
-/// RFC 9110 section 9.2.2.
-fn is_idempotent(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
-}
-
-/// `Expect: 100-continue`: the client's body is not asked for (which is what makes egret say 100 to the
-/// client) until the origin said so.
-fn hold_for_continue(request: &mut Request<RequestBody>) -> Option<Arc<Gate>> {
-    let expects =
-        request.headers().get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if !expects || request.body().is_empty() {
-        return None;
-    }
-    let gate = Arc::new(Gate::default());
-    request.body_mut().wait_for(gate.clone());
-    Some(gate)
+/// Whether the origin says that it does not accept the certificate that it was sent.
+pub(super) fn is_rejection(failure: &Failure) -> bool {
+    failure.facts.alert.is_some_and(explain::is_about_the_certificate)
+        && failure.facts.asked.as_ref().is_some_and(|asked| asked.presented == Presented::Sent)
 }
 
 const ENDLESS: &str = "sends interim responses without end";

@@ -56,7 +56,9 @@ impl Client {
     async fn get(&self, tls: &Arc<UpstreamTls>, origin: &Origin) -> (String, bool) {
         let reply = match self.send(tls, origin, Method::GET).await {
             Ok(reply) => reply,
-            Err(Refusal::Failed(failure)) => panic!("{} {}", failure.code, failure.detail),
+            Err(Refusal::Failed(failure) | Refusal::Rejected(failure, _)) => {
+                panic!("{} {}", failure.code, failure.detail)
+            }
             Err(Refusal::Retired(_)) => panic!("retired"),
         };
         let reused = reply.reused;
@@ -84,7 +86,7 @@ fn code(outcome: Result<Reply, Refusal>) -> Code {
     match outcome {
         Ok(_) => panic!("an answer came"),
         Err(Refusal::Retired(_)) => panic!("retired"),
-        Err(Refusal::Failed(failure)) => failure.code,
+        Err(Refusal::Failed(failure) | Refusal::Rejected(failure, _)) => failure.code,
     }
 }
 

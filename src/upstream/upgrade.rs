@@ -6,8 +6,8 @@ use http::Request;
 use tokio::time::{Instant, timeout};
 
 use super::checkout::Carrier;
-use super::prepare;
-use super::send::{Lease, Lost, explained, with_facts};
+use super::prepare::{self, Second};
+use super::send::{Lease, Lost, Spared, explained, is_rejection, with_facts};
 use super::{Destination, Failure, Refusal, Reply, RequestBody, Upstreams};
 use crate::domain::{Code, ProjectId};
 use crate::identity::UpstreamTls;
@@ -29,11 +29,18 @@ impl Upstreams {
         let bucket = self.pool.bucket(project, tls, self.way(to), to).map_err(Refusal::Failed)?;
         bucket.touch();
         let began = Instant::now();
-        let Some(mut conn) = self.open_upgradable(project, &bucket).await.map_err(Refusal::Failed)? else {
-            return Err(Refusal::Retired(Box::new(request)));
+        let spared = request.extensions().get::<Spared>().is_some();
+        let mut conn = match self.open_upgradable(project, &bucket).await {
+            Ok(Some(conn)) => conn,
+            Ok(None) => return Err(Refusal::Retired(Box::new(request))),
+            Err(failure) if spared && is_rejection(&failure) => {
+                return Err(Refusal::rejected(failure, Some(request)));
+            }
+            Err(failure) => return Err(Refusal::Failed(failure)),
         };
         let connecting = began.elapsed();
         prepare::http1(&mut request, &bucket).map_err(Refusal::Failed)?;
+        let second = spared.then(|| Second::new(&request));
         let (about, meter) = (conn.about.clone(), conn.meter.clone());
         let received = meter.read();
         let interim = self.watch_interim(&mut request, &meter);
@@ -61,7 +68,11 @@ impl Upstreams {
                 let silent = meter.read() == received;
                 let lost = Lost { to, carrier: &carrier, reused: false, silent, first: true };
                 let failure = explained(&error.into_error(), &lost, None).await;
-                Err(Refusal::Failed(with_facts(failure, &carrier, true)))
+                let failure = with_facts(failure, &carrier, true);
+                match second.filter(|_| silent && is_rejection(&failure)) {
+                    Some(second) => Err(Refusal::rejected(failure, second.request())),
+                    None => Err(Refusal::Failed(failure)),
+                }
             }
             Err(_) => {
                 let failure = Failure::new(Code::NetTimeout, format!("{to} sent no response within {limit:?}"));

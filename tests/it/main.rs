@@ -42,6 +42,8 @@ mod people_bring_what_they_were_handed;
 mod plain_http_is_lifted_where_it_is_asked_for;
 mod requests_that_may_not_pass_are_refused;
 mod restarts_behind_an_activated_socket_lose_nothing;
+mod rotations_are_tried_out_first;
+mod rotations_can_be_taken_back;
 mod shells_and_manuals_know_every_command;
 mod store_outlives_the_process;
 mod the_api_is_what_it_says;

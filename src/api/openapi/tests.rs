@@ -176,13 +176,15 @@ fn answers_are_described_with_what_they_may_leave_out() {
     for (schema, required, optional) in [
         ("Listener", &["address", "auth", "mode", "name", "tls"][..], &["project"][..]),
         ("Token", &["id", "name", "role", "source"], &["createdAt", "email", "expiresAt", "projects"]),
-        ("Binding", &["certId", "lift", "origin", "since", "source", "tls13Only"], &["file"]),
+        ("Binding", &["certId", "lift", "origin", "since", "source", "tls13Only"], &["file", "rollbackUntil"]),
         ("BindingWanted", &["certId", "origin"], &["lift", "tls13Only"]),
         (
             "Disclosure",
             &["certificate", "count", "fingerprint", "first", "last", "origin", "rule", "serialNumber", "subject"],
             &["address"],
         ),
+        ("ClientCertProbed", &["origin", "status", "warnings"], &["tlsVersion"]),
+        ("ProbeDiagnosis", &["code", "detail", "origin"], &["alert", "askedFor", "fix"]),
         (
             "Status",
             &[
@@ -190,6 +192,7 @@ fn answers_are_described_with_what_they_may_leave_out() {
                 "health",
                 "listeners",
                 "management",
+                "pending",
                 "projects",
                 "reason",
                 "reload",

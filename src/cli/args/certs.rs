@@ -12,10 +12,14 @@ Examples:
   egret certs upload --cert client.crt --key client.key --ca ca.crt --origin https://api.example.com
   egret certs upload --cert client.pem --ca ca.crt --origin 'https://*.example.com'      certificate and key in one file
   egret certs upload --cert client.crt --key client.key --ca ca.crt                      for every origin that asks
+  egret certs upload --p12 new.p12 --origin https://api.example.com --probe     only if the origin takes it
   pass show client.key | egret certs upload --cert client.crt --key - --ca ca.crt
 
 What it reads: PEM or DER for each file; keys as PKCS#8, PKCS#1 or SEC1, encrypted ones as PKCS#8 (BEGIN ENCRYPTED
 PRIVATE KEY); PKCS#12 (.p12, .pfx) of OpenSSL, Java, Windows and browsers, with modern or legacy encryption.
+
+With --probe the certificate is tried out before it is put in force: a real handshake with the origin and one request.
+Unless the origin takes it nothing changes, and what it said is printed; exit code 1.
 
 Everything is decrypted and converted on this machine. The passphrase is asked for on the terminal, or taken from
 --passphrase-file, --passphrase-env or the environment variable EGRET_PASSPHRASE; it is sent to no one.";
@@ -29,6 +33,14 @@ Examples:
   egret certs unbind https://pinned.example.com             what is less specific applies again
 
 A certificate may be bound to several origins; `egret certs list` shows which is presented where.";
+
+const ROLLBACK_HELP: &str = "\
+Examples:
+  egret certs rollback --origin https://api.example.com      the one that was replaced there last is in force again
+  egret certs rollback                                       the same for the project-wide one
+
+One step: a certificate that an upload replaced is kept for limits.rollback_window (an hour), unless the project says
+rollback = \"off\". The newer one is gone once this has returned, and no new request uses it.";
 
 /// `egret certs …`
 #[derive(Debug, Subcommand)]
@@ -44,7 +56,7 @@ pub enum CertsCommand {
     },
     /// Register a certificate for an origin, or for the whole project; replaces the one that is there
     #[command(after_help = UPLOAD_HELP)]
-    Upload(UploadArgs),
+    Upload(Box<UploadArgs>),
     /// Present a certificate that is registered already to one more origin, or nothing at all
     #[command(after_help = BIND_HELP)]
     Bind(BindArgs),
@@ -70,6 +82,19 @@ pub enum CertsCommand {
         /// Only to this host, on every port; or to this origin
         #[arg(long, value_name = "HOST")]
         host: Option<String>,
+        /// Whose.
+        #[command(flatten)]
+        project: ProjectArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put the certificate before the one in force back in its place
+    #[command(after_help = ROLLBACK_HELP)]
+    Rollback {
+        /// Where: as --origin of the upload [default: every origin that asks]
+        #[arg(long, value_name = "ORIGIN")]
+        origin: Option<String>,
         /// Whose.
         #[command(flatten)]
         project: ProjectArgs,
@@ -130,6 +155,16 @@ pub struct UploadArgs {
     /// Present it over TLS 1.2 as well
     #[arg(long, conflicts_with = "tls13_only")]
     pub no_tls13_only: bool,
+    /// Try it out at the origin first, and put it in force only if the origin takes it. Name the origin where --origin
+    /// names none or several: --probe=https://api.example.com
+    #[arg(long, value_name = "ORIGIN", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub probe: Option<String>,
+    /// The path that --probe asks for [default: /]
+    #[arg(long, value_name = "PATH", requires = "probe")]
+    pub probe_path: Option<String>,
+    /// The method of that request: GET, HEAD or OPTIONS [default: GET]
+    #[arg(long, value_name = "METHOD", requires = "probe")]
+    pub probe_method: Option<String>,
     /// Whose.
     #[command(flatten)]
     pub project: ProjectArgs,

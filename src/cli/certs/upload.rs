@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::super::Usage;
 use super::super::args::UploadArgs;
-use super::super::client::Api;
+use super::super::client::{ANSWER_TIMEOUT, Api, segment};
 use super::super::output::{clean, print, print_json, text, while_waiting};
 use super::super::passphrase::Passphrase;
 use super::{about, origin_text, project_path, tls13_only};
@@ -23,6 +23,8 @@ use crate::pki::convert::{self, ConvertError, Pkcs12};
 const MAX_FILE: usize = 1024 * 1024;
 /// Longer than any honest file takes to open, on any machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than most set limits.probe_timeout.
+const PROBE_TIME: Duration = Duration::from_secs(15 * 60);
 
 /// As the API takes it.
 #[derive(Serialize)]
@@ -59,11 +61,13 @@ pub(super) async fn run(args: UploadArgs) -> anyhow::Result<()> {
 
     let mut api = Api::new(&args.project.api)?;
     let project = project_path(&args.project);
-    let mut path = format!("{project}/client-cert");
-    if let Some(tls13_only) = tls13_only(args.tls13_only, args.no_tls13_only) {
-        path.push_str(&format!("?tls13Only={tls13_only}"));
-    }
-    let answer = while_waiting(|| "uploading".to_owned(), api.post(&path, body)).await?;
+    let path = format!("{project}/client-cert{}", query(&args));
+    let (doing, limit) = match args.probe {
+        // limits.probe_timeout is for the other side to know.
+        Some(_) => ("uploading, and trying it out", PROBE_TIME),
+        None => ("uploading", ANSWER_TIMEOUT),
+    };
+    let answer = while_waiting(|| doing.to_owned(), api.post_within(limit, &path, body)).await?;
     if args.json {
         return print_json(&answer);
     }
@@ -71,6 +75,12 @@ pub(super) async fn run(args: UploadArgs) -> anyhow::Result<()> {
     let (done, origin) =
         (if answer["updated"] == json!(true) { "replaced" } else { "uploaded" }, origin_text(&answer["origin"]));
     let mut lines = format!("{done}: {} for {}\n", clean(&id), clean(&origin));
+    if let Some(probe) = answer.get("probe") {
+        lines.push_str(&format!("{} took it: HTTP {}\n", clean(&text(&probe["origin"])), text(&probe["status"])));
+        for warning in probe["warnings"].as_array().into_iter().flatten() {
+            lines.push_str(&format!("warning: {}\n", clean(&text(warning))));
+        }
+    }
     // It is stored; should the details fail now, that is no failure of the upload.
     if let Ok(details) = about(&mut api, &project, &id).await {
         lines.push_str(&format!("{}, {} days left\n", clean(&text(&details["subject"])), text(&details["daysLeft"])));
@@ -80,6 +90,19 @@ pub(super) async fn run(args: UploadArgs) -> anyhow::Result<()> {
         }
     }
     print(&lines)
+}
+
+/// The query that asks for a probe, and for TLS 1.3 only.
+fn query(args: &UploadArgs) -> String {
+    let mut words = Vec::new();
+    if let Some(origin) = &args.probe {
+        words.push("stage=probe".to_owned());
+        let given = [("probe", Some(origin).filter(|o| !o.is_empty())), ("probePath", args.probe_path.as_ref())];
+        let given = given.into_iter().chain([("probeMethod", args.probe_method.as_ref())]);
+        words.extend(given.filter_map(|(name, value)| Some(format!("{name}={}", segment(value?)))));
+    }
+    words.extend(tls13_only(args.tls13_only, args.no_tls13_only).map(|only| format!("tls13Only={only}")));
+    if words.is_empty() { String::new() } else { format!("?{}", words.join("&")) }
 }
 
 /// Reads the files, and converts what is not PEM. Talks to no one but, for a passphrase, the terminal.

@@ -106,6 +106,7 @@ impl Checker<'_> {
             default_scope: self.scope(&format!("{at}.default"), table.default.as_ref()),
             on_expiry: table.on_expiry.unwrap_or_default(),
             lift: table.lift.unwrap_or_default(),
+            rollback: table.rollback.unwrap_or_default(),
             servers: table.servers.unwrap_or(servers),
             team,
             declared: true,

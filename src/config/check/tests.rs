@@ -298,6 +298,7 @@ fn a_project_is_what_its_table_says() {
         state = "blocked"
         default = { scope = "listed", origins = ["*.x.example", "https://y.example:*"] }
         on_expiry = "send"
+        rollback = "off"
         servers = "ca"
         [[listeners]]
         name = "l"
@@ -312,6 +313,7 @@ fn a_project_is_what_its_table_says() {
     assert_eq!(pay.account_id.as_deref(), Some("0123456789abcdef0123456789abcdef"));
     assert!(pay.declared && !default.declared);
     assert!(matches!(&pay.default_scope, DefaultScope::Listed(list) if list.len() == 2));
+    assert_eq!((pay.rollback, default.rollback), (crate::domain::Rollback::Off, crate::domain::Rollback::Auto));
     assert_eq!((pay.servers, default.servers), (crate::domain::ServerTrust::Ca, crate::domain::ServerTrust::System));
     assert_eq!(settings.listeners[0].caller, CallerSettings::Project(pay.id.clone()));
     assert_eq!(settings.trust.post_quantum, PostQuantum::Off);

@@ -74,11 +74,12 @@ async fn retires_what_an_upload_displaces() {
     let retired = project.retired();
     assert_eq!(retired.len(), 1);
     assert_eq!((&retired[0].id, retired[0].superseded_by.as_ref()), (&old.info.id, Some(&done.certificate.info.id)));
-    assert_eq!(shelf.keys(RecordKind::Certificate).len(), 1, "the old key is no longer stored");
+    assert_eq!(shelf.keys(RecordKind::Certificate).len(), 2, "the old key is kept to go back to");
 
     let now = Material::new("newest").upload("https://a.test");
     egret.control.upload(&project, now, Drain::Now).await.expect("replaced");
     assert_eq!(done.certificate.bound.life().phase(), Phase::Gone);
+    assert_eq!(shelf.keys(RecordKind::Certificate).len(), 1, "neither old key is stored any more");
 }
 
 #[tokio::test]
@@ -291,7 +292,8 @@ async fn gives_a_new_slot_to_exactly_one_of_many() {
     let first = done.iter().filter(|d| !d.as_ref().expect("ran").as_ref().expect("uploaded").updated).count();
     assert_eq!(first, 1);
     assert_eq!(egret.project("default").load().certificates().len(), 1);
-    assert_eq!((shelf.keys(RecordKind::Certificate).len(), shelf.keys(RecordKind::Binding).len()), (1, 1));
+    // The last but one is kept to go back to.
+    assert_eq!((shelf.keys(RecordKind::Certificate).len(), shelf.keys(RecordKind::Binding).len()), (2, 1));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use super::super::Outcome;
 use super::super::testing::{binding, certificate, empty};
 use super::*;
 use crate::domain::DefaultScope;
+use crate::registry::Unavailable;
 
 fn origin(text: &str) -> Origin {
     Origin::parse(text).expect(text)

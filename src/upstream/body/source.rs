@@ -19,7 +19,7 @@ use crate::upstream::explain;
 const DISCARD_TIME: Duration = Duration::from_secs(1);
 const DISCARD_BYTES: usize = 256 * 1024 * 1024;
 /// What is kept of a body until its stream was answered, at most.
-const MAX_KEPT: usize = 64 * 1024;
+pub(super) const MAX_KEPT: usize = 64 * 1024;
 /// What a piece counts for at least: one costs memory even if it is empty.
 const LEAST_KEPT: usize = 64;
 

@@ -59,7 +59,7 @@ async fn post(client: &Client, tls: &Arc<UpstreamTls>, origin: &Origin, body: Re
     *request.uri_mut() = "/".parse().unwrap();
     match client.upstreams.send(&client.project, tls, &Destination::Tls(origin.clone()), request).await {
         Ok(reply) => read(reply).await.expect("a whole body"),
-        Err(Refusal::Failed(failure)) => panic!("{} {}", failure.code, failure.detail),
+        Err(Refusal::Failed(failure) | Refusal::Rejected(failure, _)) => panic!("{} {}", failure.code, failure.detail),
         Err(Refusal::Retired(_)) => panic!("retired"),
     }
 }
@@ -265,7 +265,7 @@ async fn idle_connections_make_room_for_an_upgrade() {
         let ask = Request::new(RequestBody::empty());
         match client.upstreams.upgrade(&client.project, &tls, &to, ask).await {
             Ok(reply) => assert_eq!(read(reply).await.unwrap(), "alice #2"),
-            Err(Refusal::Failed(failure)) => panic!("{h2:?}: {}", failure.detail),
+            Err(Refusal::Failed(failure) | Refusal::Rejected(failure, _)) => panic!("{h2:?}: {}", failure.detail),
             Err(Refusal::Retired(_)) => panic!("retired"),
         }
     }
@@ -292,5 +292,43 @@ async fn an_origin_that_goes_away_under_a_request_is_quoted() {
         };
         assert_eq!(failure.code, expected, "{}", failure.detail);
         assert!(failure.detail.contains(words), "{}", failure.detail);
+    }
+}
+
+#[tokio::test]
+async fn a_spared_request_whose_certificate_is_refused_comes_back_whole_in_either_protocol() {
+    for (h2, tls12) in [(None, false), (None, true), (Some(Script::Limit(0)), false)] {
+        let world = World::start(Behaviour { h2, tls12, ..Behaviour::default() }).await;
+        let client = Client::new(&Limits::default());
+        let to = Destination::Tls(world.origin.clone());
+        let ask = |body, spared: bool| {
+            let mut request = Request::new(body);
+            *request.method_mut() = Method::POST;
+            *request.uri_mut() = "/path?query".parse().unwrap();
+            if spared {
+                request.extensions_mut().insert(crate::upstream::Spared);
+            }
+            request
+        };
+        let body = upload([b"first", b"second"]).await;
+        let outcome = client.upstreams.send(&client.project, &world.stranger(), &to, ask(body, true)).await;
+        let Err(Refusal::Rejected(failure, Some(back))) = outcome else { panic!("{h2:?} {tls12}: rejected") };
+        assert_eq!((failure.code, failure.facts.alert), (Code::MtlsRejectedUnknownCa, Some(48)), "{h2:?} {tls12}");
+        assert_eq!(back.method(), Method::POST);
+        assert_eq!(back.uri().path_and_query().map(|p| p.as_str()), Some("/path?query"));
+        let again = client.upstreams.send(&client.project, &world.tls("alice"), &to, *back).await;
+        let reply = again.ok().expect("an answer to the same request");
+        assert!(read(reply).await.unwrap().starts_with("alice "));
+
+        // One that asks to become something else goes over HTTP/1.1 in any case.
+        let outcome =
+            client.upstreams.upgrade(&client.project, &world.stranger(), &to, ask(RequestBody::empty(), true)).await;
+        let Err(Refusal::Rejected(failure, Some(_))) = outcome else { panic!("{h2:?} {tls12}: rejected") };
+        assert_eq!(failure.facts.alert, Some(48));
+
+        // Unmarked, it fails as ever.
+        let body = upload([b"first", b"second"]).await;
+        let outcome = client.upstreams.send(&client.project, &world.stranger(), &to, ask(body, false)).await;
+        assert!(matches!(outcome, Err(Refusal::Failed(_))), "{h2:?} {tls12}");
     }
 }

@@ -27,7 +27,7 @@ fn failed(outcome: Result<Reply, Refusal>) -> Failure {
     match outcome {
         Ok(_) => panic!("an answer came"),
         Err(Refusal::Retired(_)) => panic!("retired"),
-        Err(Refusal::Failed(failure)) => failure,
+        Err(Refusal::Failed(failure) | Refusal::Rejected(failure, _)) => failure,
     }
 }
 

@@ -223,7 +223,9 @@ async fn streams_that_run_when_the_origin_goes_away_and_the_identity_too_are_fin
             match outcome {
                 Ok(reply) => assert!(read(reply).await.unwrap().starts_with("alice ")),
                 Err(Refusal::Retired(_)) => {}
-                Err(Refusal::Failed(failure)) => panic!("{} {}", failure.code, failure.detail),
+                Err(Refusal::Failed(failure) | Refusal::Rejected(failure, _)) => {
+                    panic!("{} {}", failure.code, failure.detail)
+                }
             }
         }
     }

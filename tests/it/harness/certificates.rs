@@ -60,8 +60,18 @@ impl Authority {
 
     /// A client certificate that ends at this time.
     pub(crate) fn client_until(&self, name: &str, not_after: OffsetDateTime) -> Pair {
+        self.client_within((OffsetDateTime::now_utc() - Duration::hours(1), not_after), name)
+    }
+
+    /// A client certificate that expired an hour ago.
+    pub(crate) fn expired(&self, name: &str) -> Pair {
+        let now = OffsetDateTime::now_utc();
+        self.client_within((now - Duration::days(2), now - Duration::hours(1)), name)
+    }
+
+    fn client_within(&self, dates: (OffsetDateTime, OffsetDateTime), name: &str) -> Pair {
         let key = KeyPair::generate().expect("P-256");
-        self.issue_until(name, &[], Vec::new(), ExtendedKeyUsagePurpose::ClientAuth, &key, not_after)
+        self.issue_for(dates, name, &[], Vec::new(), ExtendedKeyUsagePurpose::ClientAuth, &key)
     }
 
     /// A client certificate for a given key.
@@ -88,25 +98,25 @@ impl Authority {
         usage: ExtendedKeyUsagePurpose,
         key: &KeyPair,
     ) -> Pair {
-        self.issue_until(name, names, uris, usage, key, OffsetDateTime::now_utc() + Duration::days(60))
+        let now = OffsetDateTime::now_utc();
+        self.issue_for((now - Duration::hours(1), now + Duration::days(60)), name, names, uris, usage, key)
     }
 
-    fn issue_until(
+    fn issue_for(
         &self,
+        dates: (OffsetDateTime, OffsetDateTime),
         name: &str,
         names: &[&str],
         uris: Vec<SanType>,
         usage: ExtendedKeyUsagePurpose,
         key: &KeyPair,
-        not_after: OffsetDateTime,
     ) -> Pair {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names of tests are valid");
         params.subject_alt_names.extend(uris);
         params.distinguished_name = common_name(name);
         params.serial_number = Some(SerialNumber::from_slice(&serial()));
-        params.not_before = OffsetDateTime::now_utc() - Duration::hours(1);
-        params.not_after = not_after;
+        (params.not_before, params.not_after) = dates;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;

@@ -27,7 +27,7 @@ pub(crate) fn program() -> Command {
 
 /// A configuration in the making, and later the home that a stopped egret leaves behind.
 pub(crate) struct Setup {
-    folder: TempDir,
+    pub(super) folder: TempDir,
     data_dir: PathBuf,
     anchors: PathBuf,
     store: String,
@@ -41,7 +41,7 @@ pub(crate) struct Setup {
     handed_over: Vec<(String, OwnedFd)>,
     variables: Vec<(String, String)>,
     /// The file that says how far its clock is ahead, if that can be moved.
-    clock: Option<PathBuf>,
+    pub(super) clock: Option<PathBuf>,
 }
 
 impl Setup {
@@ -104,14 +104,7 @@ impl Setup {
             serve.env("EGRET_TOKEN", TOKEN);
         }
         serve.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        if let Some(clock) = &self.clock {
-            serve
-                .env("LD_PRELOAD", libfaketime())
-                .env("FAKETIME_TIMESTAMP_FILE", clock)
-                .env("FAKETIME_NO_CACHE", "1")
-                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-                .env("DONT_FAKE_MONOTONIC", "1");
-        }
+        serve.envs(self.clock.iter().flat_map(|clock| super::clock::variables(clock)));
         serve.stdin(Stdio::null());
         serve
     }
@@ -165,14 +158,6 @@ impl Setup {
         std::fs::write(&file, "").expect("writable");
         self.data_dir = file.join("data");
         self.store = "[store]\nbackend = \"memory\"\n".to_owned();
-        self
-    }
-
-    /// Its wall clock can be moved ([`Egret::move_clock`]), by libfaketime; its timers run as ever.
-    pub(crate) fn with_clock(mut self) -> Self {
-        let path = self.folder.path().join("clock");
-        set_clock(&path, time::Duration::ZERO);
-        self.clock = Some(path);
         self
     }
 
@@ -238,23 +223,6 @@ impl Setup {
     }
 }
 
-/// How far a clock is ahead from now on. In one step: it is read at any moment.
-fn set_clock(path: &std::path::Path, ahead: time::Duration) {
-    let next = path.with_extension("next");
-    std::fs::write(&next, format!("{:+}s\n", ahead.whole_seconds())).expect("writable");
-    std::fs::rename(&next, path).expect("the same folder");
-}
-
-/// The library that stands between a program and its clock, for programs with threads.
-fn libfaketime() -> PathBuf {
-    let name = "faketime/libfaketimeMT.so.1";
-    let folders = ["/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from);
-    let below = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
-    let all: Vec<PathBuf> = folders.iter().cloned().chain(below.map(|entry| entry.path())).collect();
-    let found = all.iter().map(|folder| folder.join(name)).find(|path| path.exists());
-    found.unwrap_or_else(|| panic!("{name} is missing; ./tests/run installs it (Debian: faketime)"))
-}
-
 /// `proxy listening on HOST:PORT (NAME, MODE)`, or `unix:PATH` in place of the address.
 fn parse_listener(line: &str) -> (String, String) {
     let parsed = line.strip_prefix("proxy listening on ").and_then(|rest| {
@@ -308,7 +276,7 @@ impl Egret {
         &self.setup().data_dir
     }
 
-    fn setup(&self) -> &Setup {
+    pub(super) fn setup(&self) -> &Setup {
         self.setup.as_ref().expect("present until the process is ended")
     }
 
@@ -423,12 +391,6 @@ impl Egret {
 
     pub(crate) fn ca_pem(&self) -> String {
         std::fs::read_to_string(self.ca()).expect("`ca path` names a file")
-    }
-
-    /// From now on its clock is so far ahead of ours.
-    #[track_caller]
-    pub(crate) fn move_clock(&self, ahead: time::Duration) {
-        set_clock(self.setup().clock.as_deref().expect("a clock that can be moved"), ahead);
     }
 
     pub(crate) fn terminate(&self) {

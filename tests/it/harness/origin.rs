@@ -8,9 +8,14 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{HandshakeKind, RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
+    SignatureScheme, StreamOwned, SupportedProtocolVersion,
+};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::PATIENCE;
@@ -118,6 +123,26 @@ impl Origin {
         handler: impl Fn(&mut Conversation, &Head) -> io::Result<Next> + Send + Sync + 'static,
     ) -> Self {
         Self::listen(Some(server_config_over(versions, pair, wants)), Arc::new(handler))
+    }
+
+    /// Demands a certificate of this authority, refuses those that `refused` names with the alert `certificate_revoked`,
+    /// and resumes nothing: every connection shows its certificate.
+    pub(crate) fn choosy(
+        pair: &Pair,
+        ca: &str,
+        refused: &RefusedNames,
+        handler: impl Fn(&mut Conversation, &Head) -> io::Result<Next> + Send + Sync + 'static,
+    ) -> Self {
+        let demanding = server_config(pair, &Wants::CertificateOf(ca));
+        let inner = client_verifier(ca).build().expect("roots");
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(demanding.crypto_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions of the provider")
+            .with_client_cert_verifier(Arc::new(Choosy { inner, refused: refused.clone() }))
+            .with_cert_resolver(Arc::clone(&demanding.cert_resolver));
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Self::listen(Some(Arc::new(config)), Arc::new(handler))
     }
 
     /// Plain HTTP.
@@ -325,6 +350,76 @@ impl Conversation {
     }
 }
 
+/// Common names of client certificates that [`Origin::choosy`] refuses from now on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RefusedNames(Arc<Mutex<Vec<String>>>);
+
+impl RefusedNames {
+    pub(crate) fn set(&self, names: &[&str]) {
+        *self.0.lock().expect("nobody panics with it") = names.iter().map(|&name| name.to_owned()).collect();
+    }
+
+    fn has(&self, certificate: &CertificateDer<'_>) -> bool {
+        let name = common_name(certificate).unwrap_or_default();
+        self.0.lock().expect("nobody panics with it").contains(&name)
+    }
+}
+
+#[derive(Debug)]
+struct Choosy {
+    inner: Arc<dyn ClientCertVerifier>,
+    refused: RefusedNames,
+}
+
+impl ClientCertVerifier for Choosy {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        if self.refused.has(leaf) {
+            return Err(rustls::CertificateError::Revoked.into());
+        }
+        self.inner.verify_client_cert(leaf, chain, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, leaf, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, leaf, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+fn client_verifier(ca: &str) -> rustls::server::ClientCertVerifierBuilder {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+        roots.add(certificate.expect("PEM")).expect("an authority");
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+}
+
 pub(super) fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
@@ -346,21 +441,14 @@ fn server_config_over(
     wants: &Wants<'_>,
 ) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = |ca: &str| {
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
-            roots.add(certificate.expect("PEM")).expect("an authority");
-        }
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-    };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
         .expect("versions of the provider");
     let builder = match wants {
         Wants::Nothing => builder.with_no_client_auth(),
-        Wants::CertificateOf(ca) => builder.with_client_cert_verifier(verifier(ca).build().expect("roots")),
+        Wants::CertificateOf(ca) => builder.with_client_cert_verifier(client_verifier(ca).build().expect("roots")),
         Wants::PerhapsCertificateOf(ca) => {
-            builder.with_client_cert_verifier(verifier(ca).allow_unauthenticated().build().expect("roots"))
+            builder.with_client_cert_verifier(client_verifier(ca).allow_unauthenticated().build().expect("roots"))
         }
     };
     let chain = CertificateDer::pem_slice_iter(pair.chain.as_bytes()).collect::<Result<_, _>>().expect("PEM");
