@@ -117,8 +117,12 @@ impl Maker {
     pub(super) fn anew(&self, project: &ProjectInfo, old: &Certificate, only_shown: bool) -> Arc<Certificate> {
         let ca = pem::certificates(&old.ca_pem).expect("it was understood when the certificate was loaded");
         let identity = &old.identity;
-        let bound = if only_shown { old.bound.clone() } else { self.bound(project, identity, &ca) };
-        Arc::new(Certificate { bound, general: self.general(project, identity, &ca), ..clone(old) })
+        let (bound, over_tls13) = match only_shown {
+            true => (old.bound.clone(), old.tls13.bound.clone()),
+            false => (self.bound(project, identity, &ca), OnceLock::new()),
+        };
+        let tls13 = Tls13Objects { bound: over_tls13, general: OnceLock::new() };
+        Arc::new(Certificate { bound, general: self.general(project, identity, &ca), tls13, ..clone(old) })
     }
 
     /// The same certificate and the same objects, declared at another place.

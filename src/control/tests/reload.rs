@@ -378,3 +378,44 @@ async fn two_places_for_one_slot_change_nothing() {
     assert!(refused.contains("limits.max_declared_certificates"), "{refused}");
     assert_eq!(subject(&egret.select("a.test")), "CN=a");
 }
+
+#[tokio::test]
+async fn what_is_presented_over_tls_13_only_follows_file_and_trust_too() {
+    let files = Files::new();
+    files.write("a", &Material::new("a"));
+    let strict = DeclaredCertificate { tls13_only: true, ..files.declared("a", "https://a.test") };
+    let mut with = declaring(vec![files.declared("a", "https://a.test"), files.declared("a", "https://b.test")]);
+    let egret = Egret::start(&Shelf::new(), &with).await;
+    let (plain, other) = (egret.select("a.test").tls, egret.select("b.test").tls);
+    with.certificates[0] = strict;
+    reload(&egret, &with).await;
+    let over_tls13 = egret.select("a.test").tls;
+    assert!(over_tls13.is_tls13_only() && over_tls13.life().is_active());
+    assert_eq!(plain.life().phase(), Phase::Draining, "what may have been agreed on over TLS 1.2 takes no request");
+    assert!(same(&other, &egret.select("b.test").tls), "the other slot's certificate is another one");
+
+    fs::write(files.path("anchors.pem"), Material::new("root").ca).expect("written");
+    with.trust.anchors = vec![files.path("anchors.pem")];
+    reload(&egret, &with).await;
+    let anew = egret.select("a.test").tls;
+    assert!(anew.is_tls13_only() && !Arc::ptr_eq(anew.trust(), over_tls13.trust()));
+    assert_eq!(over_tls13.life().phase(), Phase::Draining);
+}
+
+#[tokio::test]
+async fn going_back_trusts_whom_the_project_trusts_by_then() {
+    let files = Files::new();
+    let egret = Egret::start(&Shelf::new(), &settings()).await;
+    egret.upload("https://a.test", &Material::new("old")).await.expect("uploaded");
+    let before = egret.select("a.test").tls;
+    egret.upload("https://a.test", &Material::new("new")).await.expect("replaced");
+    fs::write(files.path("anchors.pem"), Material::new("root").ca).expect("written");
+    let mut with = settings();
+    with.trust.anchors = vec![files.path("anchors.pem")];
+    reload(&egret, &with).await;
+    let project = egret.project("default");
+    egret.control.roll_back(&project, &pattern("https://a.test"), Drain::Grace).await.expect("kept");
+    let back = egret.select("a.test");
+    assert_eq!(subject(&back), "CN=old");
+    assert!(back.tls.life().is_active() && !Arc::ptr_eq(back.tls.trust(), before.trust()));
+}
