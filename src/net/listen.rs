@@ -8,7 +8,7 @@
 //!   lock on the folder, so that neither takes the other's fresh socket for a dead one's.
 //! - The file is removed at the end only if it is still the one that was made.
 //!
-//! A socket that was made by somebody else and handed over ([`passed`]) belongs to them: it goes on when egret ends, its
+//! A socket that was made by somebody else and handed over ([`Passed`]) belongs to them: it goes on when egret ends, its
 //! file stays, and whoever waits in its queue is for the next process.
 
 use std::io;
