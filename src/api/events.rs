@@ -34,7 +34,7 @@ use crate::net::Permit;
 use crate::observe::{Event, Followed};
 
 const LAST_EVENT_ID: &str = "last-event-id";
-const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+pub(super) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 /// How often a listener's token is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// A comment is sent after this long without an event, so that proxies and listeners know that all is well.
