@@ -34,7 +34,7 @@ use crate::net::Permit;
 use crate::observe::{Event, Followed};
 
 const LAST_EVENT_ID: &str = "last-event-id";
-const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+pub(super) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 /// How often a listener's token is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// A comment is sent after this long without an event, so that proxies and listeners know that all is well.
@@ -106,7 +106,7 @@ pub(super) struct Streamed {
 pub(super) struct EventsQuery {
     /// The id of the last event that is known, as `Last-Event-ID` says it too (which goes first), or a time (RFC 3339):
     /// what came later is sent. Left out: all that is kept
-    #[param(nullable = false, pattern = "^[0-9]{1,18}-[0-9]{1,18}$")]
+    #[param(nullable = false, pattern = "^([0-9]{1,18}-[0-9]{1,18}|[0-9]{4}-[0-9]{2}-[0-9]{2}T.+)$")]
     since: Option<String>,
     /// `false`: what is kept is sent, and nothing waited for
     #[param(nullable = false, pattern = "^(true|false)$")]

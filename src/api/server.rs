@@ -1,18 +1,21 @@
 //! The management server: accepts (TCP or a Unix socket, in the clear or in TLS), bounds, and ends gracefully.
 //!
 //! What must stay true: no more connections at once than its limit says; none lives without moving
-//! a byte for longer than `limits.keep_alive_timeout`; an answer that was sent before the request was read
+//! a byte for longer than `limits.keep_alive_timeout`, but while its request is worked on; an answer that was sent before the request was read
 //! to its end still arrives (see [`linger`]); every task ends with [`run`].
 
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use http::header::CONNECTION;
+use axum::body::Body;
+use http::header::{CONNECTION, CONTENT_TYPE};
 use http::{HeaderValue, Request};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -23,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::events::Ending;
+use super::events::{EVENT_STREAM, Ending};
 use super::host::Ends;
 use crate::config::LiveLimits;
 use crate::net::listen::{Accepted, Accepting, is_of_the_connection};
@@ -37,6 +40,8 @@ const MIN_BUFFER: usize = 8192;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long an idle client has to send what is on its way when egret ends.
 const LAST_CALL: Duration = Duration::from_secs(1);
+/// Who has the marks of a request while there is none: the connection, and the service that hands them on.
+const IDLE_HOLDERS: usize = 2;
 /// How long, and for how much, a closing connection still reads.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 8 << 20;
@@ -155,12 +160,31 @@ async fn serve(stream: Stream, ends: Ends, router: Router, limits: &LiveLimits, 
     let io = TokioIo::new(Io::new(stream, meter.clone()));
     let router = TowerToHyperService::new(router);
     let ended = ending.clone();
+    // Held by what is being answered, and by what of it is still to be read from the client.
+    let marks = (Arc::new(()), Arc::new(()));
+    let (answering, arriving) = marks.clone();
+    // The last answer is a stream that only the end of egret ends.
+    let follows = Arc::new(AtomicBool::new(false));
+    let following = follows.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ends.clone());
         request.extensions_mut().insert(Ending(ended.clone()));
-        let (answering, ended) = (router.call(request), ended.clone());
+        let unread = arriving.clone();
+        let request = request.map(|body| {
+            let held = move |frame| {
+                let _ = &unread;
+                frame
+            };
+            Body::new(body.map_frame(held))
+        });
+        let (answer, ended, unanswered) = (router.call(request), ended.clone(), answering.clone());
+        let following = following.clone();
         Box::pin(async move {
-            let mut response = answering.await;
+            let mut response = answer.await;
+            drop(unanswered);
+            let follows =
+                response.as_ref().is_ok_and(|answer| answer.headers().get(CONTENT_TYPE) == Some(&EVENT_STREAM));
+            following.store(follows, Ordering::Relaxed);
             if let Ok(response) = &mut response
                 && ended.is_cancelled()
             {
@@ -178,9 +202,17 @@ async fn serve(stream: Stream, ends: Ends, router: Router, limits: &LiveLimits, 
         .serve_connection(io, service);
     let mut told = false;
     let mut last_call = pin!(last_call(ending));
+    let mut no_reader = pin!(async {
+        ending.cancelled().await;
+        tokio::time::sleep(LAST_CALL * 2).await;
+    });
     loop {
-        // Whoever moves no byte for so long neither reads its answer nor sends its request.
-        let patience = limits.keep_alive_timeout().saturating_sub(meter.idle());
+        // Whoever moves no byte for so long neither reads its answer nor sends its request. Who has sent all of it waits
+        // for the answer, which bounds itself: a probe may take longer.
+        let is_held = |mark: &Arc<()>| Arc::strong_count(mark) > IDLE_HOLDERS;
+        let waits = || is_held(&marks.0) && !is_held(&marks.1);
+        let idle = if waits() { Duration::ZERO } else { meter.idle() };
+        let patience = limits.keep_alive_timeout().saturating_sub(idle);
         tokio::select! {
             // Its errors are the client's: a broken request was answered, a broken connection has no one to tell.
             _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break,
@@ -188,8 +220,10 @@ async fn serve(stream: Stream, ends: Ends, router: Router, limits: &LiveLimits, 
                 told = true;
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
+            // Whoever reads what it follows has read its end by now; the end of egret waits for nobody else.
+            () = &mut no_reader, if follows.load(Ordering::Relaxed) => return,
             () = tokio::time::sleep(patience) => {
-                if meter.idle() >= limits.keep_alive_timeout() {
+                if !waits() && meter.idle() >= limits.keep_alive_timeout() {
                     return;
                 }
             }

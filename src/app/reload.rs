@@ -23,7 +23,9 @@ use self::watch::Watch;
 use super::signals::Hangups;
 use super::{systemd, token};
 use crate::api::{ReloadState, StatusInfo};
-use crate::config::{Overlay, ParentProtocol, ParentSettings, Reading, Settings, process_environment, read};
+use crate::config::{
+    Overlay, ParentProtocol, ParentSettings, Reading, Settings, WebhookTarget, process_environment, read,
+};
 use crate::control::{Control, Depth, ReloadReport, TRUST, list};
 use crate::domain::time::now;
 use crate::observe::{Event, EventKind, Metrics};
@@ -230,7 +232,7 @@ impl Reloader {
             }
         }
         report.later.extend(later(&self.started, &self.in_force));
-        report.later.extend(self.parents_of_before(&report));
+        report.later.extend(self.trusted_as_before(&report));
         report.later.extend(other_tls(&self.started_tls, &tls));
         for sentence in report.later.iter().filter(|sentence| !self.told_later.contains(*sentence)) {
             tracing::warn!("{sentence}");
@@ -244,13 +246,10 @@ impl Reloader {
         if is_same { Ok(self.tokens.clone()) } else { token::declared(settings) }
     }
 
-    /// Parents are dialled with what egret trusted at its start.
-    fn parents_of_before(&mut self, report: &ReloadReport) -> Option<String> {
+    /// Parents and the receiver of warnings are dialled with what egret trusted at its start.
+    fn trusted_as_before(&mut self, report: &ReloadReport) -> Vec<String> {
         self.trust_changed |= report.changes.iter().any(|change| change == TRUST);
-        let in_tls = |parent: &ParentSettings| parent.protocol == ParentProtocol::Https;
-        (self.trust_changed && self.started.egress.parents.iter().any(in_tls)).then(|| {
-            "[trust] changed, and https:// parents are verified as before; restart egret for it to take effect there".to_owned()
-        })
+        if self.trust_changed { trusted_at_start(&self.started) } else { Vec::new() }
     }
 
     /// Says how it went: for as long as it is so, and once.
@@ -295,6 +294,19 @@ impl Reloader {
     }
 }
 
+/// Who goes on being verified as at the start although [trust] changed: a sentence each.
+fn trusted_at_start(started: &Settings) -> Vec<String> {
+    let in_tls = |parent: &ParentSettings| parent.protocol == ParentProtocol::Https;
+    let hook = started.telemetry.expiry_webhook.as_ref().map(|hook| &hook.to);
+    let who = [
+        (started.egress.parents.iter().any(in_tls), "https:// parents are"),
+        (matches!(hook, Some(WebhookTarget::Https(_))), "[telemetry] expiry_webhook is"),
+    ];
+    let told =
+        |who| format!("[trust] changed, and {who} verified as before; restart egret for it to take effect there");
+    who.into_iter().filter(|(is_there, _)| *is_there).map(|(_, who)| told(who)).collect()
+}
+
 /// All failures, or the first of many.
 fn in_words(failures: &[String]) -> Option<String> {
     let told = failures.iter().take(MAX_TOLD).cloned();
@@ -332,7 +344,23 @@ fn trails(files: &[PathBuf], settings: &Settings) -> Trails {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::load_text;
+
+    #[test]
+    fn who_is_verified_as_before_is_named() {
+        let told = |text: &str| {
+            let loaded = load_text(text, Path::new("/etc/e.toml"), &Overlay::default(), &|_| None);
+            trusted_at_start(&loaded.unwrap_or_else(|refused| panic!("{refused}")).settings)
+        };
+        assert_eq!(told("[telemetry]\nexpiry_webhook = \"http://127.0.0.1:1/x\""), [""; 0], "it is not verified");
+        let hook = told("[telemetry]\nexpiry_webhook = \"https://hooks.test/SECRET\"");
+        assert!(hook.len() == 1 && hook[0].contains("expiry_webhook is verified as before"), "{hook:?}");
+        let parent = told("[[egress.parent]]\nurl = \"https://proxy.test:3128\"");
+        assert!(parent.len() == 1 && parent[0].contains("https:// parents are verified as before"), "{parent:?}");
+    }
 
     #[tokio::test]
     async fn waits_for_quiet_but_not_for_ever() {

@@ -39,10 +39,10 @@ async fn list(project: &ProjectArgs, as_json: bool) -> anyhow::Result<()> {
     let path = project_path(project);
     let read = Cell::new(0);
     let what = || format!("reading the certificates of {} ({} so far)", project.project, read.get());
-    let rows = while_waiting(what, async {
+    let (rows, pending) = while_waiting(what, async {
         let answer = api.get(&format!("{path}/bindings")).await?;
         let mut details: BTreeMap<String, Value> = BTreeMap::new();
-        let mut rows = Vec::new();
+        let (mut rows, pending) = (Vec::new(), answer["pending"].clone());
         for binding in answer["bindings"].as_array().into_iter().flatten() {
             let id = binding["certId"].as_str();
             if let Some(id) = id
@@ -53,19 +53,20 @@ async fn list(project: &ProjectArgs, as_json: bool) -> anyhow::Result<()> {
             }
             rows.push(row(binding, id.and_then(|id| details.get(id))));
         }
-        Ok::<_, ApiError>(rows)
+        Ok::<_, ApiError>((rows, pending))
     })
     .await?;
     if as_json {
-        return print_json(&json!({ "certificates": rows }));
+        return print_json(&json!({ "certificates": rows, "pending": pending }));
     }
-    if rows.is_empty() {
+    let pending = pending.as_array().into_iter().flatten();
+    let cells: Vec<[String; 5]> = rows.iter().map(cells).chain(pending.map(cells_of_pending)).collect();
+    if cells.is_empty() {
         return print(&format!(
             "project {} has no certificates; register one with: egret certs upload --cert FILE --key FILE --ca FILE\n",
             clean(&project.project)
         ));
     }
-    let cells: Vec<[String; 5]> = rows.iter().map(cells).collect();
     print(&table(["ORIGIN", "ID", "SUBJECT", "DAYS LEFT", "STATUS"], &cells))
 }
 
@@ -75,7 +76,19 @@ fn cells(row: &Value) -> [String; 5] {
     if row["daysLeft"].as_i64().is_some_and(|days| days < 0) && cells[4] == "active" {
         cells[4] = "expired".to_owned();
     }
+    if row["tls13Only"] == true {
+        cells[4].push_str(", TLS 1.3 only");
+    }
+    if let Some(until) = row["rollbackUntil"].as_str() {
+        cells[4].push_str(&format!(", can be rolled back until {until}"));
+    }
     cells
+}
+
+/// What is being tried out is not in force, and nobody is told more of it yet.
+fn cells_of_pending(pending: &Value) -> [String; 5] {
+    let [origin, id, probe] = ["origin", "certId", "probe"].map(|name| text(&pending[name]));
+    [origin, id, "-".to_owned(), "-".to_owned(), format!("pending, tried out at {probe}")]
 }
 
 /// The details of a certificate; one that was deleted since the list was made has none.
@@ -88,6 +101,10 @@ async fn about(api: &mut Api, project: &str, id: &str) -> Result<Value, ApiError
 
 fn row(binding: &Value, details: Option<&Value>) -> Value {
     let mut row = json!({ "origin": binding["origin"], "id": binding["certId"], "source": binding["source"] });
+    row["tls13Only"] = binding["tls13Only"].clone();
+    if let Some(until) = binding.get("rollbackUntil") {
+        row["rollbackUntil"] = until.clone();
+    }
     match details {
         // A binding to *none*: nothing is presented here.
         None => row["status"] = json!("none"),
@@ -244,5 +261,20 @@ mod tests {
             [status(row(0, "active")), status(row(-1, "active")), status(row(-1, "gone"))],
             ["active", "expired", "gone"]
         );
+    }
+
+    #[test]
+    fn a_list_says_what_holds_for_a_place() {
+        let binding = json!({
+            "origin": "https://a.test", "certId": "c", "source": "api", "tls13Only": true,
+            "rollbackUntil": "2026-11-28T15:25:35Z",
+        });
+        let details = json!({"subject": "CN=a", "notAfter": "2027", "daysLeft": 9, "status": "active"});
+        let status = |binding: &Value| cells(&row(binding, Some(&details)))[4].clone();
+        assert_eq!(status(&binding), "active, TLS 1.3 only, can be rolled back until 2026-11-28T15:25:35Z");
+        assert_eq!(status(&json!({"origin": "*", "certId": "c", "tls13Only": false})), "active");
+        let pending = json!({"origin": "https://*.b.test", "certId": "d", "probe": "https://x.b.test"});
+        let wanted = ["https://*.b.test", "d", "-", "-", "pending, tried out at https://x.b.test"];
+        assert_eq!(cells_of_pending(&pending), wanted);
     }
 }

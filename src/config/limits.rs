@@ -201,7 +201,7 @@ limits! {
     max_tokens: Count[1, 100_000],
     max_metric_certificates: Count[0, 100_000],
     max_event_listeners: Count[1, 10_000],
-    max_webhook_queue: Count[1, 100_000],
+    max_webhook_queue: Count[1, 100_000] at_start,
     max_health_connections: Count[1, 10_000],
     max_events: Count[1, 100_000] at_start,
 }
@@ -357,5 +357,23 @@ mod tests {
         assert_eq!(held.now(), Limits { max_asked: Limits::default().max_asked, ..new.clone() });
         assert_eq!(held.now().needs_restart(&new), ["max_asked"]);
         assert_eq!(new.needs_restart(&new), [""; 0]);
+    }
+
+    #[test]
+    fn the_shipped_file_names_all_that_takes_a_restart() {
+        let shipped = include_str!("../../config/egret.toml");
+        let words = shipped.split_once("# Caps and deadlines.").and_then(|(_, rest)| rest.split_once("[limits]"));
+        let (words, _) = words.expect("the words before [limits]");
+        let with = |n: usize| Limits {
+            max_leafs: n,
+            max_asked: n,
+            max_disclosures: n,
+            max_webhook_queue: n,
+            max_events: n,
+            ..Limits::default()
+        };
+        let fixed = with(16).needs_restart(&with(17));
+        assert_eq!(fixed.len(), 5, "what is made at the start stays: {fixed:?}");
+        assert!(fixed.iter().all(|name| words.contains(name)), "{fixed:?}: {words}");
     }
 }

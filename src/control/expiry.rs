@@ -9,7 +9,7 @@
 //! - each certificate is warned of once per threshold, however the clock moves.
 //!
 //! A project is only gone through when its snapshot changed, when the next step of one of its certificates has come, or
-//! when the clock stepped.
+//! when the clock stepped or `limits.expiry_drain` is another.
 
 mod warning;
 
@@ -95,6 +95,8 @@ impl Control {
 pub(super) struct Watch {
     projects: HashMap<ProjectId, Seen>,
     last: Option<(OffsetDateTime, Instant)>,
+    /// By which the next steps were reckoned.
+    drain: Duration,
 }
 
 /// A project as it was gone through last.
@@ -136,6 +138,8 @@ impl Watch {
             let passed = time::Duration::try_from(at.duration_since(instant)).unwrap_or(time::Duration::MAX);
             ((now - wall) - passed).abs() > STEP
         });
+        let drain = inner.limits.expiry_drain();
+        let again = std::mem::replace(&mut self.drain, drain) != drain || stepped;
         let projects = inner.registry.every_project();
         self.projects.retain(|_, seen| seen.project.strong_count() > 0);
         let mut due = Vec::new();
@@ -148,8 +152,8 @@ impl Watch {
             if stepped {
                 cut_ended(project, &snapshot, now);
             }
-            if stepped || seen.revision != snapshot.revision() || seen.next.is_some_and(|next| now >= next) {
-                let found = seen.survey(&snapshot, now, inner.limits.expiry_drain());
+            if again || seen.revision != snapshot.revision() || seen.next.is_some_and(|next| now >= next) {
+                let found = seen.survey(&snapshot, now, drain);
                 found.warnings.iter().for_each(|warning| inner.tell(warning));
                 if !found.retire.is_empty() {
                     due.push((project.clone(), found.retire));

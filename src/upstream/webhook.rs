@@ -98,10 +98,11 @@ impl Webhook {
         let deadline = Instant::now() + DEADLINE;
         let (mut tried, mut pause) = (1, PAUSE);
         loop {
-            let unheard = match timeout(PATIENCE, self.once(json)).await {
+            let left = PATIENCE.min(deadline.saturating_duration_since(Instant::now()));
+            let unheard = match timeout(left, self.once(json)).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(unheard)) => unheard,
-                Err(_) => Unheard::again(format!("no answer within {PATIENCE:?}")),
+                Err(_) => Unheard::again(format!("no answer within {} s", left.as_secs())),
             };
             if !unheard.again || tried == TRIES || Instant::now() + pause > deadline {
                 return Err(format!("{} (tries: {tried})", unheard.why));

@@ -108,6 +108,18 @@ async fn cuts_what_does_not_end() {
 }
 
 #[tokio::test]
+async fn who_follows_a_stream_and_reads_nothing_holds_up_no_end() {
+    let more = || futures_util::stream::repeat_with(|| Ok::<_, std::convert::Infallible>("x".repeat(64 << 10)));
+    let router = Router::new()
+        .route("/", get(move || async move { ([(CONTENT_TYPE, EVENT_STREAM)], Body::from_stream(more())) }));
+    let mut running = start(router, Limits { drain_timeout: SOON * 100, ..Limits::default() }).await;
+    let mut stream = send(running.address, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    stream.read_exact(&mut [0; 15]).await.unwrap();
+    running.stop.take().unwrap().send(()).unwrap();
+    timeout(SOON, running.task).await.expect("it ends").unwrap();
+}
+
+#[tokio::test]
 async fn drops_who_says_nothing_and_who_says_half() {
     let limits = Limits { head_timeout: Duration::from_millis(30), ..Limits::default() };
     let running = start(Router::new(), limits).await;
@@ -130,6 +142,35 @@ async fn drops_who_stands_still_in_the_middle() {
     let running = start(router, limits).await;
     let mut stream = send(running.address, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf").await;
     assert_eq!(rest(&mut stream).await, "");
+}
+
+#[tokio::test]
+async fn keeps_who_waits_for_an_answer_that_takes_long() {
+    let limits = Limits { keep_alive_timeout: Duration::from_millis(20), ..Limits::default() };
+    let (reached, gate) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (r, g) = (reached.clone(), gate.clone());
+    let router = Router::new().route(
+        "/",
+        any(move |request: Asked| async move {
+            let body = axum::body::to_bytes(request.into_body(), 100).await.unwrap();
+            r.notify_one();
+            g.notified().await;
+            body
+        }),
+    );
+    let running = start(router, limits).await;
+    for (head, body) in
+        [("GET / HTTP/1.1\r\nhost: x\r\n\r\n", ""), ("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n", "done")]
+    {
+        let mut stream = send(running.address, &format!("{head}{body}")).await;
+        timeout(SOON, reached.notified()).await.unwrap();
+        let cut = timeout(Duration::from_millis(200), stream.read(&mut [0; 1])).await;
+        assert!(cut.is_err(), "{head}: cut while it waited: {cut:?}");
+        gate.notify_one();
+        // And once it is answered, as ever.
+        let answer = rest(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(body), "{answer}");
+    }
 }
 
 #[tokio::test]

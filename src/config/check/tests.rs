@@ -452,6 +452,7 @@ fn the_shipped_file_shows_every_key() {
         "[store]",
         "[store.key_encryption_key]",
         "[dns]",
+        "[health]",
         "[limits]",
         "[trust]",
         "[telemetry]",

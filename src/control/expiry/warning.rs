@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use crate::domain::time::rfc3339;
-use crate::domain::{CertificateInfo, Pattern, ProjectInfo, Source, Threshold};
+use crate::domain::{CertificateInfo, Pattern, ProjectInfo, SKEW, Source, Threshold};
 use crate::observe::{Event, EventKind};
 use crate::registry::{Certificate, Snapshot};
 
@@ -50,7 +50,7 @@ impl Warning {
             info.id,
             info.subject,
             project.name,
-            when(info, project, threshold, days_left),
+            when(info, project, threshold, days_left, now),
             places(&origins, more_origins),
             match info.source {
                 Source::Api => format!("renew it with: {remedy}"),
@@ -86,11 +86,15 @@ impl Warning {
     }
 }
 
-fn when(info: &CertificateInfo, project: &ProjectInfo, threshold: Threshold, days: i64) -> String {
+fn when(info: &CertificateInfo, project: &ProjectInfo, threshold: Threshold, days: i64, now: OffsetDateTime) -> String {
     let at = rfc3339(info.not_after);
     let sent = !info.ends_by_time(project.on_expiry);
     match (threshold, days) {
         (Threshold::Expired, _) if sent => format!("expired {at}, and is sent all the same"),
+        // Clocks may differ, so it still is for a while; who reads this later reads until when.
+        (Threshold::Expired, _) if now < info.not_after + SKEW => {
+            format!("expired {at}, and is not sent any more from {} on", rfc3339(info.not_after + SKEW))
+        }
         (Threshold::Expired, _) => format!("expired {at}, and is not sent any more"),
         (_, ..=0) => format!("expires {at}: less than a day is left"),
         (_, 1) => format!("expires {at}: 1 day is left"),

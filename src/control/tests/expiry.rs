@@ -5,6 +5,7 @@ use time::{Duration as Span, OffsetDateTime};
 use tokio::time::Instant;
 
 use super::support::{Egret, Material, Shelf, pattern, settings};
+use crate::config::Limits;
 use crate::control::Drain;
 use crate::control::Properties;
 use crate::control::expiry::Watch;
@@ -221,4 +222,33 @@ async fn what_no_binding_names_is_nobodys_business() {
     scene.egret.control.bind(&project, pattern(ORIGIN), Some(&id), Properties::default()).await.expect("bound");
     scene.with_left(Span::days(9)).await;
     assert_eq!(scene.told().iter().map(|(_, days)| *days).collect::<Vec<_>>(), [20, 10]);
+}
+
+#[tokio::test]
+async fn it_is_said_until_when_an_expired_one_is_sent() {
+    let mut scene = Scene::new(OnExpiry::Refuse, false).await;
+    scene.with_left(Span::ZERO).await;
+    let (events, _) = scene.egret.control.events().follow(0);
+    let told = &events.last().expect("told").message;
+    let until = crate::domain::time::rfc3339(scene.end + SKEW);
+    assert!(told.contains(&format!("is not sent any more from {until} on")), "{told}");
+    let snapshot = scene.egret.project("default").snapshot();
+    let text = |at| crate::control::Control::warnings(&snapshot, at)[0].text.clone();
+    assert_eq!(text(scene.end), *told);
+    assert!(text(scene.end + SKEW).contains("and is not sent any more; it is presented"), "{}", text(scene.end + SKEW));
+}
+
+#[tokio::test]
+async fn another_drain_counts_from_when_it_is_said() {
+    let mut scene = Scene::new(OnExpiry::Refuse, false).await;
+    scene.with_left(Span::minutes(31)).await;
+    let first = scene.selected();
+    let hour = Limits { expiry_drain: Duration::from_secs(3600), ..Limits::default() };
+    scene.egret.control.limits().replace(hour);
+    scene.with_left(Span::minutes(30)).await;
+    assert_eq!(first.tls.life().phase(), Phase::Draining, "less than an hour is left");
+    let next = scene.selected();
+    assert!(next.tls.life().is_active());
+    scene.with_left(Span::minutes(29)).await;
+    assert_eq!(scene.selected().tls.serial(), next.tls.serial(), "once");
 }
