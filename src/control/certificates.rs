@@ -387,7 +387,11 @@ impl Inner {
         let certificate = before.certificate(old.target.certificate_id()?)?;
         let certificate = self.maker.load_full().without(&certificate, |tls| Arc::ptr_eq(tls, &was));
         edit.put_certificate(certificate.clone());
-        edit.bind(Binding { target: Target::Certificate(certificate.clone()), ..new });
+        // All of them: one that kept the certificate of before would bring what ends now back when it is written again.
+        for other in before.bindings_of(&certificate.info.id) {
+            let binding = if other.pattern == new.pattern { new.clone() } else { Binding::clone(&other) };
+            edit.bind(Binding { target: Target::Certificate(certificate.clone()), ..binding });
+        }
         Some((certificate, was))
     }
 
