@@ -191,7 +191,7 @@ async fn only_what_was_promoted_falls_back_and_only_to_what_is_valid_and_wanted(
     egret.upload(AT, &Material::new("b")).await.expect("uploaded");
     assert!(!refuse(&egret).await, "a plain upload");
     let previous = egret.select(AT).binding.and_then(|b| b.previous.clone()).expect("kept for those who ask");
-    assert!(!previous.automatic && previous.until > clock::now() + Duration::from_secs(3590));
+    assert!(previous.promoted.is_none() && previous.until > clock::now() + Duration::from_secs(3590));
 
     let off = ProjectInfo { rollback: Rollback::Off, ..ProjectInfo::named("default") };
     let settings = crate::config::Settings { projects: vec![off], ..settings() };
@@ -297,4 +297,72 @@ async fn a_project_that_goes_takes_what_it_kept_along() {
     let gone = egret.control.roll_back(&project, &Pattern::Default, Drain::Grace).await;
     assert!(matches!(gone, Err(ControlError::NotFound("project"))));
     assert!(!matches!(egret.select(AT).binding.map(|b| b.target.clone()), Some(Target::Certificate(_))));
+}
+
+#[tokio::test]
+async fn of_a_project_wide_certificate_only_the_origin_where_it_was_tried_out_takes_it_back() {
+    let (shelf, egret, _) = egret(Judge::default()).await;
+    let project = egret.project("default");
+    let old = egret.upload("*", &Material::new("a")).await.expect("uploaded").certificate.info.id.clone();
+    let upload = Material::new("b").upload("*");
+    egret.control.stage(&project, upload, Drain::Grace, trial(), None).await.expect("taken");
+    // The project-wide certificate is shown to any origin that asks: what a stranger thinks of it says nothing.
+    let stranger = Origin::parse("https://stranger.test").unwrap();
+    let binding = egret.select(AT).binding.expect("bound");
+    for egret in [&egret, &Egret::start(&shelf, &settings()).await] {
+        assert!(!egret.control.fall_back(&egret.project("default"), &binding, &stranger, 48).await);
+        assert_ne!(id_of(&egret.select(AT)), old);
+        let previous = egret.select(AT).binding.and_then(|b| b.previous.clone()).expect("kept");
+        assert!(previous.falls_back(&Pattern::Default, &Origin::parse(AT).unwrap(), clock::now()));
+        assert!(!previous.falls_back(&Pattern::Default, &stranger, clock::now()));
+    }
+    assert!(refuse(&egret).await);
+    assert_eq!(id_of(&egret.select(AT)), old);
+}
+
+#[tokio::test]
+async fn turning_it_off_in_the_file_ends_what_is_kept() {
+    let (shelf, egret, _) = egret(Judge::default()).await;
+    let project = egret.project("default");
+    let old = egret.upload(AT, &Material::new("a")).await.expect("uploaded").certificate.info.id.clone();
+    stage(&egret, &Material::new("b")).await.expect("taken");
+    let off = ProjectInfo { rollback: Rollback::Off, ..ProjectInfo::named("default") };
+    let off = crate::config::Settings { projects: vec![off], ..settings() };
+    egret.control.reload(Arc::new(off), Vec::new(), crate::control::Depth::Everything).await.expect("read");
+    assert!(!refuse(&egret).await, "egret does not go back by itself");
+    let back = egret.control.roll_back(&project, &pattern(AT), Drain::Grace).await;
+    assert!(matches!(back, Err(ControlError::NoneKept)), "nor does anybody else");
+    egret.control.let_go_of_ended(clock::now()).await;
+    assert!(!certificates(&shelf).contains(&old.to_string()), "and the key is wiped");
+}
+
+#[tokio::test]
+async fn a_certificate_deleted_behind_a_declared_one_takes_the_one_before_it_along() {
+    let (shelf, egret, _) = egret(Judge::default()).await;
+    let project = egret.project("default");
+    let old = egret.upload(AT, &Material::new("a")).await.expect("uploaded").certificate.info.id.clone();
+    let new = egret.upload(AT, &Material::new("b")).await.expect("uploaded").certificate.info.id.clone();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = Material::new("file");
+    let write = |suffix: &str, text: &str| {
+        let path = folder.path().join(suffix);
+        std::fs::write(&path, text).expect("written");
+        path
+    };
+    let declared = crate::config::DeclaredCertificate {
+        project: project.id().clone(),
+        pattern: pattern(AT),
+        cert: write("crt", &file.cert),
+        key: write("key", &file.key),
+        ca: write("ca", &file.ca),
+        skip_validation: false,
+        lift: true,
+        tls13_only: false,
+    };
+    let with = crate::config::Settings { certificates: vec![declared], ..settings() };
+    egret.control.reload(Arc::new(with), Vec::new(), crate::control::Depth::Everything).await.expect("read");
+    egret.control.delete(&project, &new, Drain::Grace).await.expect("deleted");
+    assert!(!certificates(&shelf).contains(&old.to_string()), "wiped at once, as everywhere");
+    let restarted = Egret::start(&shelf, &settings()).await;
+    assert!(restarted.project("default").load().certificate(&old).is_none(), "a restart does not bring it back");
 }
