@@ -402,8 +402,13 @@ impl Inner {
         let_go.apply(&self.keeping, project.id(), &mut edit);
         self.keeping.note(project.id(), &binding);
         edit.put_certificate(certificate.clone());
+        let pattern = binding.pattern.clone();
         edit.bind(binding);
-        let newer = newer.and_then(|id| edit.remove_certificate(&id));
+        let displaced = snapshot.binding(&pattern);
+        let newer = match newer {
+            Some(id) => edit.remove_certificate(&id),
+            None => displaced.and_then(|b| self.loosen(snapshot, &b, &mut edit)),
+        };
         project.publish(edit.finish());
         if let Some(newer) = newer {
             retire(project, &newer, Some(&certificate.info.id), drain, Grace::of_replaced(&self.limits));
