@@ -140,15 +140,11 @@ impl Keeping {
         self.lock().places_of(id).find(|(of, _)| of == project).map(|(_, pattern)| pattern.clone())
     }
 
-    /// The places whose time is over, or whose project is one of `off`.
-    fn ended(&self, now: OffsetDateTime, off: &BTreeSet<ProjectId>) -> Vec<Key> {
+    /// The places whose time is over, or whose project is `off`.
+    fn ended(&self, now: OffsetDateTime, off: impl Fn(&ProjectId) -> bool) -> Vec<Key> {
         let index = self.lock();
-        let ended = |(key, entry): &(&Key, &Entry)| entry.until <= now || off.contains(&key.0);
+        let ended = |(key, entry): &(&Key, &Entry)| entry.until <= now || off(&key.0);
         index.places.iter().filter(ended).map(|(key, _)| key.clone()).collect()
-    }
-
-    fn projects(&self) -> BTreeSet<ProjectId> {
-        self.lock().places.keys().map(|(project, _)| project.clone()).collect()
     }
 }
 
@@ -196,9 +192,8 @@ impl Control {
 
     /// Lets go of what was kept long enough at that time.
     pub(super) async fn let_go_of_ended(&self, now: OffsetDateTime) {
-        let mut off = self.inner.keeping.projects();
-        off.retain(|id| self.inner.registry.project(id).is_some_and(|project| keeps_nothing(&project.load())));
-        for (project, pattern) in self.inner.keeping.ended(now, &off) {
+        let off = |id: &_| self.inner.registry.project(id).is_some_and(|project| keeps_nothing(&project.load()));
+        for (project, pattern) in self.inner.keeping.ended(now, off) {
             let inner = self.inner.clone();
             let done = whole(async move { inner.end_of_window(&project, &pattern, now).await });
             if let Err(error) = done.await {
