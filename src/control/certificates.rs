@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::apply::{Facts, Grace, retire, retire_objects};
 use super::records::{BindingRecord, CertificateRecord};
 use super::rollback::LetGo;
-use super::stage::Slot;
+use super::stage::Tried;
 use super::store::Write;
 use super::{Control, ControlError, Drain, Inner, Properties, Upload, Uploaded};
 use crate::domain::{CertificateId, Pattern, ProjectInfo, ProjectState, Source, time as clock};
@@ -134,15 +134,15 @@ impl Inner {
         Ok(self.maker.load_full().certificate(project, valid, facts))
     }
 
-    /// The part of an upload that comes after validation. `tried`: what the place held when the certificate began to be
-    /// tried out; since then it must not have changed.
+    /// The part of an upload that comes after validation. `tried`: where the certificate was tried out, and what the place
+    /// held when that began; since then it must not have changed.
     pub(super) async fn place(
         &self,
         project: &Arc<Project>,
         upload: Upload,
         certificate: Arc<Certificate>,
         drain: Drain,
-        tried: Option<Slot>,
+        tried: Option<Tried>,
     ) -> Result<Uploaded, ControlError> {
         let Upload { cert, key, ca, pattern, skip_validation, tls13_only } = upload;
         let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
@@ -152,7 +152,7 @@ impl Inner {
         let snapshot = project.snapshot();
         takes_uploads(&snapshot)?;
         not_declared(&snapshot, &pattern)?;
-        if tried.as_ref().is_some_and(|slot| *slot != Slot::of(&snapshot, &pattern)) {
+        if tried.as_ref().is_some_and(|tried| tried.is_overtaken(&snapshot, &pattern)) {
             let what = "the origin took the certificate, but its place was changed meanwhile, and what was put there last \
                         stays in force; look at what it is, and upload again if this one is still wanted";
             return Err(ControlError::Field { field: "stage", what: what.to_owned() });
@@ -171,7 +171,7 @@ impl Inner {
         // what a probe left behind is nobody's.
         let certificate = self.maker.load_full().anew(snapshot.info(), &certificate, false);
         let displaced = self.displaced(project, &snapshot, existing.as_deref());
-        let previous = self.keep(&snapshot, existing.as_deref(), drain, (displaced.is_some(), tried.is_some()));
+        let previous = self.keep(&snapshot, existing.as_deref(), drain, (displaced.is_some(), tried.map(Tried::at)));
         // One that is not kept here, and is in force nowhere any more, is kept nowhere.
         let ended: Vec<_> = displaced.iter().filter(|_| previous.is_none()).collect();
         let mut let_go = self.let_go(project, &snapshot, std::slice::from_ref(&pattern), &ended);
@@ -205,7 +205,10 @@ impl Inner {
         let_go.apply(&self.keeping, project.id(), &mut edit);
         self.keeping.note(project.id(), &binding);
         edit.bind(binding);
-        let old = displaced.and_then(|old| edit.remove_certificate(&old));
+        let old = match displaced {
+            Some(old) => edit.remove_certificate(&old),
+            None => existing.and_then(|b| self.loosen(&snapshot, &b, &mut edit)),
+        };
         project.publish(edit.finish());
         if let Some(old) = old {
             retire(project, &old, Some(&id), drain, Grace::of_replaced(&self.limits));
@@ -241,11 +244,11 @@ impl Inner {
         }
         let shadowed = self.shadowed_by(project, id);
         let patterns: Vec<_> = bindings.iter().map(|b| b.pattern.clone()).collect();
-        let mut let_go = self.let_go(project, &snapshot, &patterns, &[id]);
+        let places: Vec<_> = patterns.iter().chain(&shadowed).cloned().collect();
+        let mut let_go = self.let_go(project, &snapshot, &places, &[id]);
         let mut writes = std::mem::take(&mut let_go.writes);
         writes.push(Write::Delete(key));
-        let gone = patterns.iter().chain(&shadowed);
-        writes.extend(gone.map(|pattern| Write::Delete(self.store.binding_key(project.id(), pattern))));
+        writes.extend(places.iter().map(|pattern| Write::Delete(self.store.binding_key(project.id(), pattern))));
         self.store.write(writes).await?;
 
         self.unshadow(project, &shadowed);
@@ -355,7 +358,7 @@ impl Inner {
 
     /// A certificate that stays although its last binding goes: what was made under it ends, and should it be bound
     /// again, then with objects of its own. Gives back the one to retire.
-    fn loosen(
+    pub(super) fn loosen(
         &self,
         before: &Snapshot,
         removed: &Binding,
@@ -387,7 +390,11 @@ impl Inner {
         let certificate = before.certificate(old.target.certificate_id()?)?;
         let certificate = self.maker.load_full().without(&certificate, |tls| Arc::ptr_eq(tls, &was));
         edit.put_certificate(certificate.clone());
-        edit.bind(Binding { target: Target::Certificate(certificate.clone()), ..new });
+        // All of them: one that kept the certificate of before would bring what ends now back when it is written again.
+        for other in before.bindings_of(&certificate.info.id) {
+            let binding = if other.pattern == new.pattern { new.clone() } else { Binding::clone(&other) };
+            edit.bind(Binding { target: Target::Certificate(certificate.clone()), ..binding });
+        }
         Some((certificate, was))
     }
 

@@ -396,10 +396,10 @@ pub(super) fn stored_bindings(
 
 /// What a binding can go back to; what has ended meanwhile is let go of by the first sweep.
 fn previous_of(record: PreviousRecord, info: &ProjectInfo, known: &Known) -> Option<Arc<Previous>> {
-    let PreviousRecord { certificate, until, alone, automatic } = record;
+    let PreviousRecord { certificate, until, alone, promoted } = record;
     let certificate = known.get(&certificate)?.clone();
     let until = if info.rollback == Rollback::Off { time::OffsetDateTime::UNIX_EPOCH } else { until };
-    Some(Arc::new(Previous { certificate, until, alone, automatic }))
+    Some(Arc::new(Previous { certificate, until, alone, promoted }))
 }
 
 fn target(id: Option<CertificateId>, known: &Known, lost: &HashMap<CertificateId, String>) -> Target {

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::domain::{
-    CertificateId, DefaultScope, Lift, OnExpiry, Pattern, ProjectId, ProjectInfo, ProjectState, Role, Rollback,
+    CertificateId, DefaultScope, Lift, OnExpiry, Origin, Pattern, ProjectId, ProjectInfo, ProjectState, Role, Rollback,
     ServerTrust, Team,
 };
 use crate::registry::{Binding, Token, TokenScope, TokenSource};
@@ -138,7 +138,7 @@ pub(super) struct PreviousRecord {
     pub(super) until: OffsetDateTime,
     /// Nothing but such records names it.
     pub(super) alone: bool,
-    pub(super) automatic: bool,
+    pub(super) promoted: Option<Origin>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -148,7 +148,8 @@ struct PreviousJson {
     /// Milliseconds.
     until: i64,
     alone: bool,
-    automatic: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    promoted: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -184,7 +185,7 @@ impl BindingRecord {
             certificate: previous.certificate.info.id.clone(),
             until: previous.until,
             alone: previous.alone,
-            automatic: previous.automatic,
+            promoted: previous.promoted.clone(),
         });
         Self {
             pattern: binding.pattern.clone(),
@@ -207,7 +208,7 @@ impl BindingRecord {
                 certificate: previous.certificate.as_str().to_owned(),
                 until: milliseconds(previous.until),
                 alone: previous.alone,
-                automatic: previous.automatic,
+                promoted: previous.promoted.as_ref().map(Origin::to_string),
             }),
         };
         to_json(&json, 512)
@@ -221,10 +222,11 @@ impl BindingRecord {
         };
         let pattern = Pattern::parse(&json.pattern).map_err(|_| NotUnderstood)?;
         let previous = match json.previous {
-            Some(PreviousJson { certificate, until, alone, automatic }) => {
+            Some(PreviousJson { certificate, until, alone, promoted }) => {
                 let certificate = CertificateId::parse(&certificate).ok_or(NotUnderstood)?;
+                let promoted = promoted.map(|at| Origin::parse(&at)).transpose().map_err(|_| NotUnderstood)?;
                 let until = OffsetDateTime::from_unix_timestamp_nanos(i128::from(until) * 1_000_000);
-                Some(PreviousRecord { certificate, until: until.map_err(|_| NotUnderstood)?, alone, automatic })
+                Some(PreviousRecord { certificate, until: until.map_err(|_| NotUnderstood)?, alone, promoted })
             }
             None => None,
         };
@@ -402,7 +404,7 @@ mod tests {
                     certificate: CertificateId::parse("cert_0").expect("an id"),
                     until: OffsetDateTime::from_unix_timestamp_nanos(1_800_000_000_123_000_000).expect("a time"),
                     alone: true,
-                    automatic: lift,
+                    promoted: lift.then(|| Origin::parse("https://a.test:8443").expect("an origin")),
                 }),
             };
             assert_eq!(BindingRecord::parse(&record.to_bytes()), Ok(record));

@@ -140,8 +140,11 @@ impl Keeping {
         self.lock().places_of(id).find(|(of, _)| of == project).map(|(_, pattern)| pattern.clone())
     }
 
-    fn ended(&self, now: OffsetDateTime) -> Vec<(ProjectId, Pattern)> {
-        self.lock().places.iter().filter(|(_, entry)| entry.until <= now).map(|(key, _)| key.clone()).collect()
+    /// The places whose time is over, or whose project is `off`.
+    fn ended(&self, now: OffsetDateTime, off: impl Fn(&ProjectId) -> bool) -> Vec<Key> {
+        let index = self.lock();
+        let ended = |(key, entry): &(&Key, &Entry)| entry.until <= now || off(&key.0);
+        index.places.iter().filter(ended).map(|(key, _)| key.clone()).collect()
     }
 }
 
@@ -189,7 +192,8 @@ impl Control {
 
     /// Lets go of what was kept long enough at that time.
     pub(super) async fn let_go_of_ended(&self, now: OffsetDateTime) {
-        for (project, pattern) in self.inner.keeping.ended(now) {
+        let off = |id: &_| self.inner.registry.project(id).is_some_and(|project| keeps_nothing(&project.load()));
+        for (project, pattern) in self.inner.keeping.ended(now, off) {
             let inner = self.inner.clone();
             let done = whole(async move { inner.end_of_window(&project, &pattern, now).await });
             if let Err(error) = done.await {
@@ -230,18 +234,18 @@ impl FallBack for Control {
 
 impl Inner {
     /// What `existing` leaves behind to go back to, once another certificate has its place. `alone`: no other binding
-    /// names it.
+    /// names it. `promoted`: where the other one was tried out.
     pub(super) fn keep(
         &self,
         snapshot: &Snapshot,
         existing: Option<&Binding>,
         drain: Drain,
-        (alone, automatic): (bool, bool),
+        (alone, promoted): (bool, Option<Origin>),
     ) -> Option<Arc<Previous>> {
         let existing = existing?;
         let Target::Certificate(certificate) = &existing.target else { return None };
         let ours = existing.source == Source::Api && certificate.info.source == Source::Api;
-        if !ours || drain == Drain::Now || snapshot.info().rollback == Rollback::Off {
+        if !ours || drain == Drain::Now || keeps_nothing(snapshot) {
             return None;
         }
         let now = clock::now();
@@ -252,7 +256,7 @@ impl Inner {
         }
         // Objects of its own: those that were in force end as those of every replaced certificate.
         let certificate = self.maker.load_full().afresh(certificate);
-        (until > now).then(|| Arc::new(Previous { certificate, until, alone, automatic }))
+        (until > now).then(|| Arc::new(Previous { certificate, until, alone, promoted }))
     }
 
     /// What changes when these places (whose bindings are written or deleted anyway) keep nothing any more, and when
@@ -300,8 +304,8 @@ impl Inner {
         takes_changes(&snapshot)?;
         not_declared(&snapshot, pattern)?;
         let binding = snapshot.binding(pattern).ok_or(ControlError::NotFound("binding"))?;
-        let previous = binding.previous.as_ref().filter(|previous| previous.until > clock::now());
-        let previous = previous.ok_or(ControlError::NoneKept)?;
+        let kept = |previous: &&Arc<Previous>| previous.until > clock::now() && !keeps_nothing(&snapshot);
+        let previous = binding.previous.as_ref().filter(kept).ok_or(ControlError::NoneKept)?;
         let step = self.step_back(project, &snapshot, &binding, previous);
         self.store.write(step.writes).await?;
         let certificate = self.go_back(project, &snapshot, step.next, drain);
@@ -330,11 +334,15 @@ impl Inner {
         }
         let now = clock::now();
         let usable = |previous: &Previous| {
+            if keeps_nothing(&snapshot) {
+                return false;
+            }
             let info = &previous.certificate.info;
             let sent_anyway = info.skip_validation || snapshot.info().on_expiry == OnExpiry::Send;
             sent_anyway || info.validity(now) == Validity::Valid
         };
-        let Some(previous) = binding.previous.as_ref().filter(|p| p.falls_back(now) && usable(p)) else {
+        let Some(previous) = binding.previous.as_ref().filter(|p| p.falls_back(pattern, origin, now) && usable(p))
+        else {
             return Ok(false);
         };
         let step = self.step_back(project, &snapshot, &binding, previous);
@@ -389,8 +397,13 @@ impl Inner {
         let_go.apply(&self.keeping, project.id(), &mut edit);
         self.keeping.note(project.id(), &binding);
         edit.put_certificate(certificate.clone());
+        let pattern = binding.pattern.clone();
         edit.bind(binding);
-        let newer = newer.and_then(|id| edit.remove_certificate(&id));
+        let displaced = snapshot.binding(&pattern);
+        let newer = match newer {
+            Some(id) => edit.remove_certificate(&id),
+            None => displaced.and_then(|b| self.loosen(snapshot, &b, &mut edit)),
+        };
         project.publish(edit.finish());
         if let Some(newer) = newer {
             retire(project, &newer, Some(&certificate.info.id), drain, Grace::of_replaced(&self.limits));
@@ -411,7 +424,9 @@ impl Inner {
         };
         let _writer = project.write().await;
         let snapshot = project.snapshot();
-        let ended = |binding: &Arc<Binding>| binding.previous.as_ref().is_some_and(|p| p.until <= now);
+        let ended = |binding: &Arc<Binding>| {
+            binding.previous.as_ref().is_some_and(|p| p.until <= now || keeps_nothing(&snapshot))
+        };
         let binding = snapshot.binding(pattern).filter(ended);
         let mut let_go = self.let_go(&project, &snapshot, std::slice::from_ref(pattern), &[]);
         let mut writes = std::mem::take(&mut let_go.writes);
@@ -457,6 +472,11 @@ impl Inner {
         unstored.remove(&(project.clone(), pattern.clone()));
         Ok(())
     }
+}
+
+/// Whether the project says that there is no going back. What it kept before it said so ends, too.
+fn keeps_nothing(snapshot: &Snapshot) -> bool {
+    snapshot.info().rollback == Rollback::Off
 }
 
 /// A step back, ready to be stored.

@@ -111,11 +111,29 @@ impl Drop for Place<'_> {
 
 /// What a place held when a probe for it began.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Slot(Option<Option<CertificateId>>);
+struct Slot(Option<Option<CertificateId>>);
 
 impl Slot {
-    pub(super) fn of(snapshot: &Snapshot, pattern: &Pattern) -> Self {
+    fn of(snapshot: &Snapshot, pattern: &Pattern) -> Self {
         Self(snapshot.binding(pattern).map(|binding| binding.target.certificate_id().cloned()))
+    }
+}
+
+/// A probe that the origin let pass.
+pub(super) struct Tried {
+    slot: Slot,
+    at: Origin,
+}
+
+impl Tried {
+    /// Whether the place was changed since the probe began.
+    pub(super) fn is_overtaken(&self, snapshot: &Snapshot, pattern: &Pattern) -> bool {
+        self.slot != Slot::of(snapshot, pattern)
+    }
+
+    /// The origin.
+    pub(super) fn at(self) -> Origin {
+        self.at
     }
 }
 
@@ -223,7 +241,9 @@ impl Inner {
                 if by.is_some_and(|token| !self.registry.is_in_force(&token)) {
                     return Err(ControlError::Revoked);
                 }
-                let uploaded = self.place(project, upload, certificate, drain, Some(slot)).await?;
+                let uploaded = self
+                    .place(project, upload, certificate, drain, Some(Tried { slot, at: trial.origin.clone() }))
+                    .await?;
                 Ok(Promoted { uploaded, origin: trial.origin, proof })
             }
             Err(why) => {

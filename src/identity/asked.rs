@@ -43,12 +43,29 @@ pub struct Asked {
     pub signed: bool,
 }
 
-/// Runs a handshake and says what the origin asked for; `None` if it did not ask (or resumed).
-pub async fn recorded<F: Future>(handshake: F) -> (F::Output, Option<Asked>) {
+/// Runs a handshake and says what the origin asked for; `None` if it did not ask (or resumed). `shown` is called once it is
+/// over if the certificate went out, also where it is dropped on the way: the origin has seen it all the same.
+pub async fn recorded<F: Future>(handshake: F, shown: impl FnOnce()) -> (F::Output, Option<Asked>) {
     let slot = Arc::new(Mutex::new(None));
+    let _shown = Shown { slot: slot.clone(), tell: Some(shown) };
     let output = ATTEMPT.scope(slot.clone(), handshake).await;
-    let asked = slot.lock().expect("nothing panics while holding it").take();
+    let asked = slot.lock().expect("nothing panics while holding it").clone();
     (output, asked)
+}
+
+/// See [`recorded`].
+struct Shown<T: FnOnce()> {
+    slot: Arc<Mutex<Option<Asked>>>,
+    tell: Option<T>,
+}
+
+impl<T: FnOnce()> Drop for Shown<T> {
+    fn drop(&mut self) {
+        let signed = self.slot.lock().is_ok_and(|asked| asked.as_ref().is_some_and(|asked| asked.signed));
+        if let Some(tell) = self.tell.take().filter(|_| signed) {
+            tell();
+        }
+    }
 }
 
 /// The first names, within both bounds: what an origin lists must not fill the memory.
@@ -81,6 +98,26 @@ pub(super) fn record_signed() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_certificate_that_went_out_was_shown_also_if_nobody_waits_for_the_end_of_the_handshake() {
+        for (signs, waits) in [(true, true), (true, false), (false, true), (false, false)] {
+            let shown = std::cell::Cell::new(0);
+            let handshake = async {
+                record(&[], Presented::Sent);
+                if signs {
+                    record_signed();
+                }
+                if !waits {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let mut recorded = Box::pin(recorded(handshake, || shown.set(shown.get() + 1)));
+            assert_eq!(futures_util::poll!(&mut recorded).is_ready(), waits);
+            drop(recorded);
+            assert_eq!(shown.get(), u32::from(signs), "signs: {signs}, waits: {waits}");
+        }
+    }
 
     #[test]
     fn keeps_the_first_names_within_both_bounds() {

@@ -23,7 +23,7 @@ use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, Peer
 use crate::identity::{Presented, UpstreamTls};
 use crate::observe::{AccessLog, Exchange, Metrics, RequestId};
 use crate::policy::EgressPolicy;
-use crate::registry::{Binding, FallBack, Project, Selection, Target};
+use crate::registry::{Binding, FallBack, Previous, Project, Selection, Target};
 use crate::upstream::{
     Destination, Ended, Failure, Lease, Refusal, Reply, ReplyBody, RequestBody, Spared, Upload, Upstreams, is_grpc,
 };
@@ -262,8 +262,10 @@ impl Forwarder {
         record.identity = selection.tls.identity().map(|i| i.info().clone());
         check_usable(&selection, snapshot.info().on_expiry, origin)?;
         let promoted = selection.binding.filter(|binding| {
+            let falls_back =
+                |previous: &Arc<Previous>| previous.falls_back(&binding.pattern, origin, domain::time::now());
             // Hardly ever is there one, and then no clock is asked.
-            binding.previous.as_ref().is_some_and(|previous| previous.falls_back(domain::time::now()))
+            binding.previous.as_ref().is_some_and(falls_back)
         });
         Ok((selection.tls, promoted))
     }

@@ -13,7 +13,7 @@ use http::uri::PathAndQuery;
 use time::OffsetDateTime;
 
 use super::{Binding, Certificate, Project};
-use crate::domain::{Origin, ProjectId};
+use crate::domain::{Origin, Pattern, ProjectId};
 use crate::identity::UpstreamTls;
 
 /// The code of [`Unproven`] where the origin did not ask for a certificate. No request fails with it.
@@ -75,15 +75,17 @@ pub struct Previous {
     pub until: OffsetDateTime,
     /// No binding named it when it was replaced: it is no certificate of the project any more.
     pub alone: bool,
-    /// What took its place was promoted: should an origin refuse that, egret goes back by itself.
-    pub automatic: bool,
+    /// Where what took its place was tried out before it was promoted: should that be refused, egret goes back by itself.
+    pub promoted: Option<Origin>,
 }
 
 impl Previous {
-    /// Whether egret would go back to it by itself at `now`.
+    /// Whether egret would go back to it by itself at `now`, should `origin` refuse what is in force for `pattern`. Project-wide,
+    /// that is up to the origin where it was tried out: any other may ask for a certificate, and refuse all it is shown.
     #[must_use]
-    pub fn falls_back(&self, now: OffsetDateTime) -> bool {
-        self.automatic && self.until > now
+    pub fn falls_back(&self, pattern: &Pattern, origin: &Origin, now: OffsetDateTime) -> bool {
+        let counts = |at: &Origin| *pattern != Pattern::Default || at == origin;
+        self.promoted.as_ref().is_some_and(counts) && self.until > now
     }
 }
 

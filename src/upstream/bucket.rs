@@ -89,7 +89,7 @@ pub(super) struct Bucket {
     /// A permit per open connection.
     open: Permits,
     /// A permit per handshake.
-    pub(super) dials: Permits,
+    dials: Permits,
     /// Requests that wait for a connection to come back.
     waiters: Waiters<Notify>,
     /// A connection has ended, for those who can only use a new one.
@@ -123,6 +123,31 @@ impl Drop for Place {
         drop(self.permit.take());
         self.bucket.room.notify_one();
         self.bucket.wake_one();
+    }
+}
+
+/// A permit for one handshake. After the handshake it wakes one who waits: whoever had none does not queue for it.
+pub(super) struct Turn {
+    permit: Option<Permit>,
+    bucket: Arc<Bucket>,
+    begun: bool,
+}
+
+impl Turn {
+    /// The handshake begins.
+    pub(super) fn begin(mut self) -> Self {
+        self.begun = true;
+        self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        // As with `Dialling`.
+        if self.begun {
+            self.bucket.wake_one();
+        }
     }
 }
 
@@ -245,6 +270,18 @@ impl Bucket {
         Some(Place { permit: Some(permit), bucket: self.clone() })
     }
 
+    /// The right to a handshake now, if it is there.
+    pub(super) fn try_turn(self: &Arc<Self>) -> Option<Turn> {
+        let permit = self.dials.try_take()?;
+        Some(Turn { permit: Some(permit), bucket: self.clone(), begun: false })
+    }
+
+    /// The right to a handshake, as soon as it is there.
+    pub(super) async fn turn(self: &Arc<Self>) -> Turn {
+        let permit = self.dials.take().await;
+        Turn { permit: Some(permit), bucket: self.clone(), begun: true }
+    }
+
     /// Counts as waiting while it lives. Take this, then look once more, then await [`Waiting::freed`]: what comes back
     /// or closes after the second look is not missed.
     pub(super) fn wait(&self) -> Waiting<'_> {
@@ -307,15 +344,19 @@ impl Bucket {
         failures.1 = Some(failure.clone());
     }
 
-    /// How often making one has failed.
-    pub(super) fn failures(&self) -> u64 {
-        lock(&self.failures).0
+    /// How often making one has failed, and how often it has not.
+    pub(super) fn tried(&self) -> (u64, usize) {
+        (lock(&self.failures).0, self.made())
     }
 
-    /// Why it failed since, if there is nothing else to wait for.
-    pub(super) fn failed_since(&self, seen: u64) -> Option<Failure> {
+    /// Why it failed since, if there is nothing else to wait for. Where each request needs a connection, that is so only if
+    /// none was made since and the origin kept silent: who waits for a turn has then waited as long as those who had one,
+    /// and would have to wait as long again, turn after turn.
+    pub(super) fn failed_since(&self, (seen, made): (u64, usize)) -> Option<Failure> {
         if matches!(self.spoken(), Spoken::Http1 | Spoken::Http1Only) {
-            return None;
+            let failures = lock(&self.failures);
+            let silent = |failure: &Failure| failure.code == Code::NetTimeout;
+            return failures.1.clone().filter(|why| failures.0 != seen && self.made() == made && silent(why));
         }
         if self.multis.lock().iter().any(|m| !m.is_closed()) {
             return None;

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::bucket::{Bucket, Dialling, Place, Spoken};
+use super::bucket::{Bucket, Dialling, Place, Spoken, Turn};
 use super::connect::{Handshake, Offer};
 use super::connection::{self, About, Conn};
 use super::multi::{self, Slot};
 use super::{Destination, Failure, Upstreams};
 use crate::domain::{Code, ProjectId};
-use crate::net::{Meter, Permit};
+use crate::net::Meter;
 use crate::observe::Metrics;
 
 /// What a request is sent on.
@@ -91,7 +91,7 @@ impl Upstreams {
         let made = Instant::now() + self.longest_dial();
         // Counts from when there was nothing but to wait for a permit.
         let mut busy = None;
-        let failures = bucket.failures();
+        let tried = bucket.tried();
         let mut waiting = None;
         let (place, turn, dialling) = loop {
             if pooled && let Some((carrier, reused)) = self.reuse(bucket) {
@@ -101,18 +101,18 @@ impl Upstreams {
                 return Ok(Checkout::Retired);
             }
             // Those who waited for the same connection fail with it; each would only find out for itself.
-            if let Some(failure) = bucket.failed_since(failures) {
+            if let Some(failure) = bucket.failed_since(tried) {
                 return Err(failure);
             }
             let dialling = bucket.may_dial();
             // After a replacement very many want a connection at once. Who gets no turn for a handshake does not queue for
             // one: the first that are made may serve all. Only who cannot use those queues, below.
-            let turn = if pooled { bucket.dials.try_take().map(Some) } else { Some(None) };
+            let turn = if pooled { bucket.try_turn().map(Some) } else { Some(None) };
             let others_dial = dialling.is_none() || turn.is_none();
             if let (Some(dialling), Some(turn)) = (dialling, turn)
                 && let Some(place) = bucket.try_open()
             {
-                break (place, turn, dialling.begin());
+                break (place, turn.map(Turn::begin), dialling.begin());
             }
             let deadline = if others_dial {
                 made
@@ -186,7 +186,7 @@ impl Upstreams {
         &self,
         project: &ProjectId,
         bucket: &Arc<Bucket>,
-        (place, turn): (Place, Option<Permit>),
+        (place, turn): (Place, Option<Turn>),
         dialling: &mut Option<Dialling>,
     ) -> Result<Option<Carrier>, Failure> {
         let offer = if bucket.is_demoted() { Offer::Http1 } else { Offer::Both };
@@ -267,8 +267,8 @@ impl Upstreams {
         self.dialer.reach_plain(project, bucket.via.as_ref(), host, port).await
     }
 
-    async fn dial_permit(&self, bucket: &Bucket) -> Result<Permit, Failure> {
-        timeout(self.pool.limits.connect_timeout(), bucket.dials.take()).await.map_err(|_| {
+    async fn dial_permit(&self, bucket: &Arc<Bucket>) -> Result<Turn, Failure> {
+        timeout(self.pool.limits.connect_timeout(), bucket.turn()).await.map_err(|_| {
             Failure::new(Code::LimitConnections, format!("too many handshakes with {} are under way", bucket.to))
         })
     }

@@ -198,13 +198,13 @@ impl Dialer {
             .connect(name.clone(), Socket::new(stream))
             .into_fallible();
         let limit = self.limits.handshake_timeout();
-        let (outcome, asked) = recorded(tokio::time::timeout(limit, connect)).await;
-        // Whatever becomes of the handshake: the origin has seen it.
-        if asked.as_ref().is_some_and(|asked| asked.signed)
-            && let Some(disclosures) = self.disclosures.get()
-        {
-            disclosures.sent(project, tls, origin, via.is_none().then_some(address));
-        }
+        // Whatever becomes of the handshake, also if it is dropped: the origin has seen it.
+        let shown = || {
+            if let Some(disclosures) = self.disclosures.get() {
+                disclosures.sent(project, tls, origin, via.is_none().then_some(address));
+            }
+        };
+        let (outcome, asked) = recorded(tokio::time::timeout(limit, connect), shown).await;
         let with_facts = |mut failure: Failure, silent: bool| {
             self.metrics.handshakes_failed.add();
             failure.facts.address = Some(address);

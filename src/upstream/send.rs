@@ -403,7 +403,8 @@ impl Upstreams {
 /// Whether the origin says that it does not accept the certificate that it was sent.
 pub(super) fn is_rejection(failure: &Failure) -> bool {
     failure.facts.alert.is_some_and(explain::is_about_the_certificate)
-        && failure.facts.asked.as_ref().is_some_and(|asked| asked.presented == Presented::Sent)
+        // It was, and not only meant to be: before that the origin cannot have an opinion of it.
+        && failure.facts.asked.as_ref().is_some_and(|asked| asked.presented == Presented::Sent && asked.signed)
 }
 
 const ENDLESS: &str = "sends interim responses without end";

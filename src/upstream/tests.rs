@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{Destination, Ended, Refusal, Reply, ReplyBody, RequestBody, Upstreams, WaysOut};
 use crate::config::{EgressSettings, Limits, LiveLimits};
 use crate::domain::{Code, Origin, Pattern, ProjectId};
-use crate::identity::UpstreamTls;
+use crate::identity::{Asked, Presented, UpstreamTls};
 use crate::observe::Metrics;
 use crate::policy::EgressPolicy;
 use origin::{Behaviour, World};
@@ -385,4 +385,18 @@ async fn many_share_one_connection_and_none_is_forgotten() {
     for task in tasks {
         task.await.unwrap();
     }
+}
+
+#[test]
+fn only_what_really_went_out_can_have_been_refused() {
+    let told = |presented, signed, alert| {
+        let mut failure = super::Failure::new(Code::MtlsRejectedUnknownCa, "an alert");
+        failure.facts.alert = Some(alert);
+        failure.facts.asked = Some(Asked { cas: Vec::new(), ca_count: 0, presented, signed });
+        super::send::is_rejection(&failure)
+    };
+    assert!(told(Presented::Sent, true, 48));
+    assert!(!told(Presented::Sent, false, 48), "the alert came before the certificate was sent");
+    assert!(!told(Presented::Sent, true, 40), "handshake_failure is not about the certificate");
+    assert!(!told(Presented::Withheld, false, 48));
 }

@@ -182,7 +182,7 @@ fn change(storm: &Storm, egret: &Egret, world: &World, until: Instant) -> usize 
                     storm.history.answered();
                 }
             },
-            _ => reload(egret, changes),
+            _ => reload(egret, changes, changes % 10 == 0),
         }
         changes += 1;
         next = (next + INTERVAL).max(Instant::now());
@@ -191,13 +191,22 @@ fn change(storm: &Storm, egret: &Egret, world: &World, until: Instant) -> usize 
     changes
 }
 
-/// A reload of the configuration in the middle of it: the file is written anew, with another comment in it.
-fn reload(egret: &Egret, changes: usize) {
+/// A place of the same project whose certificate a file declares every other time: nobody asks for it, and all that is
+/// asked for changes snapshots with it.
+const DECLARED: &str = "https://declared.test:*";
+
+/// A reload of the configuration in the middle of it: the file is written anew, with or without a certificate in it.
+fn reload(egret: &Egret, changes: usize, declares: bool) {
     let path = egret.config();
     let text = std::fs::read_to_string(&path).expect("egret's configuration");
     let kept = text.split("# changed ").next().expect("there is a first part");
     let next = path.with_extension("next");
-    std::fs::write(&next, format!("{kept}# changed {changes} times\n")).expect("writable");
+    let file = |suffix: &str| path.with_file_name(format!("declared.{suffix}"));
+    let files = ["crt", "key", "ca"].map(file);
+    let [cert, key, ca] = &files;
+    let table = format!("[[certificates]]\norigin = \"{DECLARED}\"\ncert = {cert:?}\nkey = {key:?}\nca = {ca:?}\n");
+    let table = if declares { table } else { String::new() };
+    std::fs::write(&next, format!("{kept}# changed {changes} times\n{table}")).expect("writable");
     std::fs::rename(&next, &path).expect("writable");
 }
 
@@ -227,6 +236,10 @@ fn heavy_in_a_storm_of_replacements_and_deletes_by_every_way_in() {
         over: AtomicBool::new(false),
         done: Mutex::default(),
     });
+    let pair = world.client("declared");
+    for (suffix, text) in [("crt", &pair.chain), ("key", &pair.key), ("ca", &pair.ca)] {
+        std::fs::write(egret.config().with_file_name(format!("declared.{suffix}")), text).expect("writable");
+    }
     // The first certificates, before anybody asks.
     change(&storm, &egret, &world, Instant::now() + Duration::from_millis(1));
     let before = descriptors(&egret);
@@ -272,12 +285,20 @@ fn heavy_in_a_storm_of_replacements_and_deletes_by_every_way_in() {
     for how in [How::InterceptedH2, How::SidecarH2] {
         assert!(done.get(&(how, "grpc")).is_some_and(|n| *n > 20), "{how:?}: {done:?}");
     }
+    let reloads = egret.counter("reloads");
+    assert!(reloads > 3, "{reloads} reloads in {changes} changes");
     assert!(resumed > 0, "nothing was resumed: nothing is proven");
     seen.iter().for_each(|seen| sessions_keep_to_themselves(seen));
     assert!(seen[0].iter().all(|h| h.h2) && seen[1].iter().all(|h| !h.h2));
 
     // Nobody asks any more, and nothing is bound: then nothing is left.
     runtime.shutdown_background();
+    reload(&egret, changes, false);
+    eventually("nothing is declared any more", || {
+        let (_, bindings) = egret.api("GET", "/v1/projects/default/bindings", None);
+        let mut all = bindings["bindings"].as_array().expect("a list").iter();
+        all.all(|binding| binding["origin"] != DECLARED).then_some(())
+    });
     let (_, list) = egret.api("GET", "/v1/projects/default/client-cert", None);
     for id in list["clientCerts"].as_array().expect("a list") {
         egret.delete("default", id["id"].as_str().expect("an id"));

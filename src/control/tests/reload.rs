@@ -419,3 +419,22 @@ async fn going_back_trusts_whom_the_project_trusts_by_then() {
     assert_eq!(subject(&back), "CN=old");
     assert!(back.tls.life().is_active() && !Arc::ptr_eq(back.tls.trust(), before.trust()));
 }
+
+#[tokio::test]
+async fn a_declared_certificate_that_another_binding_used_over_tls_13_only_for_a_while_is_never_a_retired_one() {
+    let files = Files::new();
+    files.write("a", &Material::new("a"));
+    let with =
+        |tls13_only| declaring(vec![DeclaredCertificate { tls13_only, ..files.declared("a", "https://a.test") }]);
+    let egret = Egret::start(&Shelf::new(), &with(false)).await;
+    let project = egret.project("default");
+    let id = egret.select("a.test").binding.and_then(|b| b.target.certificate_id().cloned()).expect("bound");
+    for yes in [true, false] {
+        let wanted = Properties { tls13_only: Some(yes), ..Properties::default() };
+        egret.control.bind(&project, pattern("https://b.test"), Some(&id), wanted).await.expect("bound");
+    }
+    reload(&egret, &with(true)).await;
+    let tls = egret.select("a.test").tls;
+    assert!(tls.is_tls13_only() && tls.life().is_active(), "{:?}", tls.life().phase());
+    assert!(egret.select("b.test").tls.life().is_active());
+}

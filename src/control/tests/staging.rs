@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 
 use super::support::{Egret, Material, Shelf, pattern, settings};
 use crate::backend::RecordKind;
-use crate::control::{ControlError, Drain, Promoted, Properties, trial_origin};
+use crate::config::{DeclaredCertificate, Settings};
+use crate::control::{ControlError, Depth, Drain, Promoted, Properties, trial_origin};
 use crate::domain::{CertificateId, DefaultScope, Origin, Pattern, ProjectId, ProjectInfo, Rollback, time as clock};
 use crate::identity::{Phase, UpstreamTls};
 use crate::observe::EventKind;
@@ -191,10 +192,10 @@ async fn only_what_was_promoted_falls_back_and_only_to_what_is_valid_and_wanted(
     egret.upload(AT, &Material::new("b")).await.expect("uploaded");
     assert!(!refuse(&egret).await, "a plain upload");
     let previous = egret.select(AT).binding.and_then(|b| b.previous.clone()).expect("kept for those who ask");
-    assert!(!previous.automatic && previous.until > clock::now() + Duration::from_secs(3590));
+    assert!(previous.promoted.is_none() && previous.until > clock::now() + Duration::from_secs(3590));
 
     let off = ProjectInfo { rollback: Rollback::Off, ..ProjectInfo::named("default") };
-    let settings = crate::config::Settings { projects: vec![off], ..settings() };
+    let settings = Settings { projects: vec![off], ..settings() };
     let shelf = Shelf::new();
     let egret = Egret::start(&shelf, &settings).await;
     egret.control.set_prober(Arc::new(Judge::default()));
@@ -242,7 +243,7 @@ async fn a_window_that_ended_while_egret_was_down_is_over_at_the_first_look() {
     let old = egret.upload(AT, &Material::new("a")).await.expect("uploaded").certificate.info.id.clone();
     egret.upload(AT, &Material::new("b")).await.expect("uploaded");
     let off = ProjectInfo { rollback: Rollback::Off, ..ProjectInfo::named("default") };
-    let restarted = Egret::start(&shelf, &crate::config::Settings { projects: vec![off], ..settings() }).await;
+    let restarted = Egret::start(&shelf, &Settings { projects: vec![off], ..settings() }).await;
     let project = restarted.project("default");
     let gone = restarted.control.roll_back(&project, &pattern(AT), Drain::Grace).await;
     assert!(matches!(gone, Err(ControlError::NoneKept)), "turned off meanwhile");
@@ -297,4 +298,104 @@ async fn a_project_that_goes_takes_what_it_kept_along() {
     let gone = egret.control.roll_back(&project, &Pattern::Default, Drain::Grace).await;
     assert!(matches!(gone, Err(ControlError::NotFound("project"))));
     assert!(!matches!(egret.select(AT).binding.map(|b| b.target.clone()), Some(Target::Certificate(_))));
+}
+
+#[tokio::test]
+async fn of_a_project_wide_certificate_only_the_origin_where_it_was_tried_out_takes_it_back() {
+    let (shelf, egret, _) = egret(Judge::default()).await;
+    let project = egret.project("default");
+    let old = egret.upload("*", &Material::new("a")).await.expect("uploaded").certificate.info.id.clone();
+    let upload = Material::new("b").upload("*");
+    egret.control.stage(&project, upload, Drain::Grace, trial(), None).await.expect("taken");
+    // The project-wide certificate is shown to any origin that asks: what a stranger thinks of it says nothing.
+    let stranger = Origin::parse("https://stranger.test").unwrap();
+    let binding = egret.select(AT).binding.expect("bound");
+    for egret in [&egret, &Egret::start(&shelf, &settings()).await] {
+        assert!(!egret.control.fall_back(&egret.project("default"), &binding, &stranger, 48).await);
+        assert_ne!(id_of(&egret.select(AT)), old);
+        let previous = egret.select(AT).binding.and_then(|b| b.previous.clone()).expect("kept");
+        assert!(previous.falls_back(&Pattern::Default, &Origin::parse(AT).unwrap(), clock::now()));
+        assert!(!previous.falls_back(&Pattern::Default, &stranger, clock::now()));
+    }
+    assert!(refuse(&egret).await);
+    assert_eq!(id_of(&egret.select(AT)), old);
+}
+
+#[tokio::test]
+async fn turning_it_off_in_the_file_ends_what_is_kept() {
+    let (shelf, egret, _) = egret(Judge::default()).await;
+    let project = egret.project("default");
+    let old = egret.upload(AT, &Material::new("a")).await.expect("uploaded").certificate.info.id.clone();
+    stage(&egret, &Material::new("b")).await.expect("taken");
+    let off = ProjectInfo { rollback: Rollback::Off, ..ProjectInfo::named("default") };
+    let off = Settings { projects: vec![off], ..settings() };
+    egret.control.reload(Arc::new(off), Vec::new(), Depth::Everything).await.expect("read");
+    assert!(!refuse(&egret).await, "egret does not go back by itself");
+    let back = egret.control.roll_back(&project, &pattern(AT), Drain::Grace).await;
+    assert!(matches!(back, Err(ControlError::NoneKept)), "nor does anybody else");
+    egret.control.let_go_of_ended(clock::now()).await;
+    assert!(!certificates(&shelf).contains(&old.to_string()), "and the key is wiped");
+}
+
+/// Files declare a certificate for this place from now on, and those of `settings()` none.
+async fn declare(egret: &Egret, at: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = Material::new("file");
+    let write = |suffix: &str, text: &str| {
+        let path = folder.path().join(suffix);
+        std::fs::write(&path, text).expect("written");
+        path
+    };
+    let declared = DeclaredCertificate {
+        project: egret.project("default").id().clone(),
+        pattern: pattern(at),
+        cert: write("crt", &file.cert),
+        key: write("key", &file.key),
+        ca: write("ca", &file.ca),
+        skip_validation: false,
+        lift: true,
+        tls13_only: false,
+    };
+    let with = Settings { certificates: vec![declared], ..settings() };
+    egret.control.reload(Arc::new(with), Vec::new(), Depth::Everything).await.expect("read");
+    folder
+}
+
+#[tokio::test]
+async fn what_ran_under_a_certificate_that_is_only_covered_elsewhere_ends_with_its_last_place() {
+    for back in [false, true] {
+        let (_, egret, _) = egret(Judge::default()).await;
+        let project = egret.project("default");
+        if back {
+            egret.upload(AT, &Material::new("before")).await.expect("uploaded");
+        }
+        let shared = egret.upload(AT, &Material::new("a")).await.expect("uploaded").certificate;
+        let b = pattern("https://b.test");
+        egret.control.bind(&project, b, Some(&shared.info.id), Properties::default()).await.expect("bound");
+        let used = egret.select(AT).tls;
+        let _files = declare(&egret, "https://b.test").await;
+        assert!(used.life().is_active(), "it is in force here");
+        if back {
+            egret.control.roll_back(&project, &pattern(AT), Drain::Grace).await.expect("rolled back");
+        } else {
+            egret.upload(AT, &Material::new("c")).await.expect("uploaded");
+        }
+        assert_eq!(used.life().phase(), Phase::Draining, "back: {back}");
+        egret.control.reload(Arc::new(settings()), Vec::new(), Depth::Everything).await.expect("read");
+        assert_eq!(id_of(&egret.select("https://b.test")), shared.info.id);
+        assert!(egret.select("https://b.test").tls.life().is_active());
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_deleted_behind_a_declared_one_takes_the_one_before_it_along() {
+    let (shelf, egret, _) = egret(Judge::default()).await;
+    let project = egret.project("default");
+    let old = egret.upload(AT, &Material::new("a")).await.expect("uploaded").certificate.info.id.clone();
+    let new = egret.upload(AT, &Material::new("b")).await.expect("uploaded").certificate.info.id.clone();
+    let _files = declare(&egret, AT).await;
+    egret.control.delete(&project, &new, Drain::Grace).await.expect("deleted");
+    assert!(!certificates(&shelf).contains(&old.to_string()), "wiped at once, as everywhere");
+    let restarted = Egret::start(&shelf, &settings()).await;
+    assert!(restarted.project("default").load().certificate(&old).is_none(), "a restart does not bring it back");
 }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use super::support::{Egret, Material, Shelf, pattern, settings};
 use crate::control::{ControlError, Properties, Upload};
 use crate::identity::{Phase, UpstreamTls};
+use crate::registry::Target;
 
 fn tls13_only(yes: bool) -> Properties {
     Properties { tls13_only: Some(yes), ..Properties::default() }
@@ -66,6 +67,22 @@ async fn what_no_binding_uses_any_more_ends_and_what_another_uses_lives() {
     assert!(fresh.life().is_active());
     egret.control.unbind(&project, &pattern("https://a.test")).await.expect("unbound");
     assert_eq!(fresh.life().phase(), Phase::Draining);
+}
+
+#[tokio::test]
+async fn bindings_of_one_certificate_hold_one_and_the_same_of_it_after_each_change() {
+    let egret = Egret::start(&Shelf::new(), &settings()).await;
+    let project = egret.project("default");
+    let id = egret.upload("https://a.test", &Material::new("a")).await.expect("uploaded").certificate.info.id.clone();
+    for yes in [true, false] {
+        egret.control.bind(&project, pattern("https://b.test"), Some(&id), tls13_only(yes)).await.expect("bound");
+        let there = project.snapshot().certificate(&id).expect("there");
+        assert!(there.objects().all(|tls| tls.life().is_active()));
+        for binding in project.snapshot().bindings_of(&id) {
+            // Whoever writes it again, as a reload does, must not come upon what was retired.
+            assert!(matches!(&binding.target, Target::Certificate(held) if Arc::ptr_eq(held, &there)), "{yes}");
+        }
+    }
 }
 
 #[tokio::test]

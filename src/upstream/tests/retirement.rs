@@ -230,3 +230,34 @@ async fn streams_that_run_when_the_origin_goes_away_and_the_identity_too_are_fin
         }
     }
 }
+
+#[tokio::test]
+async fn who_waits_for_a_turn_has_it_when_the_handshake_of_an_upgrade_is_over() {
+    let world = World::start(Behaviour { stall_body: true, ..Behaviour::default() }).await;
+    let client = Client::new(&Limits { max_dials_per_origin: 1, ..Limits::default() });
+    let tls = world.tls("alice");
+    let bucket = bucket(&client, &tls, &world.origin);
+    let to = Destination::Tls(world.origin.clone());
+    // It has the one turn, and what it makes serves nobody else.
+    let mut upgrade =
+        Box::pin(client.upstreams.upgrade(&client.project, &tls, &to, Request::new(RequestBody::empty())));
+    assert!(futures_util::poll!(&mut upgrade).is_pending());
+    assert!(bucket.try_turn().is_none());
+    let both = async { tokio::join!(client.send(&tls, &world.origin, Method::GET), upgrade) };
+    let (plain, upgraded) = tokio::time::timeout(Duration::from_secs(10), both).await.expect("nobody is forgotten");
+    assert!(plain.is_ok() && upgraded.is_ok());
+}
+
+#[tokio::test]
+async fn who_waits_for_others_is_not_kept_waiting_by_an_origin_that_is_silent() {
+    let world = World::start(Behaviour::default()).await;
+    let client = Client::new(&Limits { handshake_timeout: Duration::from_secs(2), ..Limits::default() });
+    let (_listener, origin) = mute().await;
+    let tls = world.tls("alice");
+    client.upstreams.pool.speaks(&client.project, &bucket(&client, &tls, &origin), Spoken::Http1);
+    let began = Instant::now();
+    let all = futures_util::future::join_all((0..40).map(|_| client.send(&tls, &origin, Method::GET))).await;
+    assert!(all.into_iter().all(|outcome| code(outcome) == Code::NetTimeout));
+    // Eight at a time, each for itself, would take five times as long.
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+}
