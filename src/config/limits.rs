@@ -201,7 +201,7 @@ limits! {
     max_tokens: Count[1, 100_000],
     max_metric_certificates: Count[0, 100_000],
     max_event_listeners: Count[1, 10_000],
-    max_webhook_queue: Count[1, 100_000],
+    max_webhook_queue: Count[1, 100_000] at_start,
     max_health_connections: Count[1, 10_000],
     max_events: Count[1, 100_000] at_start,
 }
