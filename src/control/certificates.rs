@@ -205,7 +205,11 @@ impl Inner {
         let_go.apply(&self.keeping, project.id(), &mut edit);
         self.keeping.note(project.id(), &binding);
         edit.bind(binding);
-        let old = displaced.and_then(|old| edit.remove_certificate(&old));
+        let old = match displaced {
+            Some(old) => edit.remove_certificate(&old),
+            // It may stay for a binding that a declared one covers, and then nothing in force names it.
+            None => existing.and_then(|old| self.loosen(&snapshot, &old, &mut edit)),
+        };
         project.publish(edit.finish());
         if let Some(old) = old {
             retire(project, &old, Some(&id), drain, Grace::of_replaced(&self.limits));
@@ -355,7 +359,7 @@ impl Inner {
 
     /// A certificate that stays although its last binding goes: what was made under it ends, and should it be bound
     /// again, then with objects of its own. Gives back the one to retire.
-    fn loosen(
+    pub(super) fn loosen(
         &self,
         before: &Snapshot,
         removed: &Binding,

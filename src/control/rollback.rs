@@ -388,9 +388,14 @@ impl Inner {
         let mut edit = snapshot.edit();
         let_go.apply(&self.keeping, project.id(), &mut edit);
         self.keeping.note(project.id(), &binding);
+        let replaced = snapshot.binding(&binding.pattern);
         edit.put_certificate(certificate.clone());
         edit.bind(binding);
-        let newer = newer.and_then(|id| edit.remove_certificate(&id));
+        let newer = match newer {
+            Some(id) => edit.remove_certificate(&id),
+            // As after an upload, which it may have to make way for.
+            None => replaced.and_then(|old| self.loosen(snapshot, &old, &mut edit)),
+        };
         project.publish(edit.finish());
         if let Some(newer) = newer {
             retire(project, &newer, Some(&certificate.info.id), drain, Grace::of_replaced(&self.limits));

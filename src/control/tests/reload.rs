@@ -124,6 +124,42 @@ async fn files_that_are_not_whole_leave_the_old_certificate_in_force() {
 }
 
 #[tokio::test]
+async fn what_only_a_covered_binding_names_carries_nothing_and_ends() {
+    let files = Files::new();
+    files.write("a", &Material::new("declared"));
+    let egret = Egret::start(&Shelf::new(), &settings()).await;
+    let stored = egret.upload("https://a.test", &Material::new("stored")).await.expect("uploaded").certificate;
+    let project = egret.project("default");
+    let id = stored.info.id.clone();
+    egret.control.bind(&project, pattern("https://b.test"), Some(&id), Properties::default()).await.expect("bound");
+    reload(&egret, &declaring(vec![files.declared("a", "https://a.test")])).await;
+    let before = egret.select("b.test").tls;
+    assert!(before.life().is_active() && subject(&egret.select("a.test")) == "CN=declared");
+    egret.upload("https://b.test", &Material::new("next")).await.expect("uploaded");
+    assert_eq!(before.life().phase(), Phase::Draining, "nothing in force uses it");
+    // It comes back with its binding, as it was never used.
+    reload(&egret, &settings()).await;
+    let after = egret.select("a.test");
+    assert!(subject(&after) == "CN=stored" && after.tls.life().is_active());
+}
+
+#[tokio::test]
+async fn projects_may_take_each_other_s_names() {
+    let named = |id: &str, name: &str| ProjectInfo {
+        id: ProjectId::parse(id).expect("an id"),
+        declared: true,
+        ..ProjectInfo::named(name)
+    };
+    let with =
+        |one: &str, two: &str| Settings { projects: vec![named("prj_one", one), named("prj_two", two)], ..settings() };
+    let egret = Egret::start(&Shelf::new(), &with("pay", "ship")).await;
+    let found = |name: &str| egret.project(name).id().to_string();
+    assert_eq!([found("pay"), found("ship")], ["prj_one", "prj_two"]);
+    reload(&egret, &with("ship", "pay")).await;
+    assert_eq!([found("pay"), found("ship")], ["prj_two", "prj_one"]);
+}
+
+#[tokio::test]
 async fn a_certificate_whose_time_has_not_come_waits() {
     let files = Files::new();
     files.write("a", &Material::new("old"));
