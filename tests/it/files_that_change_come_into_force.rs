@@ -139,27 +139,6 @@ fn a_broken_configuration_changes_nothing_and_is_named_with_its_line() {
 }
 
 #[test]
-fn a_configuration_that_came_through_a_pipe_stays_in_force() {
-    let world = World::new();
-    let origin = origin(&world);
-    let folder = tempfile::tempdir().expect("a folder");
-    put(folder.path(), &world.client("first"));
-    let url = origin.origin(NAME);
-    let setup = Setup::new(&world).project("pay").section(&table(folder.path(), &url)).hosts(&[NAME]);
-    let egret = setup.piped().start();
-    eventually("files are followed", || egret.log().contains("following the configuration").then_some(()));
-    assert_eq!(seen(&egret, &url), "first");
-    let projects = || egret.api("GET", "/v1/projects", None).1.to_string();
-    assert!(projects().contains("pay"), "{}", projects());
-    // There is nothing to read there any more; the files that it named are.
-    egret.hang_up();
-    put(folder.path(), &world.client("second"));
-    comes(&egret, &url, "second");
-    assert!(is_ok(&egret), "{}", egret.reload());
-    assert!(projects().contains("pay") && !egret.log().contains("restart egret"), "{}", egret.log());
-}
-
-#[test]
 fn files_that_are_not_whole_leave_the_old_certificate_in_force_until_they_are() {
     let scene = Scene::new();
     let Scene { world, folder, .. } = &scene;
