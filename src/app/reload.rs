@@ -17,13 +17,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::later::{later, other_tls, tls_digests};
+use self::later::{fixed_digests, later, other_files};
 use self::trail::Trails;
 use self::watch::Watch;
 use super::signals::Hangups;
 use super::{systemd, token};
 use crate::api::{ReloadState, StatusInfo};
-use crate::config::{Overlay, ParentProtocol, ParentSettings, Reading, Settings, process_environment, read};
+use crate::config::{
+    Overlay, ParentProtocol, ParentSettings, Reading, Settings, WebhookTarget, process_environment, read,
+};
 use crate::control::{Control, Depth, ReloadReport, TRUST, list};
 use crate::domain::time::now;
 use crate::observe::{Event, EventKind, Metrics};
@@ -103,7 +105,7 @@ impl Reloader {
             control,
             info,
             metrics,
-            started_tls: tls_digests(&started),
+            started_tls: fixed_digests(&started),
             in_force: started.clone(),
             started,
             tokens,
@@ -186,10 +188,10 @@ impl Reloader {
         let (overlay, in_force) = (self.overlay.clone(), self.in_force.clone());
         let reading = tokio::task::spawn_blocking(move || {
             if overlay.config.as_deref().is_some_and(gives_its_text_once) {
-                return (None, tls_digests(&in_force));
+                return (None, fixed_digests(&in_force));
             }
             let reading = read(&overlay, &process_environment);
-            let tls = reading.loaded.as_ref().map(|loaded| tls_digests(&loaded.settings)).unwrap_or_default();
+            let tls = reading.loaded.as_ref().map(|loaded| fixed_digests(&loaded.settings)).unwrap_or_default();
             (Some(reading), tls)
         });
         let (reading, tls) = match reading.await {
@@ -226,8 +228,8 @@ impl Reloader {
             }
         }
         report.later.extend(later(&self.started, &self.in_force));
-        report.later.extend(self.parents_of_before(&report));
-        report.later.extend(other_tls(&self.started_tls, &tls));
+        report.later.extend(self.verified_as_before(&report));
+        report.later.extend(other_files(&self.started_tls, &tls));
         for sentence in report.later.iter().filter(|sentence| !self.told_later.contains(*sentence)) {
             tracing::warn!("{sentence}");
         }
@@ -271,13 +273,19 @@ impl Reloader {
         if is_same { Ok(self.tokens.clone()) } else { token::declared(settings) }
     }
 
-    /// Parents are dialled with what egret trusted at its start.
-    fn parents_of_before(&mut self, report: &ReloadReport) -> Option<String> {
+    /// Parents are dialled, and warnings of expiry are sent, with what egret trusted at its start.
+    fn verified_as_before(&mut self, report: &ReloadReport) -> Vec<String> {
         self.trust_changed |= report.changes.iter().any(|change| change == TRUST);
         let in_tls = |parent: &ParentSettings| parent.protocol == ParentProtocol::Https;
-        (self.trust_changed && self.started.egress.parents.iter().any(in_tls)).then(|| {
-            "[trust] changed, and https:// parents are verified as before; restart egret for it to take effect there".to_owned()
-        })
+        let hook = self.started.telemetry.expiry_webhook.as_ref();
+        let verified = [
+            ("https:// parents are", self.started.egress.parents.iter().any(in_tls)),
+            ("telemetry.expiry_webhook is", hook.is_some_and(|hook| matches!(hook.to, WebhookTarget::Https(_)))),
+        ];
+        let sentence = |what: &str| {
+            format!("[trust] changed, and {what} verified as before; restart egret for it to take effect there")
+        };
+        verified.iter().filter(|(_, is)| *is && self.trust_changed).map(|(what, _)| sentence(what)).collect()
     }
 
     /// Says how it went: for as long as it is so, and once.
