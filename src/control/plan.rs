@@ -17,10 +17,10 @@ use super::declared::{self, Declared, Entry, Found, Held, Slot, Whole};
 use super::records::{BindingRecord, ProjectRecord};
 use super::store::{Store, Write};
 use crate::domain::time::rfc3339;
-use crate::domain::{CertificateId, Pattern, ProjectInfo, SKEW, Source, time as clock};
+use crate::domain::{CertificateId, Pattern, ProjectInfo, Rollback, SKEW, Source, time as clock};
 use crate::identity::UpstreamTls;
 use crate::pki::validate::Field;
-use crate::registry::{Binding, Certificate, Snapshot, SnapshotEdit, Target, Unavailable};
+use crate::registry::{Binding, Certificate, Previous, Snapshot, SnapshotEdit, Target, Unavailable};
 
 /// Stored bindings of one project that declared ones cover.
 pub(super) type Covered = BTreeMap<Pattern, Arc<Binding>>;
@@ -142,6 +142,9 @@ impl Planner<'_> {
                 self.writes.push(Write::Put(self.ground.store.project_key(&info.id), record));
             }
         }
+        if info.rollback == Rollback::Off && before.rollback != Rollback::Off {
+            self.end_windows();
+        }
         let maker = self.ground.maker;
         let anew = self.ground.anew || info.servers != before.servers;
         if anew || show(info) != show(before) {
@@ -152,6 +155,17 @@ impl Planner<'_> {
             }
         }
         anew.then(|| self.edit.set_anonymous(maker.anonymous(info)))
+    }
+
+    /// There is no going back any more: what was kept for that is let go of by the next sweep, as at a start.
+    fn end_windows(&mut self) {
+        for binding in self.edit.bindings() {
+            let Some(previous) = &binding.previous else { continue };
+            let Previous { certificate, alone, automatic, .. } = &**previous;
+            let (certificate, until) = (certificate.clone(), OffsetDateTime::UNIX_EPOCH);
+            let previous = Previous { certificate, until, alone: *alone, automatic: *automatic };
+            self.edit.bind(Binding { previous: Some(Arc::new(previous)), ..Binding::clone(&binding) });
+        }
     }
 
     /// Puts a declared certificate into its slot; false if there is nothing to put there.

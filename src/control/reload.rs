@@ -18,7 +18,7 @@ use super::declared::{self, Declared, Depth, Held, Slot};
 use super::plan::{Counts, Ground, Plan, plan};
 use super::{Control, Drain, Inner};
 use crate::config::Settings;
-use crate::domain::{ProjectId, ProjectInfo, Source};
+use crate::domain::{ProjectId, ProjectInfo, Rollback, Source};
 use crate::identity::TlsFactory;
 use crate::pki::anchors::{self, SharedAnchors};
 use crate::registry::{Project, Snapshot, Target, Token, TokenScope};
@@ -213,6 +213,11 @@ impl Inner {
         }
         let Some(next) = plan.next.take() else { return Ok(Changed::of(plan)) };
         let (new, old) = (next.info().clone(), base.info());
+        if new.rollback == Rollback::Off {
+            // Those whose windows end with that.
+            let kept = next.bindings().into_iter().filter(|binding| binding.previous.is_some());
+            kept.for_each(|binding| self.keeping.note(project.id(), &binding));
+        }
         if new.name != old.name || new.team != old.team {
             self.registry.republish(&project, next);
         } else {

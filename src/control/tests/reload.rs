@@ -3,9 +3,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::support::{Egret, Material, Shelf, pattern, select, settings};
+use crate::backend::RecordKind;
 use crate::config::{DeclaredCertificate, PostQuantum, Settings};
 use crate::control::{ControlError, Depth, Drain, Properties, ReloadReport};
-use crate::domain::{DefaultScope, ProjectId, ProjectInfo, ProjectState, Role, Rule, ServerTrust, Source};
+use crate::domain::{DefaultScope, ProjectId, ProjectInfo, ProjectState, Role, Rollback, Rule, ServerTrust, Source};
 use crate::identity::{Phase, UpstreamTls};
 use crate::registry::{Selection, Target, Token, TokenScope};
 
@@ -141,6 +142,24 @@ async fn what_only_a_covered_binding_names_carries_nothing_and_ends() {
     reload(&egret, &settings()).await;
     let after = egret.select("a.test");
     assert!(subject(&after) == "CN=stored" && after.tls.life().is_active());
+}
+
+#[tokio::test]
+async fn a_project_that_is_not_to_go_back_any_more_keeps_nothing_for_it() {
+    let shelf = Shelf::new();
+    let egret = Egret::start(&shelf, &settings()).await;
+    for name in ["first", "second"] {
+        egret.upload("https://a.test", &Material::new(name)).await.expect("uploaded");
+    }
+    assert_eq!(shelf.keys(RecordKind::Certificate).len(), 2, "the first is kept");
+    let off = ProjectInfo { rollback: Rollback::Off, ..ProjectInfo::named("default") };
+    reload(&egret, &Settings { projects: vec![off], ..settings() }).await;
+    let project = egret.project("default");
+    let refused = egret.control.roll_back(&project, &pattern("https://a.test"), Drain::Grace).await;
+    assert!(matches!(refused, Err(ControlError::NoneKept)), "{refused:?}");
+    egret.control.let_go_of_ended(time::OffsetDateTime::now_utc()).await;
+    assert_eq!(shelf.keys(RecordKind::Certificate).len(), 1, "its key is wiped");
+    assert_eq!(subject(&egret.select("a.test")), "CN=second");
 }
 
 #[tokio::test]
