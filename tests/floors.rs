@@ -180,6 +180,35 @@ fn one_module_knows_the_archived_pem_crate() {
     }
 }
 
+/// Limits that are put in force by who reads the configuration again, and by no accessor.
+const REREAD: &[&str] = &["max_retired", "max_declared_certificates", "reload_poll"];
+
+#[test]
+fn a_limit_is_live_or_takes_a_restart_and_says_so() {
+    let text = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect(path);
+    let limits = text("src/config/limits.rs");
+    let list =
+        limits.split("\nlimits! {\n").nth(1).and_then(|rest| rest.split("\n}").next()).expect("the list of limits");
+    let users: Vec<_> = sources("src")
+        .into_iter()
+        .filter(|(path, _)| !path.starts_with("src/config/") && !path.contains("tests"))
+        .collect();
+    let shipped = text("config/egret.toml");
+    let told =
+        shipped.split("\n[limits]\n").next().and_then(|above| above.rsplit("\n\n").next()).expect("words on limits");
+    assert!(list.lines().count() > 20);
+    for line in list.lines().map(str::trim) {
+        let name = line.split(':').next().unwrap_or_default();
+        let forms = [format!(".{name}()"), format!("LiveLimits::{name} "), format!("LiveLimits::{name})")];
+        let is_read = |(_, text): &(String, String)| forms.iter().any(|form| text.contains(form));
+        if line.ends_with("at_start,") {
+            assert!(told.contains(name), "config/egret.toml does not say that {name} takes a restart");
+        } else {
+            assert!(REREAD.contains(&name) || users.iter().any(is_read), "nobody reads {name} while egret runs");
+        }
+    }
+}
+
 // === the checker itself ===
 
 #[test]

@@ -11,13 +11,13 @@ mod trail;
 mod watch;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::later::{later, other_tls, tls_digests};
+use self::later::{fixed_digests, later, other_files};
 use self::trail::Trails;
 use self::watch::Watch;
 use super::signals::Hangups;
@@ -66,6 +66,8 @@ pub(super) struct Reloader {
     trust_changed: bool,
     /// The file in force has nothing in it.
     was_empty: bool,
+    /// What egret was started with came through something that gives its text once.
+    is_read_once: bool,
 }
 
 /// Why somebody looks.
@@ -86,8 +88,12 @@ impl Reloader {
         tokens: Vec<([u8; 32], Token)>,
     ) -> Self {
         let started = Arc::new(settings);
-        let text = started.config_file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+        let file = started.config_file.as_deref();
+        let is_read_once = file.is_some_and(gives_its_text_once);
+        let text = file.filter(|_| !is_read_once).and_then(|file| std::fs::read_to_string(file).ok());
         let was_empty = text.is_some_and(|text| text.trim().is_empty());
+        // The first reading finds all that are named, if there is another.
+        let anchors = started.trust.anchors.clone();
         let found = control.report();
         let failures: Vec<_> = found.unloaded.into_iter().chain(found.faults).collect();
         let failed = in_words(&failures);
@@ -99,16 +105,17 @@ impl Reloader {
             control,
             info,
             metrics,
-            started_tls: tls_digests(&started),
+            started_tls: fixed_digests(&started),
             in_force: started.clone(),
             started,
             tokens,
             hooks: Vec::new(),
             told: failed.map(|failed| ([0; 32], failed)),
             told_later: BTreeSet::new(),
-            files: Vec::new(),
+            files: anchors,
             trust_changed: false,
             was_empty,
+            is_read_once,
         }
     }
 
@@ -122,6 +129,11 @@ impl Reloader {
     /// to end it.
     pub(super) async fn follow(mut self, overlay: Overlay, mut hangups: Hangups) {
         self.overlay = overlay;
+        if self.is_read_once {
+            tracing::info!(
+                "the configuration came through a pipe or a device, and is not read again; the certificates that it names are"
+            );
+        }
         let mut watch = Watch::new();
         // What changed since egret read it at the start.
         watch = self.look(watch, Reason::Hint).await;
@@ -173,38 +185,22 @@ impl Reloader {
 
     /// The one function.
     async fn reload(&mut self, reason: Reason) {
-        let overlay = self.overlay.clone();
+        let (overlay, in_force) = (self.overlay.clone(), self.in_force.clone());
         let reading = tokio::task::spawn_blocking(move || {
+            if overlay.config.as_deref().is_some_and(gives_its_text_once) {
+                return (None, fixed_digests(&in_force));
+            }
             let reading = read(&overlay, &process_environment);
-            let tls = reading.loaded.as_ref().map(|loaded| tls_digests(&loaded.settings)).unwrap_or_default();
-            (reading, tls)
+            let tls = reading.loaded.as_ref().map(|loaded| fixed_digests(&loaded.settings)).unwrap_or_default();
+            (Some(reading), tls)
         });
-        let (Reading { loaded, files, digest, is_empty }, tls) = match reading.await {
+        let (reading, tls) = match reading.await {
             Ok(reading) => reading,
             Err(error) => return tracing::error!(%error, "reading the configuration ended early"),
         };
         let mut failures = Vec::new();
-        let settings = match loaded {
-            // Whoever writes over a file empties it first. Nothing at all would be a configuration too, and end much.
-            Ok(_) if is_empty && !self.was_empty => {
-                let file = self.in_force.config_file.as_ref().map(|file| file.display().to_string());
-                let file = file.unwrap_or_default();
-                failures.push(format!("{file}: the file is empty; write a comment into it if that is meant"));
-                self.in_force.clone()
-            }
-            Ok(loaded) => {
-                self.files = files;
-                self.was_empty = is_empty;
-                Arc::new(loaded.settings)
-            }
-            Err(refused) => {
-                failures.extend(refused.0.iter().map(ToString::to_string));
-                // What could be understood of it tells where to look for its mending.
-                let known: BTreeSet<PathBuf> = self.files.drain(..).chain(files).collect();
-                self.files = known.into_iter().collect();
-                self.in_force.clone()
-            }
-        };
+        let digest = reading.as_ref().map_or([0; 32], |reading| reading.digest);
+        let settings = self.meant(reading, &mut failures);
         let is_other = *settings != *self.in_force;
         let tokens = match self.tokens_of(&settings) {
             Ok(tokens) => tokens,
@@ -233,12 +229,43 @@ impl Reloader {
         }
         report.later.extend(later(&self.started, &self.in_force));
         report.later.extend(self.trusted_as_before(&report));
-        report.later.extend(other_tls(&self.started_tls, &tls));
+        report.later.extend(other_files(&self.started_tls, &tls));
         for sentence in report.later.iter().filter(|sentence| !self.told_later.contains(*sentence)) {
             tracing::warn!("{sentence}");
         }
         self.told_later = report.later.iter().cloned().collect();
         self.tell(digest, failures, &report, reason);
+    }
+
+    /// What is to be in force by a reading (`None`: there is nothing that could be read again); what is wrong with it is
+    /// added to `failures`, and leaves what is in force.
+    fn meant(&mut self, reading: Option<Reading>, failures: &mut Vec<String>) -> Arc<Settings> {
+        let file = || self.in_force.config_file.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
+        let Some(Reading { loaded, files, is_empty, .. }) = reading else {
+            if !self.is_read_once {
+                failures.push(format!("{}: this is no regular file any more; put the file back", file()));
+            }
+            return self.in_force.clone();
+        };
+        match loaded {
+            // Whoever writes over a file empties it first. Nothing at all would be a configuration too, and end much.
+            Ok(_) if is_empty && !self.was_empty => {
+                failures.push(format!("{}: the file is empty; write a comment into it if that is meant", file()));
+                self.in_force.clone()
+            }
+            Ok(loaded) => {
+                self.files = files;
+                self.was_empty = is_empty;
+                Arc::new(loaded.settings)
+            }
+            Err(refused) => {
+                failures.extend(refused.0.iter().map(ToString::to_string));
+                // What could be understood of it tells where to look for its mending.
+                let known: BTreeSet<PathBuf> = self.files.drain(..).chain(files).collect();
+                self.files = known.into_iter().collect();
+                self.in_force.clone()
+            }
+        }
     }
 
     fn tokens_of(&self, settings: &Settings) -> anyhow::Result<Vec<([u8; 32], Token)>> {
@@ -305,6 +332,11 @@ fn trusted_at_start(started: &Settings) -> Vec<String> {
     let told =
         |who| format!("[trust] changed, and {who} verified as before; restart egret for it to take effect there");
     who.into_iter().filter(|(is_there, _)| *is_there).map(|(_, who)| told(who)).collect()
+}
+
+/// A pipe or a device: reading it again gives nothing, or waits for whoever writes into it.
+fn gives_its_text_once(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| !meta.is_file())
 }
 
 /// All failures, or the first of many.

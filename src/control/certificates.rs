@@ -207,7 +207,8 @@ impl Inner {
         edit.bind(binding);
         let old = match displaced {
             Some(old) => edit.remove_certificate(&old),
-            None => existing.and_then(|b| self.loosen(&snapshot, &b, &mut edit)),
+            // It may stay for a binding that a declared one covers, and then nothing in force names it.
+            None => existing.and_then(|old| self.loosen(&snapshot, &old, &mut edit)),
         };
         project.publish(edit.finish());
         if let Some(old) = old {

@@ -49,8 +49,10 @@ impl Entry {
     /// Whether it is a folder in a folder of certificates, and neither chain nor key is there: nothing is declared yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
+        // What cannot be looked at may well be there.
+        let is_gone = |path: &Path| path.try_exists().is_ok_and(|is_there| !is_there);
         match &self.files {
-            Files::Apart { cert, key, .. } => self.place == *cert && !cert.exists() && !key.exists(),
+            Files::Apart { cert, key, .. } => self.place == *cert && is_gone(cert) && is_gone(key),
             Files::Together { .. } => false,
         }
     }
@@ -103,7 +105,7 @@ impl Files {
 pub struct Listing {
     /// Those of the configuration file in its order, then those of its folders, by name.
     pub entries: Vec<Entry>,
-    /// Folders that cannot be read, each with a sentence that names it.
+    /// Folders, and what lies in them, that cannot be looked at, each with a sentence that names it.
     pub unreadable: Vec<(PathBuf, String)>,
     /// What lies in a folder and can be no certificate; each a sentence that names it.
     pub strays: Vec<String>,

@@ -18,7 +18,7 @@ use super::declared::{self, Declared, Depth, Held, Slot};
 use super::plan::{Counts, Ground, Plan, plan};
 use super::{Control, Drain, Inner};
 use crate::config::Settings;
-use crate::domain::{ProjectId, ProjectInfo, Source};
+use crate::domain::{ProjectId, ProjectInfo, Rollback, Source};
 use crate::identity::TlsFactory;
 use crate::pki::anchors::{self, SharedAnchors};
 use crate::registry::{Project, Snapshot, Target, Token, TokenScope};
@@ -114,7 +114,7 @@ impl Inner {
         // First of all: what is retired by this reading has the graces that it names.
         self.limits.replace(settings.limits.clone());
         self.registry.keep_retired(settings.limits.max_retired);
-        let anew = maker.is_some();
+        let (anew, made_before) = (maker.is_some(), self.maker.load_full());
         if let Some(maker) = maker {
             // Before the first project: what is uploaded from now on is made with it.
             self.maker.store(Arc::new(maker));
@@ -127,7 +127,15 @@ impl Inner {
         for (project, info) in self.members(&settings) {
             let own = declared.remove(&info.id).unwrap_or_default();
             let step = Step { info, declared: own, anew, unreadable: folders.clone() };
-            let plan = self.change(project, step).await?;
+            let plan = match self.change(project, step).await {
+                Ok(plan) => plan,
+                Err(sentence) => {
+                    // Half of it is in force: the next reading finds the other half changed, certificates and trust.
+                    *known = held;
+                    self.maker.store(made_before);
+                    return Err(sentence);
+                }
+            };
             changed += usize::from(plan.is_change);
             counts += plan.counts;
             held.extend(plan.held);
@@ -205,6 +213,11 @@ impl Inner {
         }
         let Some(next) = plan.next.take() else { return Ok(Changed::of(plan)) };
         let (new, old) = (next.info().clone(), base.info());
+        if new.rollback == Rollback::Off {
+            // Those whose windows end with that.
+            let kept = next.bindings().into_iter().filter(|binding| binding.previous.is_some());
+            kept.for_each(|binding| self.keeping.note(project.id(), &binding));
+        }
         if new.name != old.name || new.team != old.team {
             self.registry.republish(&project, next);
         } else {

@@ -396,13 +396,13 @@ impl Inner {
         let mut edit = snapshot.edit();
         let_go.apply(&self.keeping, project.id(), &mut edit);
         self.keeping.note(project.id(), &binding);
+        let replaced = snapshot.binding(&binding.pattern);
         edit.put_certificate(certificate.clone());
-        let pattern = binding.pattern.clone();
         edit.bind(binding);
-        let displaced = snapshot.binding(&pattern);
         let newer = match newer {
             Some(id) => edit.remove_certificate(&id),
-            None => displaced.and_then(|b| self.loosen(snapshot, &b, &mut edit)),
+            // As after an upload, which it may have to make way for.
+            None => replaced.and_then(|old| self.loosen(snapshot, &old, &mut edit)),
         };
         project.publish(edit.finish());
         if let Some(newer) = newer {

@@ -105,15 +105,20 @@ pub fn open_private(path: &Path, write: bool) -> Result<File, FileError> {
     Ok(file)
 }
 
-/// The text of a file that an operator put there: PEM, perhaps a key, so no buffer that held it is left behind.
+/// The text of a file that an operator put there: PEM, perhaps a key, so no buffer that held it is left behind. Only of a
+/// regular file (a link may lead to it): opening a FIFO would wait for whoever writes into it, perhaps for ever.
 ///
 /// # Errors
 /// What is wrong with it, to be said after its name.
 pub fn mounted_text(path: &Path) -> Result<Zeroizing<String>, String> {
     /// No certificate, key or bundle is larger; a device or a wrong file may be.
     const MAX: u64 = 1024 * 1024;
-    let file = File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
-    let length = file.metadata().map_err(|error| format!("cannot be read: {error}"))?.len();
+    let file = system::open_mounted(path).map_err(|error| format!("cannot be opened: {error}"))?;
+    let metadata = file.metadata().map_err(|error| format!("cannot be read: {error}"))?;
+    if !metadata.is_file() {
+        return Err("is no regular file; put the file itself, or a link to it, there".to_owned());
+    }
+    let length = metadata.len();
     if length > MAX {
         return Err("is larger than 1 MiB, so it is no certificate or key in PEM form".to_owned());
     }
@@ -233,6 +238,11 @@ mod system {
         options
     }
 
+    /// Follows links: where mounted files lie is the operator's choice. `O_NONBLOCK` as above.
+    pub(super) fn open_mounted(path: &Path) -> io::Result<File> {
+        OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
+    }
+
     pub(super) fn set_builder_mode(builder: &mut DirBuilder, mode: u32) {
         builder.mode(mode);
     }
@@ -263,6 +273,18 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn nobody_waits_for_a_writer_of_what_is_mounted() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("tls.crt");
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, rustix::fs::Mode::RUSR, 0).unwrap();
+        for path in [pipe.as_path(), Path::new("/dev/zero"), dir.path()] {
+            let refused = mounted_text(path).unwrap_err();
+            assert!(refused.contains("no regular file"), "{}: {refused}", path.display());
+        }
     }
 
     #[test]

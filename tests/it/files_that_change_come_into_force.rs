@@ -376,7 +376,8 @@ fn no_request_fails_while_files_change_and_none_is_late() {
 fn whom_egret_trusts_changes_with_the_anchors() {
     let world = World::new();
     let origin = origin(&world);
-    let egret = Setup::new(&world).hosts(&[NAME]).start();
+    let hook = "[telemetry]\nexpiry_webhook = \"https://hooks.test/x\"";
+    let egret = Setup::new(&world).hosts(&[NAME]).section(hook).start();
     let url = origin.origin(NAME);
     egret.upload("default", Some(&format!("https://{OTHER}")), &world.client("unrelated"));
     let mut wire = Wire::connect(egret.proxy());
@@ -387,6 +388,9 @@ fn whom_egret_trusts_changes_with_the_anchors() {
         (ask(&mut wire, &url) == "trust.unknown_issuer").then_some(())
     });
     assert_eq!(origin.heads().iter().filter(|head| head.contains("api.partner")).count(), origin.heads().len());
+    eventually("what takes a restart is said", || {
+        egret.log().contains("telemetry.expiry_webhook is verified as before").then_some(())
+    });
     fs::write(&anchors, "words").expect("writable");
     fails(&egret, "servers.pem");
     assert_eq!(ask(&mut wire, &url), "trust.unknown_issuer", "a broken file changes nothing");

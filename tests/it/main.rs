@@ -60,4 +60,5 @@ mod web_sockets_are_only_what_was_asked_for;
 mod web_sockets_carry_the_identity;
 mod web_sockets_come_over_http2;
 mod web_sockets_have_a_deadline_of_their_own;
+mod what_is_read_once_stays_in_force;
 mod who_has_seen_a_certificate_is_known;

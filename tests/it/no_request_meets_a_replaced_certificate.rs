@@ -24,12 +24,14 @@ const STORM: Duration = Duration::from_secs(60);
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Names, each with an identity that is chosen by another rule.
-const NAMES: [&str; 4] = ["exact.test", "a.wild.test", "b.wild.test", "other.test"];
+const NAMES: [&str; 5] = ["exact.test", "a.wild.test", "b.wild.test", "other.test", "declared.test"];
 const EXACT: usize = 0;
 const WILD: usize = 1;
 /// An exact binding that comes and goes; without it the wildcard applies.
 const COMING: usize = 2;
 const DEFAULT: usize = 3;
+/// Declared in files, which cover an uploaded one and uncover it again.
+const DECLARED: usize = 4;
 
 /// Which certificate (by its common name) each name is bound to, after each change. One that has begun is in the list; up
 /// to `answered` the API has answered.
@@ -84,6 +86,8 @@ impl Complaints {
 /// What a client needs.
 struct Storm {
     history: History,
+    /// Of what files declare, which is changed beside the rest.
+    declared: History,
     complaints: Complaints,
     over: AtomicBool,
     /// Requests by way in and by what was asked.
@@ -91,6 +95,10 @@ struct Storm {
 }
 
 impl Storm {
+    fn history(&self, name: usize) -> &History {
+        if name == DECLARED { &self.declared } else { &self.history }
+    }
+
     /// Sends one request after the other on one connection. The bodies of long answers are read beside that.
     /// `calls`: every other one is a call of gRPC.
     async fn client(self: Arc<Self>, how: How, name: usize, to: Target, calls: bool, number: usize) {
@@ -109,7 +117,7 @@ impl Storm {
                 _ if calls && turn % 2 == 0 => What::Grpc,
                 _ => What::Get,
             };
-            let oldest = self.history.newest();
+            let oldest = self.history(name).newest();
             let told = match door.ask(what).await {
                 Ok(told) => told,
                 Err(refused) => {
@@ -122,7 +130,7 @@ impl Storm {
                     continue;
                 }
             };
-            let allowed = self.history.since(oldest, name);
+            let allowed = self.history(name).since(oldest, name);
             if !allowed.contains(&told.subject) {
                 let text = format!(
                     "{how:?} {what:?} {}: the origin saw {}, and since the request was sent there was {allowed:?}",
@@ -182,7 +190,7 @@ fn change(storm: &Storm, egret: &Egret, world: &World, until: Instant) -> usize 
                     storm.history.answered();
                 }
             },
-            _ => reload(egret, changes, changes % 10 == 0),
+            _ => egret.hang_up(),
         }
         changes += 1;
         next = (next + INTERVAL).max(Instant::now());
@@ -191,23 +199,58 @@ fn change(storm: &Storm, egret: &Egret, world: &World, until: Instant) -> usize 
     changes
 }
 
-/// A place of the same project whose certificate a file declares every other time: nobody asks for it, and all that is
-/// asked for changes snapshots with it.
-const DECLARED: &str = "https://declared.test:*";
-
-/// A reload of the configuration in the middle of it: the file is written anew, with or without a certificate in it.
-fn reload(egret: &Egret, changes: usize, declares: bool) {
+/// Declares a certificate, changes its files, withdraws it, one after the other until `until`, and with it limits and
+/// rules that are in force for everything else; how often. In the end nothing is declared.
+fn reload(storm: &Storm, egret: &Egret, world: &World, uploaded: &str, until: Instant) -> usize {
     let path = egret.config();
-    let text = std::fs::read_to_string(&path).expect("egret's configuration");
-    let kept = text.split("# changed ").next().expect("there is a first part");
-    let next = path.with_extension("next");
-    let file = |suffix: &str| path.with_file_name(format!("declared.{suffix}"));
-    let files = ["crt", "key", "ca"].map(file);
-    let [cert, key, ca] = &files;
-    let table = format!("[[certificates]]\norigin = \"{DECLARED}\"\ncert = {cert:?}\nkey = {key:?}\nca = {ca:?}\n");
-    let table = if declares { table } else { String::new() };
-    std::fs::write(&next, format!("{kept}# changed {changes} times\n{table}")).expect("writable");
-    std::fs::rename(&next, &path).expect("writable");
+    let plain = std::fs::read_to_string(&path).expect("egret's configuration");
+    let home = path.parent().expect("a folder").to_owned();
+    let put = |name: &str, text: &str| {
+        std::fs::write(home.join("next"), text).expect("writable");
+        std::fs::rename(home.join("next"), home.join(name)).expect("writable");
+    };
+    let origin = format!("https://{}:*", NAMES[DECLARED]);
+    let in_force = || {
+        let (_, answer) = egret.api("GET", "/v1/projects/default/bindings", None);
+        let mut all = answer["bindings"].as_array().expect("a list").iter();
+        all.find(|binding| binding["origin"] == origin.as_str()).expect("it is always bound")["certId"].clone()
+    };
+    let mut before = in_force();
+    let mut changes = 0;
+    while Instant::now() < until || changes % 4 != 0 {
+        let pair = world.client(&format!("declared-{changes}"));
+        let withdraw = changes % 4 == 3;
+        let next = if withdraw { uploaded.to_owned() } else { pair.name.clone() };
+        storm.declared.begin(|state| state[DECLARED] = next);
+        // 0: declared; 1: other content; 2: other files, by another configuration, and told so; 3: withdrawn.
+        let set = if changes % 4 < 2 { "a" } else { "b" };
+        if !withdraw {
+            // The certificate before its key: in between, the pair that was there before is in force.
+            for (kind, text) in [("crt", &pair.chain), ("key", &pair.key), ("ca", &pair.ca)] {
+                put(&format!("{set}.{kind}"), text);
+            }
+        }
+        if changes % 4 != 1 {
+            let minutes = 40 + changes % 7;
+            let mut text = format!(
+                "{plain}\n[limits]\nreplace_grace = \"{minutes}min\"\nmax_idle_per_origin = {}\n[egress]\ndeny = [\"nobody-{minutes}.test\"]\n",
+                16 + minutes
+            );
+            if !withdraw {
+                text += &format!(
+                    "[[certificates]]\nproject = \"default\"\norigin = \"{origin}\"\ncert = \"{set}.crt\"\nkey = \"{set}.key\"\nca = \"{set}.ca\"\n"
+                );
+            }
+            put("egret.toml", &text);
+        }
+        if changes % 4 == 2 {
+            egret.hang_up();
+        }
+        before = eventually("the files are in force", || Some(in_force()).filter(|now| *now != before));
+        storm.declared.answered();
+        changes += 1;
+    }
+    changes
 }
 
 #[test]
@@ -232,16 +275,17 @@ fn heavy_in_a_storm_of_replacements_and_deletes_by_every_way_in() {
     let trusting = client_config(&egret.ca_pem(), None);
     let storm = Arc::new(Storm {
         history: History::default(),
+        declared: History::default(),
         complaints: Complaints::default(),
         over: AtomicBool::new(false),
         done: Mutex::default(),
     });
-    let pair = world.client("declared");
-    for (suffix, text) in [("crt", &pair.chain), ("key", &pair.key), ("ca", &pair.ca)] {
-        std::fs::write(egret.config().with_file_name(format!("declared.{suffix}")), text).expect("writable");
-    }
     // The first certificates, before anybody asks.
     change(&storm, &egret, &world, Instant::now() + Duration::from_millis(1));
+    let uploaded = world.client("uploaded");
+    storm.declared.begin(|state| state[DECLARED].clone_from(&uploaded.name));
+    egret.upload("default", Some(&format!("https://{}:*", NAMES[DECLARED])), &uploaded);
+    storm.declared.answered();
     let before = descriptors(&egret);
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -261,7 +305,11 @@ fn heavy_in_a_storm_of_replacements_and_deletes_by_every_way_in() {
             runtime.spawn(storm.clone().client(how, name, to, calls, number))
         })
         .collect();
-    let changes = change(&storm, &egret, &world, Instant::now() + length);
+    let until = Instant::now() + length;
+    let (changes, reloads) = std::thread::scope(|scope| {
+        let reloading = scope.spawn(|| reload(&storm, &egret, &world, &uploaded.name, until));
+        (change(&storm, &egret, &world, until), reloading.join().expect("files change"))
+    });
     storm.over.store(true, Ordering::SeqCst);
     runtime.block_on(async {
         for client in clients {
@@ -274,7 +322,9 @@ fn heavy_in_a_storm_of_replacements_and_deletes_by_every_way_in() {
     let total: usize = done.values().sum();
     let seen = origins.each_ref().map(Recorder::seen);
     let [full, resumed] = [false, true].map(|r| seen.iter().flatten().filter(|h| h.resumed == r).count());
-    eprintln!("{changes} changes, {total} requests, {full} full handshakes and {resumed} resumed; {done:?}");
+    eprintln!(
+        "{changes} changes and {reloads} reloads, {total} requests, {full} full handshakes and {resumed} resumed; {done:?}"
+    );
     let failed = storm.complaints.failed.load(Ordering::SeqCst);
     assert_eq!(failed, 0, "requests failed, of {total}:\n{first}");
     let stale = storm.complaints.stale.load(Ordering::SeqCst);
@@ -285,20 +335,12 @@ fn heavy_in_a_storm_of_replacements_and_deletes_by_every_way_in() {
     for how in [How::InterceptedH2, How::SidecarH2] {
         assert!(done.get(&(how, "grpc")).is_some_and(|n| *n > 20), "{how:?}: {done:?}");
     }
-    let reloads = egret.counter("reloads");
-    assert!(reloads > 3, "{reloads} reloads in {changes} changes");
     assert!(resumed > 0, "nothing was resumed: nothing is proven");
     seen.iter().for_each(|seen| sessions_keep_to_themselves(seen));
     assert!(seen[0].iter().all(|h| h.h2) && seen[1].iter().all(|h| !h.h2));
 
     // Nobody asks any more, and nothing is bound: then nothing is left.
     runtime.shutdown_background();
-    reload(&egret, changes, false);
-    eventually("nothing is declared any more", || {
-        let (_, bindings) = egret.api("GET", "/v1/projects/default/bindings", None);
-        let mut all = bindings["bindings"].as_array().expect("a list").iter();
-        all.all(|binding| binding["origin"] != DECLARED).then_some(())
-    });
     let (_, list) = egret.api("GET", "/v1/projects/default/client-cert", None);
     for id in list["clientCerts"].as_array().expect("a list") {
         egret.delete("default", id["id"].as_str().expect("an id"));

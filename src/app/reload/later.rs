@@ -55,12 +55,12 @@ fn without_place(tls: &ServerTlsSettings) -> ServerTlsSettings {
     ServerTlsSettings { key_path: String::new(), line: None, ..tls.clone() }
 }
 
-/// SHA-256 of the files that the listeners' own TLS was made of, by listener. Blocks.
-pub(super) fn tls_digests(settings: &Settings) -> Vec<(String, [u8; 32])> {
-    let of = |(name, tls): (String, &ServerTlsSettings)| {
+/// SHA-256 of the files of which something is made at the start alone, by what they are for: the listeners' own TLS, and
+/// whom parent proxies are verified with. Blocks.
+pub(super) fn fixed_digests(settings: &Settings) -> Vec<(String, [u8; 32])> {
+    let of = |(name, files): (String, Vec<&PathBuf>)| {
         let mut hash = digest::Context::new(&digest::SHA256);
-        let files = [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()];
-        for path in files.into_iter().flatten() {
+        for path in files {
             if let Ok(text) = files::mounted_text(PathBuf::as_path(path)) {
                 hash.update(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
                 hash.update(text.as_bytes());
@@ -68,17 +68,24 @@ pub(super) fn tls_digests(settings: &Settings) -> Vec<(String, [u8; 32])> {
         }
         (name, hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
     };
-    let listeners = settings.listeners.iter().map(|l| (format!("listener {}", l.name), l.tls.as_ref()));
-    let all = listeners.chain([("[management]".to_owned(), settings.management.tls.as_ref())]);
-    all.filter_map(|(name, tls)| Some((name, tls?))).map(of).collect()
+    let listeners = settings.listeners.iter().map(|l| (format!("listener {} tls", l.name), l.tls.as_ref()));
+    let all = listeners.chain([("[management] tls".to_owned(), settings.management.tls.as_ref())]);
+    let tls = all.filter_map(|(name, tls)| {
+        let ServerTlsSettings { cert, key, client_ca, .. } = tls?;
+        Some((name, [cert, key].into_iter().chain(client_ca).collect()))
+    });
+    let parents = settings.egress.parents.iter().enumerate().filter_map(|(i, parent)| {
+        let name = format!("[egress] parent[{i}].ca");
+        Some((name, vec![parent.ca.as_ref()?]))
+    });
+    tls.chain(parents).map(of).collect()
 }
 
 /// Whose files are others than at the start.
-pub(super) fn other_tls(started: &[(String, [u8; 32])], now: &[(String, [u8; 32])]) -> Vec<String> {
+pub(super) fn other_files(started: &[(String, [u8; 32])], now: &[(String, [u8; 32])]) -> Vec<String> {
     let differs = |(name, digest): &&(String, [u8; 32])| now.iter().any(|(n, d)| n == name && d != digest);
-    let sentence = |(name, _): &(String, [u8; 32])| {
-        format!("the files of {name} tls changed; restart egret for its clients to meet the new certificate")
-    };
+    let sentence =
+        |(name, _): &(String, [u8; 32])| format!("the files of {name} changed; restart egret for it to take effect");
     started.iter().filter(differs).map(sentence).collect()
 }
 
@@ -108,19 +115,25 @@ mod tests {
     }
 
     #[test]
-    fn other_files_of_a_listener_are_named() {
+    fn other_files_of_what_is_fixed_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         write("c", "one");
         write("k", "key");
-        let text = "[[listeners]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\ntls = { cert = \"c\", key = \"k\" }\n";
+        write("ca", "three");
+        let text = "[[listeners]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\ntls = { cert = \"c\", key = \"k\" }\n\
+                    [[egress.parent]]\nurl = \"https://parent.test:3128\"\nca = \"ca\"\n";
         let file = folder.path().join("e.toml");
         let settings = load_text(text, &file, &Overlay::default(), &|_| None).unwrap().settings;
-        let started = tls_digests(&settings);
-        assert_eq!(other_tls(&started, &tls_digests(&settings)), [""; 0]);
+        let started = fixed_digests(&settings);
+        assert_eq!(other_files(&started, &fixed_digests(&settings)), [""; 0]);
         write("c", "two");
-        let told = other_tls(&started, &tls_digests(&settings));
+        let told = other_files(&started, &fixed_digests(&settings));
         assert!(told.len() == 1 && told[0].contains("listener a tls"), "{told:?}");
+        write("c", "one");
+        write("ca", "four");
+        let told = other_files(&started, &fixed_digests(&settings));
+        assert!(told.len() == 1 && told[0].contains("parent[0].ca"), "{told:?}");
         // Where they stand in the file says nothing.
         let moved = load_text(&format!("# words\n{text}"), &file, &Overlay::default(), &|_| None).unwrap().settings;
         assert_eq!(later(&settings, &moved), [""; 0]);

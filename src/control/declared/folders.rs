@@ -1,6 +1,6 @@
 //! `[[certificate_folders]]`: names in a folder become entries.
 
-use std::fs::{self, DirEntry};
+use std::fs::{self, DirEntry, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -40,7 +40,18 @@ pub(super) fn list(folder: &CertificateFolder, most: usize, into: &mut Listing) 
             return;
         }
         let path = folder.path.join(&name);
-        match entry(folder, &name, path, shared.as_deref()) {
+        let meta = match fs::metadata(&path) {
+            Ok(meta) => meta,
+            // A link to nowhere, or gone again.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                let sentence =
+                    format!("{}: it cannot be read: {error}; what came from it stays in force", path.display());
+                into.unreadable.push((path, sentence));
+                continue;
+            }
+        };
+        match entry(folder, &name, path, &meta, shared.as_deref()) {
             Ok(entry) => into.entries.extend(entry),
             Err(stray) => into.strays.push(stray),
         }
@@ -61,13 +72,10 @@ fn entry(
     folder: &CertificateFolder,
     name: &str,
     path: PathBuf,
+    meta: &Metadata,
     shared: Option<&Path>,
 ) -> Result<Option<Entry>, String> {
     let misplaced = |what: &str| Err(format!("{}: {what}", path.display()));
-    let Ok(meta) = fs::metadata(&path) else {
-        // A link to nowhere, or gone again.
-        return Ok(None);
-    };
     let (origin, files, place) = if meta.is_dir() {
         let (cert, key, own) = (path.join(CERT), path.join(KEY), path.join(CA));
         if pattern(name).is_none() && !cert.exists() && !key.exists() {

@@ -142,6 +142,34 @@ async fn a_folder_that_cannot_be_read_keeps_everything() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_looked_at_has_not_vanished() {
+    let folder = Folder::new();
+    let (a, b) = (Material::new("a"), Material::new("b"));
+    folder.bundle("a.test.pem", &[&a.cert, &a.key, &a.ca]);
+    folder.triple("b.test", &b);
+    let with = folder.settings();
+    let egret = Egret::start(&Shelf::new(), &with).await;
+    // As without the right to look: a link that leads to itself is an error of another kind than "not found".
+    let hide = |name: &str| {
+        symlink(folder.path(name), folder.path("hidden")).expect("linked");
+        fs::rename(folder.path("hidden"), folder.path(name)).expect("renamed");
+    };
+    hide("a.test.pem");
+    let report = reload(&egret, &with).await;
+    assert!(report.faults.len() == 1 && report.faults[0].contains("a.test.pem"), "{report:?}");
+    assert_eq!([subject(&egret, "a.test"), subject(&egret, "b.test")], ["CN=a", "CN=b"]);
+    // Nor is a folder empty whose files cannot be looked at.
+    fs::create_dir(folder.path("c.test")).expect("made");
+    hide("c.test/tls.crt");
+    hide("c.test/tls.key");
+    let report = reload(&egret, &with).await;
+    assert!(report.unloaded.len() == 1 && report.unloaded[0].contains("c.test/tls.crt"), "{report:?}");
+    fs::remove_file(folder.path("a.test.pem")).expect("removed");
+    reload(&egret, &with).await;
+    assert_eq!(egret.select("a.test").rule, Rule::Nothing, "now it has");
+}
+
+#[tokio::test]
 async fn a_mounted_secret_is_swapped_at_once() {
     let folder = Folder::new();
     let write = |version: &str, material: &Material| {

@@ -3,9 +3,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::support::{Egret, Material, Shelf, pattern, select, settings};
+use crate::backend::RecordKind;
 use crate::config::{DeclaredCertificate, PostQuantum, Settings};
 use crate::control::{ControlError, Depth, Drain, Properties, ReloadReport};
-use crate::domain::{DefaultScope, ProjectId, ProjectInfo, ProjectState, Role, Rule, ServerTrust, Source};
+use crate::domain::{DefaultScope, ProjectId, ProjectInfo, ProjectState, Role, Rollback, Rule, ServerTrust, Source};
 use crate::identity::{Phase, UpstreamTls};
 use crate::registry::{Selection, Target, Token, TokenScope};
 
@@ -121,6 +122,60 @@ async fn files_that_are_not_whole_leave_the_old_certificate_in_force() {
     assert!(report.failures().is_empty() && egret.control.report().kept.is_empty(), "{report:?}");
     assert_eq!(subject(&egret.select("a.test")), "CN=new");
     assert_eq!(before.life().phase(), Phase::Draining);
+}
+
+#[tokio::test]
+async fn what_only_a_covered_binding_names_carries_nothing_and_ends() {
+    let files = Files::new();
+    files.write("a", &Material::new("declared"));
+    let egret = Egret::start(&Shelf::new(), &settings()).await;
+    let stored = egret.upload("https://a.test", &Material::new("stored")).await.expect("uploaded").certificate;
+    let project = egret.project("default");
+    let id = stored.info.id.clone();
+    egret.control.bind(&project, pattern("https://b.test"), Some(&id), Properties::default()).await.expect("bound");
+    reload(&egret, &declaring(vec![files.declared("a", "https://a.test")])).await;
+    let before = egret.select("b.test").tls;
+    assert!(before.life().is_active() && subject(&egret.select("a.test")) == "CN=declared");
+    egret.upload("https://b.test", &Material::new("next")).await.expect("uploaded");
+    assert_eq!(before.life().phase(), Phase::Draining, "nothing in force uses it");
+    // It comes back with its binding, as it was never used.
+    reload(&egret, &settings()).await;
+    let after = egret.select("a.test");
+    assert!(subject(&after) == "CN=stored" && after.tls.life().is_active());
+}
+
+#[tokio::test]
+async fn a_project_that_is_not_to_go_back_any_more_keeps_nothing_for_it() {
+    let shelf = Shelf::new();
+    let egret = Egret::start(&shelf, &settings()).await;
+    for name in ["first", "second"] {
+        egret.upload("https://a.test", &Material::new(name)).await.expect("uploaded");
+    }
+    assert_eq!(shelf.keys(RecordKind::Certificate).len(), 2, "the first is kept");
+    let off = ProjectInfo { rollback: Rollback::Off, ..ProjectInfo::named("default") };
+    reload(&egret, &Settings { projects: vec![off], ..settings() }).await;
+    let project = egret.project("default");
+    let refused = egret.control.roll_back(&project, &pattern("https://a.test"), Drain::Grace).await;
+    assert!(matches!(refused, Err(ControlError::NoneKept)), "{refused:?}");
+    egret.control.let_go_of_ended(time::OffsetDateTime::now_utc()).await;
+    assert_eq!(shelf.keys(RecordKind::Certificate).len(), 1, "its key is wiped");
+    assert_eq!(subject(&egret.select("a.test")), "CN=second");
+}
+
+#[tokio::test]
+async fn projects_may_take_each_other_s_names() {
+    let named = |id: &str, name: &str| ProjectInfo {
+        id: ProjectId::parse(id).expect("an id"),
+        declared: true,
+        ..ProjectInfo::named(name)
+    };
+    let with =
+        |one: &str, two: &str| Settings { projects: vec![named("prj_one", one), named("prj_two", two)], ..settings() };
+    let egret = Egret::start(&Shelf::new(), &with("pay", "ship")).await;
+    let found = |name: &str| egret.project(name).id().to_string();
+    assert_eq!([found("pay"), found("ship")], ["prj_one", "prj_two"]);
+    reload(&egret, &with("ship", "pay")).await;
+    assert_eq!([found("pay"), found("ship")], ["prj_two", "prj_one"]);
 }
 
 #[tokio::test]

@@ -40,6 +40,8 @@ pub(crate) struct Setup {
     /// What it is called, and the socket.
     handed_over: Vec<(String, OwnedFd)>,
     variables: Vec<(String, String)>,
+    /// The configuration reaches it through a pipe.
+    piped: bool,
     /// The file that says how far its clock is ahead, if that can be moved.
     pub(super) clock: Option<PathBuf>,
 }
@@ -63,8 +65,15 @@ impl Setup {
             workers: 2,
             handed_over: Vec::new(),
             variables: Vec::new(),
+            piped: false,
             clock: None,
         }
+    }
+
+    /// Reads its configuration from what a shell makes of `<(cat FILE)`.
+    pub(crate) fn piped(mut self) -> Self {
+        self.piped = true;
+        self
     }
 
     /// A socket that is handed over as systemd does it, to every egret that is started here.
@@ -85,7 +94,11 @@ impl Setup {
     /// `egret serve` with its file and its environment; sockets as descriptors from 3 on.
     pub(crate) fn serve(&self) -> Command {
         let config = self.write();
-        let mut serve = if self.handed_over.is_empty() {
+        let mut serve = if self.piped {
+            let mut shell = command("bash");
+            shell.arg("-c").arg("exec \"$0\" \"$1\" \"$2\" <(cat \"$3\")").arg(env!("CARGO_BIN_EXE_egret"));
+            shell
+        } else if self.handed_over.is_empty() {
             program()
         } else {
             let from = |(_, socket): &(String, OwnedFd)| socket.as_raw_fd();
