@@ -75,6 +75,15 @@ pub(super) fn bind(settings: &Settings, mut passed: Passed) -> anyhow::Result<So
         })
         .collect::<anyhow::Result<_>>()?;
     let management = open(&settings.management.listen, settings.management.socket_mode, "the management API")?;
+    let asked = &settings.management;
+    if asked.tls.is_none() && asked.listen.is_local() && !management.endpoint().is_local() {
+        // As for one that is written so: it always wants a token, but the token crosses the network in clear.
+        tracing::warn!(
+            at = %management.endpoint(),
+            "the socket that was handed over for the management API is reachable by other machines, over plain http; \
+             correct ListenStream= of the .socket unit, or give [management] tls = {{ cert, key }}"
+        );
+    }
     let health = settings.health.map(|at| open(&Endpoint::Tcp(at), 0, "the health listener")).transpose()?;
     if let Some((name, endpoint)) = passed.left().next() {
         bail!(
