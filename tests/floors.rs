@@ -209,6 +209,44 @@ fn a_limit_is_live_or_takes_a_restart_and_says_so() {
     }
 }
 
+/// The functions of a test file, and of the files in the folder of its name.
+fn functions(path: &Path) -> String {
+    let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+    let folder = path.with_extension("");
+    let inside = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| read(&entry.path()));
+    read(path) + &inside.collect::<String>()
+}
+
+/// `ROTATION.md` names a test for each promise: `file`, `file::function`, `…::function` of the last such file, and
+/// `path/to/file.rs` with `function` behind it; an ellipsis at the end stands for the rest of a name.
+#[test]
+fn what_is_promised_names_tests_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("ROTATION.md")).expect("ROTATION.md");
+    let (mut file, mut last, mut named) = (PathBuf::new(), PathBuf::new(), 0);
+    for row in text.lines().filter(|line| line.starts_with("| ") && line.contains('`')) {
+        let tests = row.trim_end_matches(" |").rsplit(" | ").next().expect("a last column");
+        for (at, word) in tests.split('`').enumerate().filter(|(at, _)| at % 2 == 1) {
+            let (of, function) = word.split_once("::").map_or((word, None), |(of, function)| (of, Some(function)));
+            let is_file = of.contains('/') || root.join("tests/it").join(of).with_extension("rs").exists();
+            let function = if is_file { function } else { function.or(Some(of)) };
+            if of.contains('/') {
+                file = root.join(of);
+            } else if is_file {
+                file = root.join("tests/it").join(of).with_extension("rs");
+                last.clone_from(&file);
+            } else if of == "…" {
+                file.clone_from(&last);
+            }
+            assert!(file.exists(), "ROTATION.md, {word} (word {at} of its row): there is no such file");
+            let wanted = function.map(|name| format!("fn {}", name.trim_end_matches('…')));
+            assert!(wanted.is_none_or(|name| functions(&file).contains(&name)), "ROTATION.md: there is no {word}");
+            named += 1;
+        }
+    }
+    assert!(named > 30, "only {named} tests are named");
+}
+
 // === the checker itself ===
 
 #[test]
