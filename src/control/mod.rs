@@ -15,6 +15,7 @@ mod load;
 mod outline;
 mod plan;
 mod projects;
+mod quietly;
 mod records;
 pub mod rekey;
 mod reload;

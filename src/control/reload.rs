@@ -16,6 +16,7 @@ use std::sync::Arc;
 use super::apply::{Grace, Maker, end, retire_objects};
 use super::declared::{self, Declared, Depth, Held, Slot};
 use super::plan::{Counts, Ground, Plan, plan};
+use super::quietly::quietly;
 use super::{Control, Drain, Inner};
 use crate::config::Settings;
 use crate::domain::{ProjectId, ProjectInfo, Rollback, Source};
@@ -103,7 +104,7 @@ impl Inner {
         let (settings, renamed) = self.with_known_ids(settings, &mut report);
         let prepared = {
             let (inner, held) = (self.clone(), std::mem::take(&mut *known));
-            let prepared = tokio::task::spawn_blocking(move || (inner.prepare(settings, &held, depth), held)).await;
+            let prepared = quietly(move || (inner.prepare(settings, &held, depth), held)).await;
             let (prepared, held) = prepared.map_err(|error| format!("reading ended early: {error}"))?;
             *known = held;
             prepared?
@@ -240,7 +241,7 @@ impl Inner {
     /// Makes the plan off this thread: ten thousand certificates take their time.
     async fn planned(self: &Arc<Self>, base: Arc<Snapshot>, step: Step) -> Result<(Plan, Arc<Snapshot>), String> {
         let inner = self.clone();
-        let planned = tokio::task::spawn_blocking(move || {
+        let planned = quietly(move || {
             let Step { info, declared, anew, unreadable } = step;
             let maker = inner.maker.load_full();
             let ground = Ground { store: &inner.store, maker: &maker, anew, unreadable: &unreadable };

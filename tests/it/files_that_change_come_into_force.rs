@@ -389,7 +389,7 @@ fn whom_egret_trusts_changes_with_the_anchors() {
     });
     assert_eq!(origin.heads().iter().filter(|head| head.contains("api.partner")).count(), origin.heads().len());
     eventually("what takes a restart is said", || {
-        egret.log().contains("telemetry.expiry_webhook is verified as before").then_some(())
+        egret.log().contains("[telemetry] expiry_webhook is verified as before").then_some(())
     });
     fs::write(&anchors, "words").expect("writable");
     fails(&egret, "servers.pem");
