@@ -248,19 +248,22 @@ class HaproxyReload(HaproxyRuntime):
 
     def rotate(self, pair):
         self.settle()
-        before = self._worker()
+        before = until("the master answers", self._worker_if_any)
         replace(self.pem, pair.cert + pair.key)
         os.kill(self.process.pid, signal.SIGUSR2)
         end = time.monotonic() + PATIENCE
         while True:
-            try:
-                if self._worker() != before:
-                    return
-            except (OSError, Refused):
-                pass  # the master starts itself anew, and its socket is away meanwhile
+            if (self._worker_if_any() or before) != before:
+                return
             if time.monotonic() > end:
                 raise Refused("no new worker")
             time.sleep(0.002)
+
+    def _worker_if_any(self):
+        try:
+            return self._worker()
+        except (OSError, Refused):
+            return None  # the master starts itself anew, and its socket is away meanwhile
 
     def _worker(self):
         said = self.ask("master.sock", "show proc\n", "# workers")
