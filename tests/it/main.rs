@@ -12,6 +12,7 @@ mod clients_may_speak_http2;
 mod clients_need_only_egret_run;
 mod clients_of_registries_need_only_egret_run;
 mod clients_speak_http_2_under_egret_run;
+mod cloudflare_page_can_be_followed;
 mod cloudflare_sdks_drive_the_api;
 mod commands_run_through_egret;
 mod commands_tell_the_truth;

@@ -102,7 +102,7 @@ const { zoneCertificates, hostnames, hostnameCertificates, settings } = operator
 
 async function whereScriptsBegin() {
   await check("a token is verified", () => operator.user.tokens.verify(), ({ id, status }) =>
-    unless(/^[0-9a-f]{32}$/.test(id) && status === "active", "not active"));
+    unless(/^[A-Za-z0-9_-]{1,64}$/.test(id) && status === "active", "not active"));
   await check("a key with its e-mail address is a token", () => byKey.user.tokens.verify(), ({ status }) =>
     unless(status === "active", "not active"));
   await check("the address is compared without case",
