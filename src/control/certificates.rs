@@ -14,7 +14,7 @@ use super::rollback::LetGo;
 use super::stage::Tried;
 use super::store::Write;
 use super::{Control, ControlError, Drain, Inner, Properties, Upload, Uploaded};
-use crate::domain::{CertificateId, Pattern, ProjectInfo, ProjectState, Source, time as clock};
+use crate::domain::{CertificateId, Holder, Pattern, ProjectInfo, ProjectState, Source, time as clock};
 use crate::identity::UpstreamTls;
 use crate::observe::{Event, EventKind};
 use crate::pki::validate::{Material, ValidCertificate, validate};
@@ -130,6 +130,7 @@ impl Inner {
             skip_validation: upload.skip_validation,
             warnings: None,
             source: Source::Api,
+            holder: Holder::Project,
         };
         Ok(self.maker.load_full().certificate(project, valid, facts))
     }

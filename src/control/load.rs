@@ -21,7 +21,7 @@ use super::store::{Store, Write};
 use super::{Control, Inner};
 use crate::backend::{Backend, RecordKey, RecordKind, SealedRecord};
 use crate::config::{LiveLimits, Settings};
-use crate::domain::{CertificateId, ProjectId, ProjectInfo, Rollback, Source, time as clock};
+use crate::domain::{CertificateId, Holder, ProjectId, ProjectInfo, Rollback, Source, time as clock};
 use crate::identity::TlsFactory;
 use crate::observe::{Events, Metrics};
 use crate::pki::anchors::SharedAnchors;
@@ -358,6 +358,7 @@ fn stored_certificate(
         skip_validation: record.skip_validation,
         warnings: Some(record.warnings),
         source: Source::Api,
+        holder: Holder::Project,
     };
     Ok(maker.certificate(info, valid, facts))
 }

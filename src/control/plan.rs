@@ -17,7 +17,7 @@ use super::declared::{self, Declared, Entry, Found, Held, Slot, Whole};
 use super::records::{BindingRecord, ProjectRecord};
 use super::store::{Store, Write};
 use crate::domain::time::rfc3339;
-use crate::domain::{CertificateId, Pattern, ProjectInfo, SKEW, Source, time as clock};
+use crate::domain::{CertificateId, Holder, Pattern, ProjectInfo, SKEW, Source, time as clock};
 use crate::identity::UpstreamTls;
 use crate::pki::validate::Field;
 use crate::registry::{Binding, Certificate, Snapshot, SnapshotEdit, Target, Unavailable};
@@ -272,6 +272,7 @@ impl Planner<'_> {
             skip_validation: entry.skip_validation,
             warnings: None,
             source: source.clone(),
+            holder: Holder::Project,
         };
         self.ground.maker.certificate(self.info, valid, facts)
     }
