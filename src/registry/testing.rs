@@ -89,5 +89,7 @@ pub(crate) fn binding(pattern: &str, target: Target) -> Binding {
         lift: true,
         tls13_only: false,
         previous: None,
+        association: None,
+        derived: false,
     }
 }
