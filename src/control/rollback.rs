@@ -369,9 +369,10 @@ impl Inner {
         let id = &previous.certificate.info.id;
         // Still in force elsewhere: the same certificate. Else one that no connection and no ticket knows, and that trusts
         // whom the project trusts by now.
-        let certificate = snapshot
-            .certificate(id)
-            .unwrap_or_else(|| self.maker.load_full().anew(snapshot.info(), &previous.certificate, false));
+        let certificate = snapshot.certificate(id).unwrap_or_else(|| {
+            let maker = self.maker.load_full();
+            maker.anew(snapshot.info(), snapshot.vouching(), &previous.certificate, false)
+        });
         let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
         let target = Target::Certificate(certificate);
         let next = Binding { target, since: now, previous: None, ..binding.clone() };
