@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use super::script::{Connection, Script};
 use crate::config::PostQuantum;
 use crate::domain::{
-    CertificateId, CertificateInfo, Fingerprint, KeyKind, Origin, Pattern, PortRule, ServerTrust, Source,
+    CertificateId, CertificateInfo, Fingerprint, Holder, KeyKind, Origin, Pattern, PortRule, ServerTrust, Source,
 };
 use crate::identity::{ClientIdentity, Show, TlsFactory, UpstreamTls};
 use crate::pki::anchors::{SharedAnchors, Vouching};
@@ -188,6 +188,7 @@ impl World {
             subject: format!("CN={name}"),
             issuer: String::new(),
             serial_number: String::new(),
+            signature: "ECDSAWithSHA256",
             not_before: now,
             not_after: now,
             fingerprint: Fingerprint([0; 32]),
@@ -198,6 +199,7 @@ impl World {
             warnings: vec![],
             skip_validation: false,
             source: Source::Api,
+            holder: Holder::Project,
         };
         let certified = CertifiedKey::from_der(vec![certificate], key_der(&key), self.factory.provider()).unwrap();
         let issuer = x509_parser::parse_x509_certificate(&ca.der).unwrap().1.subject().as_raw().to_vec();
