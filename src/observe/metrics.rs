@@ -325,6 +325,8 @@ table! {
     store_failures;
     /// Records quarantined at start.
     store_quarantined;
+    /// Uploads and bindings refused because there are as many as a limit allows.
+    store_limits_reached;
 }
 
 #[cfg(test)]
