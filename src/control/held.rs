@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use zeroize::Zeroizing;
 
 use super::apply::Facts;
-use super::certificates::{new_bits, not_declared, takes_changes, takes_uploads, whole};
+use super::certificates::{new_id_of, not_declared, takes_changes, takes_uploads, whole};
 use super::layers::stamp;
 use super::records::{BindingRecord, CertificateRecord};
 use super::store::Write;
@@ -157,7 +157,7 @@ impl Inner {
         upload: HeldUpload,
     ) -> Result<Arc<Certificate>, ControlError> {
         let (upload, valid) = validated(upload).await?;
-        let id = CertificateId::bare(new_bits()?);
+        let id = new_id_of(CertificateId::bare)?;
 
         let _writer = project.write().await;
         let snapshot = project.snapshot();
@@ -175,7 +175,11 @@ impl Inner {
         let most = self.limits.max_zone_certificates();
         if roster.of(holder).count() >= most {
             self.metrics.store_limits_reached.add();
-            return Err(ControlError::Full { limit: "limits.max_zone_certificates", most, what: holder.list() });
+            let what = match holder {
+                Holder::Zone => "zone-level certificates in this zone",
+                _ => "hostname certificates in this zone",
+            };
+            return Err(ControlError::Full { limit: "max_zone_certificates", most, what });
         }
         let facts = Facts {
             id: id.clone(),
