@@ -136,7 +136,7 @@ impl Inner {
             let (_, known) = ended.entry(old.info.id.clone()).or_insert((old, None));
             *known = known.take().or(successor);
         }
-        self.publish(project, &snapshot, edit);
+        self.publish(project, &snapshot, edit, Drain::Grace);
         for (old, successor) in ended.into_values() {
             let grace =
                 if successor.is_some() { Grace::of_replaced(&self.limits) } else { Grace::of_deleted(&self.limits) };

@@ -211,7 +211,7 @@ impl Inner {
         let mut edit = snapshot.edit();
         edit.put_certificate(certificate.clone());
         edit.set_roster(roster);
-        self.publish(project, &snapshot, edit);
+        self.publish(project, &snapshot, edit, Drain::Grace);
         drop(underway);
         let list = holder.as_str();
         tracing::info!(project = %project.id(), list, certificate = %id, "certificate uploaded to a list of the zone");
@@ -275,7 +275,7 @@ impl Inner {
 
         let mut edit = snapshot.edit();
         edit.set_roster(roster);
-        self.publish(project, &snapshot, edit);
+        self.publish(project, &snapshot, edit, Drain::Grace);
         tracing::info!(project = %project.id(), enabled, "zone certificates switched");
         Ok(())
     }

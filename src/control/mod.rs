@@ -15,6 +15,7 @@ mod expiry;
 mod held;
 mod layers;
 mod load;
+mod making_way;
 mod outline;
 mod plan;
 mod projects;
