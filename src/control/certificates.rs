@@ -70,6 +70,12 @@ impl Control {
     ) -> Result<bool, ControlError> {
         let (inner, project, certificate) = (self.inner.clone(), project.clone(), certificate.cloned());
         whole(async move {
+            // What an account has must not leave it meanwhile. Nobody knows an id before the upload has answered.
+            let account = certificate.as_ref().and_then(|id| inner.accounts.home(id));
+            let _account = match &account {
+                Some(account) => Some(inner.account_locks.lock(account).await),
+                None => None,
+            };
             let _writer = project.write().await;
             inner.bind(&project, pattern, certificate, wanted).await
         })
@@ -127,7 +133,7 @@ impl Inner {
         valid: ValidCertificate,
     ) -> Result<Arc<Certificate>, ControlError> {
         let facts = Facts {
-            id: CertificateId::from_bits(new_bits()?),
+            id: new_id_of(CertificateId::from_bits)?,
             cert_pem: String::clone(&upload.cert),
             ca_pem: String::clone(&upload.ca),
             uploaded_at: clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now()),
@@ -254,10 +260,10 @@ impl Inner {
         let snapshot = project.snapshot();
         takes_changes(&snapshot)?;
         let certificate = snapshot.certificate(id);
-        if certificate.as_ref().is_some_and(|c| c.info.holder == Holder::Account) {
+        let bindings = snapshot.bindings_of(id);
+        if (certificate.is_some() || !bindings.is_empty()) && self.accounts.home(id).is_some() {
             return Err(ControlError::OfAccount(id.clone()));
         }
-        let bindings = snapshot.bindings_of(id);
         let key = self.store.certificate_key(project.id(), id);
         let listed = snapshot.roster().entry(id).is_some();
         // What is only kept to go back to is no certificate of the project.
@@ -314,7 +320,7 @@ impl Inner {
         not_declared(&snapshot, &pattern)?;
         let target = match &certificate {
             None => Target::None,
-            Some(id) => Target::Certificate(snapshot.certificate(id).ok_or(ControlError::NotFound("certificate"))?),
+            Some(id) => Target::Certificate(self.bindable(&snapshot, id)?),
         };
         let existing = snapshot.binding(&pattern);
         let in_force = snapshot.in_force(&pattern);
@@ -359,6 +365,10 @@ impl Inner {
 
         let mut edit = snapshot.edit();
         let_go.apply(&self.keeping, project.id(), &mut edit);
+        if let Target::Certificate(certificate) = &binding.target {
+            // Already there, unless it is the account's and this is the project's first binding of it.
+            edit.put_certificate(certificate.clone());
+        }
         edit.bind(binding.clone());
         let (same, other) = existing.into_iter().partition::<Vec<_>, _>(|_| same);
         let loose = other.first().and_then(|b| self.loosen(&snapshot, b, &mut edit));
@@ -374,6 +384,21 @@ impl Inner {
         }
         tracing::info!(project = %project.id(), %pattern, ?certificate, "binding written");
         Ok(occupied)
+    }
+
+    /// The certificate that a binding may name: one of the project, or a leaf of its account.
+    fn bindable(&self, snapshot: &Snapshot, id: &CertificateId) -> Result<Arc<Certificate>, ControlError> {
+        if let Some(certificate) = snapshot.certificate(id) {
+            return Ok(certificate);
+        }
+        let account = snapshot.info().account_id.as_deref();
+        let held = account.and_then(|account| self.accounts.get(account, id));
+        let held = held.ok_or(ControlError::NotFound("certificate"))?;
+        self.maker.load_full().of_account(snapshot.info(), &held).ok_or_else(|| {
+            let what = "it is a CA bundle, which vouches for servers and cannot be presented to them; name a certificate that \
+                        was uploaded with its private key";
+            ControlError::Field { field: "certId", what: what.to_owned() }
+        })
     }
 
     async fn unbind(&self, project: &Arc<Project>, pattern: &Pattern) -> Result<(), ControlError> {
@@ -406,11 +431,11 @@ impl Inner {
     }
 }
 
-/// What an id is made of.
-pub(super) fn new_bits() -> Result<[u8; 16], ControlError> {
+/// An id that there never was.
+pub(super) fn new_id_of(form: impl Fn([u8; 16]) -> CertificateId) -> Result<CertificateId, ControlError> {
     let mut bits = [0; 16];
     aws_lc_rs::rand::fill(&mut bits).map_err(|_| ControlError::Encrypting)?;
-    Ok(bits)
+    Ok(form(bits))
 }
 
 /// Whether the project takes changes at all.
