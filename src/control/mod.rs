@@ -16,6 +16,7 @@ mod expiry;
 mod held;
 mod layers;
 mod load;
+mod making_way;
 mod outline;
 mod plan;
 mod projects;
