@@ -119,7 +119,7 @@ pub enum ControlError {
         "there is no certificate to go back to: after an upload the one before is kept for limits.rollback_window, but not with drain=now, rollback = \"off\", or once it has expired"
     )]
     NoneKept,
-    /// Something is in the way: a project of this name, id, account or zone, a token of this name, a full house.
+    /// Something is in the way: a project of this name, id or zone, a token of this name, a full house.
     #[error("{0}")]
     Exists(String),
     /// The token of who asks for it ended while the request was on its way.
