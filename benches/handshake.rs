@@ -65,6 +65,7 @@ fn world() -> World {
         subject: valid.subject,
         issuer: valid.issuer,
         serial_number: valid.serial_number,
+        signature: valid.signature,
         not_before: valid.not_before,
         not_after: valid.not_after,
         fingerprint: valid.fingerprint,
@@ -75,6 +76,7 @@ fn world() -> World {
         warnings: valid.warnings,
         skip_validation: false,
         source: egret::domain::Source::Api,
+        holder: egret::domain::Holder::Project,
     };
     let identity = Arc::new(ClientIdentity::new(Arc::new(info), valid.certified, valid.issuer_names));
     let anchors = SharedAnchors::load(&[], &provider).unwrap();

@@ -26,6 +26,8 @@ fn snapshot(bindings: usize) -> Snapshot {
             lift: true,
             tls13_only: false,
             previous: None,
+            association: None,
+            derived: false,
         });
     }
     edit.finish()
@@ -64,6 +66,8 @@ fn change(c: &mut Criterion) {
                     lift: true,
                     tls13_only: false,
                     previous: None,
+                    association: None,
+                    derived: false,
                 });
                 edit.finish()
             });

@@ -212,7 +212,7 @@ impl From<ControlError> for Problem {
                 Self { probe: Some(Box::new((*refused).into())), ..Self::bad_request(text) }
             }
             ControlError::Busy(_) => Self::unavailable(text),
-            ControlError::Declared(..) => Self::forbidden(text),
+            ControlError::Declared(..) | ControlError::OfAccount(_) => Self::forbidden(text),
             ControlError::NotFound(what) => Self::not_found(what),
             ControlError::NoneKept => Self::missing(text),
             ControlError::Revoked => Self::unauthorized(text),

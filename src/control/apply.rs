@@ -11,7 +11,9 @@ use tokio::time::Instant;
 
 use super::Drain;
 use crate::config::{LiveLimits, PostQuantum};
-use crate::domain::{CertificateId, CertificateInfo, DefaultScope, ProjectInfo, ServerTrust, Source, time as clock};
+use crate::domain::{
+    CertificateId, CertificateInfo, DefaultScope, Holder, ProjectInfo, ServerTrust, Source, time as clock,
+};
 use crate::identity::{ClientIdentity, Show, TlsFactory, Until, UpstreamTls};
 use crate::pki::anchors::{SharedAnchors, TrustAnchors};
 use crate::pki::pem;
@@ -43,6 +45,7 @@ pub(super) struct Facts {
     /// What validation said when it was uploaded; `None` = what it says now.
     pub(super) warnings: Option<Vec<String>>,
     pub(super) source: Source,
+    pub(super) holder: Holder,
 }
 
 impl Maker {
@@ -68,6 +71,7 @@ impl Maker {
             subject: valid.subject,
             issuer: valid.issuer,
             serial_number: valid.serial_number,
+            signature: valid.signature,
             not_before: valid.not_before,
             not_after: valid.not_after,
             fingerprint: valid.fingerprint,
@@ -78,6 +82,7 @@ impl Maker {
             warnings: facts.warnings.unwrap_or(valid.warnings),
             skip_validation: facts.skip_validation,
             source: facts.source,
+            holder: facts.holder,
         });
         let identity = Arc::new(ClientIdentity::new(info.clone(), valid.certified, valid.issuer_names));
         Arc::new(Certificate {

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::apply::{Facts, Grace, retire, retire_objects};
+use super::layers::stamp;
 use super::records::{BindingRecord, CertificateRecord};
 use super::rollback::LetGo;
 use super::stage::Tried;
 use super::store::Write;
 use super::{Control, ControlError, Drain, Inner, Properties, Upload, Uploaded};
-use crate::domain::{CertificateId, Pattern, ProjectInfo, ProjectState, Source, time as clock};
+use crate::domain::{CertificateId, Holder, Pattern, ProjectInfo, ProjectState, Source, time as clock};
 use crate::identity::UpstreamTls;
 use crate::observe::{Event, EventKind};
 use crate::pki::validate::{Material, ValidCertificate, validate};
@@ -130,6 +131,7 @@ impl Inner {
             skip_validation: upload.skip_validation,
             warnings: None,
             source: Source::Api,
+            holder: Holder::Project,
         };
         Ok(self.maker.load_full().certificate(project, valid, facts))
     }
@@ -145,7 +147,6 @@ impl Inner {
         tried: Option<Tried>,
     ) -> Result<Uploaded, ControlError> {
         let Upload { cert, key, ca, pattern, skip_validation, tls13_only } = upload;
-        let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
         let id = certificate.info.id.clone();
 
         let _writer = project.write().await;
@@ -158,7 +159,7 @@ impl Inner {
             return Err(ControlError::Field { field: "stage", what: what.to_owned() });
         }
         let existing = snapshot.binding(&pattern);
-        let updated = existing.is_some() || snapshot.is_quarantined(&pattern);
+        let updated = snapshot.in_force(&pattern).is_some() || snapshot.is_quarantined(&pattern);
         if let Some(Target::Certificate(same)) = existing.as_ref().map(|b| &b.target)
             && same.digest == certificate.digest
         {
@@ -187,9 +188,17 @@ impl Inner {
         // A certificate that is renewed changes nothing else of its binding.
         let lift = existing.as_ref().is_none_or(|b| b.lift);
         let tls13_only = tls13_only.unwrap_or_else(|| existing.as_ref().is_some_and(|b| b.tls13_only));
-        let target = Target::Certificate(certificate.clone());
-        let binding =
-            Binding { pattern: pattern.clone(), target, source: Source::Api, since: now, lift, tls13_only, previous };
+        let binding = Binding {
+            pattern: pattern.clone(),
+            target: Target::Certificate(certificate.clone()),
+            source: Source::Api,
+            since: stamp(&snapshot, &pattern),
+            lift,
+            tls13_only,
+            previous,
+            association: None,
+            derived: false,
+        };
         let mut writes = vec![
             Write::Put(self.store.certificate_key(project.id(), &id), record.to_bytes()),
             Write::Put(self.store.binding_key(project.id(), &pattern), BindingRecord::of(&binding).to_bytes()),
@@ -210,7 +219,7 @@ impl Inner {
             // It may stay for a binding that a declared one covers, and then nothing in force names it.
             None => existing.and_then(|old| self.loosen(&snapshot, &old, &mut edit)),
         };
-        project.publish(edit.finish());
+        self.publish(project, &snapshot, edit);
         if let Some(old) = old {
             retire(project, &old, Some(&id), drain, Grace::of_replaced(&self.limits));
         }
@@ -229,9 +238,22 @@ impl Inner {
         drain: Drain,
     ) -> Result<Vec<Pattern>, ControlError> {
         let _writer = project.write().await;
+        self.delete_held(project, id, drain).await
+    }
+
+    /// See [`Control::delete`]. The caller holds the project's writer lock.
+    pub(super) async fn delete_held(
+        &self,
+        project: &Arc<Project>,
+        id: &CertificateId,
+        drain: Drain,
+    ) -> Result<Vec<Pattern>, ControlError> {
         let snapshot = project.snapshot();
         takes_changes(&snapshot)?;
         let certificate = snapshot.certificate(id);
+        if certificate.as_ref().is_some_and(|c| c.info.holder == Holder::Account) {
+            return Err(ControlError::OfAccount(id.clone()));
+        }
         let bindings = snapshot.bindings_of(id);
         let key = self.store.certificate_key(project.id(), id);
         // What is only kept to go back to is no certificate of the project.
@@ -245,21 +267,24 @@ impl Inner {
         }
         let shadowed = self.shadowed_by(project, id);
         let patterns: Vec<_> = bindings.iter().map(|b| b.pattern.clone()).collect();
-        let places: Vec<_> = patterns.iter().chain(&shadowed).cloned().collect();
+        let bound: Vec<_> = bindings.iter().filter(|b| !b.derived).map(|b| b.pattern.clone()).collect();
+        let places: Vec<_> = bound.iter().chain(&shadowed).cloned().collect();
         let mut let_go = self.let_go(project, &snapshot, &places, &[id]);
         let mut writes = std::mem::take(&mut let_go.writes);
         writes.push(Write::Delete(key));
         writes.extend(places.iter().map(|pattern| Write::Delete(self.store.binding_key(project.id(), pattern))));
+        let unlisted = self.unlisted(project, &snapshot, id, &mut writes);
         self.store.write(writes).await?;
 
         self.unshadow(project, &shadowed);
         let mut edit = snapshot.edit();
         let_go.apply(&self.keeping, project.id(), &mut edit);
-        for pattern in &patterns {
+        for pattern in &bound {
             edit.unbind(pattern);
         }
+        unlisted.apply(&mut edit);
         edit.remove_certificate(id);
-        project.publish(edit.finish());
+        self.publish(project, &snapshot, edit);
         if let Some(old) = certificate {
             retire(project, &old, None, drain, Grace::of_deleted(&self.limits));
         }
@@ -298,10 +323,20 @@ impl Inner {
         if same && existing.as_ref().is_some_and(|b| b.lift == lift && b.tls13_only == tls13_only) {
             return Ok(true);
         }
-        let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
         let previous = existing.as_ref().filter(|_| same).and_then(|b| b.previous.clone());
-        let binding =
-            Binding { pattern: pattern.clone(), target, source: Source::Api, since: now, lift, tls13_only, previous };
+        // What is said of the binding beside its certificate leaves the association that it stands for.
+        let association = existing.as_ref().filter(|_| same).and_then(|b| b.association.clone());
+        let binding = Binding {
+            pattern: pattern.clone(),
+            target,
+            source: Source::Api,
+            since: stamp(&snapshot, &pattern),
+            lift,
+            tls13_only,
+            previous,
+            association,
+            derived: false,
+        };
         let mut let_go = match same {
             true => LetGo::default(),
             false => self.let_go(project, &snapshot, std::slice::from_ref(&pattern), &[]),
@@ -318,7 +353,7 @@ impl Inner {
         let (same, other) = existing.into_iter().partition::<Vec<_>, _>(|_| same);
         let loose = other.first().and_then(|b| self.loosen(&snapshot, b, &mut edit));
         let spent = same.first().and_then(|b| self.exchange(&snapshot, b, binding, &mut edit));
-        project.publish(edit.finish());
+        self.publish(project, &snapshot, edit);
         if let Some(old) = loose {
             retire(project, &old, certificate.as_ref(), Drain::Grace, Grace::of_replaced(&self.limits));
         }
@@ -349,7 +384,7 @@ impl Inner {
         let_go.apply(&self.keeping, project.id(), &mut edit);
         edit.unbind(pattern);
         let loose = existing.and_then(|b| self.loosen(&snapshot, &b, &mut edit));
-        project.publish(edit.finish());
+        self.publish(project, &snapshot, edit);
         if let Some(old) = loose {
             retire(project, &old, None, Drain::Grace, Grace::of_deleted(&self.limits));
         }
@@ -371,7 +406,12 @@ impl Inner {
         }
         // The one in the snapshot has every object in use; the binding may hold one from before an exchange.
         let certificate = before.certificate(&certificate.info.id)?;
-        edit.put_certificate(self.maker.load_full().afresh(&certificate));
+        if certificate.info.holder == Holder::Account {
+            // It is the account's, and made for the project by the first binding of it.
+            edit.remove_certificate(&certificate.info.id);
+        } else {
+            edit.put_certificate(self.maker.load_full().afresh(&certificate));
+        }
         Some(certificate)
     }
 
@@ -407,15 +447,18 @@ impl Inner {
         existing: Option<&Binding>,
     ) -> Option<CertificateId> {
         let id = existing?.target.certificate_id()?;
-        // Declared ones stay with their file; one that a shadowed binding names comes back with it.
+        // Declared ones stay with their file, those of a list in their list; one that a shadowed binding names comes back
+        // with it.
+        let is_of_place = |c: Arc<Certificate>| c.info.source == Source::Api && c.info.holder == Holder::Project;
         let ends = snapshot.bindings_of(id).len() == 1
-            && snapshot.certificate(id).is_none_or(|c| c.info.source == Source::Api)
+            && snapshot.certificate(id).is_none_or(is_of_place)
+            && snapshot.roster().entry(id).is_none()
             && self.shadowed_by(project, id).is_empty();
         ends.then(|| id.clone())
     }
 
     /// Patterns whose stored binding to this certificate stands behind a declared one.
-    fn shadowed_by(&self, project: &Project, id: &CertificateId) -> Vec<Pattern> {
+    pub(super) fn shadowed_by(&self, project: &Project, id: &CertificateId) -> Vec<Pattern> {
         let shadowed = self.shadowed.lock().expect("nothing panics while holding it");
         let of_project = shadowed.get(project.id()).into_iter().flatten();
         of_project
@@ -424,7 +467,7 @@ impl Inner {
             .collect()
     }
 
-    fn unshadow(&self, project: &Project, patterns: &[Pattern]) {
+    pub(super) fn unshadow(&self, project: &Project, patterns: &[Pattern]) {
         let mut shadowed = self.shadowed.lock().expect("nothing panics while holding it");
         if let Some(of_project) = shadowed.get_mut(project.id()) {
             of_project.retain(|pattern, _| !patterns.contains(pattern));

@@ -13,7 +13,7 @@ use super::apply::{Facts, Maker};
 use super::declared::{self, Depth};
 use super::plan::{Covered, Ground, plan};
 use super::projects::{DEFAULT, same_team};
-use super::records::{BindingRecord, CertificateRecord, PreviousRecord, ProjectRecord, token_of};
+use super::records::{self, BindingRecord, CertificateRecord, PreviousRecord, ProjectRecord, token_of};
 use super::reload::{Findings, by_project, orphans};
 use super::rollback::Keeping;
 use super::stage::Staging;
@@ -21,20 +21,22 @@ use super::store::{Store, Write};
 use super::{Control, Inner};
 use crate::backend::{Backend, RecordKey, RecordKind, SealedRecord};
 use crate::config::{LiveLimits, Settings};
-use crate::domain::{CertificateId, ProjectId, ProjectInfo, Rollback, Source, time as clock};
+use crate::domain::{CertificateId, Holder, ProjectId, ProjectInfo, Rollback, Source, time as clock};
 use crate::identity::TlsFactory;
 use crate::observe::{Events, Metrics};
 use crate::pki::anchors::SharedAnchors;
 use crate::pki::seal::{SealError, Sealer};
 use crate::pki::validate::{Material, validate};
 use crate::registry::{
-    Binding, Certificate, Disclosures, Previous, Project, Registry, Snapshot, SnapshotEdit, Target, Token, Unavailable,
+    Binding, Certificate, Disclosures, Previous, Project, Registry, Roster, Snapshot, SnapshotEdit, Target, Token,
+    Unavailable,
 };
 
 /// The opened records of one home, by kind.
 #[derive(Default)]
 pub(super) struct Records {
     info: Option<ProjectInfo>,
+    pub(super) roster: Roster,
     certificates: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
     bindings: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
     disclosures: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
@@ -106,6 +108,7 @@ impl Control {
             super::disclosures::restore(&store, &disclosures, &id, pages);
             let mut edit = Snapshot::empty(Arc::new(info.clone()), maker.anonymous(&info)).edit();
             let known = certificates(&store, &maker, &info, &mut records);
+            edit.set_roster(records.roster.clone());
             stored_bindings(&store, &info, records, &known, &mut edit);
             // What is only kept to go back to is no certificate of the project.
             let kept = keeping.learn(&id, &edit);
@@ -209,10 +212,11 @@ impl Records {
     fn take(&mut self, key: &RecordKey, plain: Zeroizing<Vec<u8>>) -> Result<(), String> {
         match key.kind {
             RecordKind::Project => self.info = Some(ProjectRecord::parse(&plain).map_err(|e| e.to_string())?),
+            RecordKind::Roster => self.roster = records::roster_of(&plain).map_err(|e| e.to_string())?,
             RecordKind::Certificate => self.certificates.push((key.clone(), plain)),
             RecordKind::Binding => self.bindings.push((key.clone(), plain)),
             RecordKind::Disclosures => self.disclosures.push((key.clone(), plain)),
-            RecordKind::LocalCa | RecordKind::Token => {}
+            RecordKind::LocalCa | RecordKind::Token | RecordKind::AccountCertificate => {}
         }
         Ok(())
     }
@@ -226,7 +230,12 @@ impl Records {
             RecordKind::Binding => {
                 self.quarantined.insert(key.id.clone());
             }
-            RecordKind::Project | RecordKind::LocalCa | RecordKind::Token | RecordKind::Disclosures => {}
+            RecordKind::Roster => self.roster.damaged = true,
+            RecordKind::Project
+            | RecordKind::LocalCa
+            | RecordKind::Token
+            | RecordKind::Disclosures
+            | RecordKind::AccountCertificate => {}
         }
     }
 }
@@ -322,7 +331,7 @@ pub(super) type Known = HashMap<CertificateId, Arc<Certificate>>;
 fn certificates(store: &Store, maker: &Maker, info: &ProjectInfo, records: &mut Records) -> Known {
     let mut known = Known::new();
     for (key, plain) in std::mem::take(&mut records.certificates) {
-        match stored_certificate(maker, info, &key, &plain) {
+        match stored_certificate(maker, info, &records.roster, &key, &plain) {
             Ok(certificate) => {
                 known.insert(certificate.info.id.clone(), certificate);
             }
@@ -339,6 +348,7 @@ fn certificates(store: &Store, maker: &Maker, info: &ProjectInfo, records: &mut 
 fn stored_certificate(
     maker: &Maker,
     info: &ProjectInfo,
+    roster: &Roster,
     key: &RecordKey,
     plain: &[u8],
 ) -> Result<Arc<Certificate>, String> {
@@ -350,8 +360,15 @@ fn stored_certificate(
         let words: Vec<_> = faults.iter().map(|f| format!("{}; {}", f.what, f.remedy)).collect();
         words.join(" | ")
     })?;
+    let holder = match roster.entry(&id) {
+        Some(held) => held.holder,
+        // Of a list, since the other ids have a prefix; of which one is lost with the roster. In this one it is presented nowhere by itself.
+        None if roster.damaged && !id.as_str().starts_with("cert_") => Holder::Hostnames,
+        None => Holder::Project,
+    };
     let facts = Facts {
         id,
+        holder,
         cert_pem: record.cert,
         ca_pem: record.ca,
         uploaded_at: record.uploaded_at,
@@ -380,9 +397,10 @@ pub(super) fn stored_bindings(
         match parsed {
             Ok(record) => {
                 let target = target(record.certificate, known, &records.lost);
-                let BindingRecord { pattern, since, lift, tls13_only, previous, .. } = record;
+                let BindingRecord { pattern, since, lift, tls13_only, previous, association, .. } = record;
                 let previous = previous.and_then(|record| previous_of(record, info, known));
-                edit.bind(Binding { pattern, target, source: Source::Api, since, lift, tls13_only, previous });
+                let (source, derived) = (Source::Api, false);
+                edit.bind(Binding { pattern, target, source, since, lift, tls13_only, previous, association, derived });
             }
             Err(why) => {
                 quarantined.insert(key.id.clone());

@@ -11,6 +11,8 @@ mod certificates;
 mod declared;
 mod disclosures;
 mod expiry;
+mod held;
+mod layers;
 mod load;
 mod outline;
 mod plan;
@@ -41,7 +43,7 @@ use zeroize::Zeroizing;
 
 use crate::backend::SealedRecord;
 use crate::config::LiveLimits;
-use crate::domain::Pattern;
+use crate::domain::{CertificateId, Pattern};
 use crate::observe::{Events, Metrics};
 use crate::pki::validate::Fault;
 use crate::registry::{Certificate, Disclosures, Registry, Token};
@@ -122,6 +124,11 @@ pub enum ControlError {
     /// Something is in the way: a project of this name, id or zone, a token of this name, a full house.
     #[error("{0}")]
     Exists(String),
+    /// It belongs to the account, which several projects may share.
+    #[error(
+        "certificate {0} belongs to the account; remove its bindings (egret's DELETE …/bindings?origin=), or delete it among the account's mTLS certificates"
+    )]
+    OfAccount(CertificateId),
     /// The token of who asks for it ended while the request was on its way.
     #[error("your token was revoked or has expired meanwhile; nothing was changed")]
     Revoked,

@@ -14,10 +14,11 @@ use time::OffsetDateTime;
 
 use super::apply::{Facts, Maker, show};
 use super::declared::{self, Declared, Entry, Found, Held, Slot, Whole};
+use super::layers::recede;
 use super::records::{BindingRecord, ProjectRecord};
 use super::store::{Store, Write};
 use crate::domain::time::rfc3339;
-use crate::domain::{CertificateId, Pattern, ProjectInfo, SKEW, Source, time as clock};
+use crate::domain::{CertificateId, Holder, Pattern, ProjectInfo, SKEW, Source, time as clock};
 use crate::identity::UpstreamTls;
 use crate::pki::validate::Field;
 use crate::registry::{Binding, Certificate, Snapshot, SnapshotEdit, Target, Unavailable};
@@ -220,7 +221,8 @@ impl Planner<'_> {
             target.map_or_else(|why| Target::Unavailable(Unavailable { id: id.clone(), why }), Target::Certificate);
         let (lift, tls13_only) = (entry.lift, entry.tls13_only);
         let pattern = entry.pattern;
-        let binding = Binding { pattern, target, source, since, lift, tls13_only, previous: None };
+        let (previous, association, derived) = (None, None, false);
+        let binding = Binding { pattern, target, source, since, lift, tls13_only, previous, association, derived };
         if let Some(stored) = self.edit.bind(binding).filter(|displaced| displaced.source == Source::Api) {
             self.cover(stored);
         }
@@ -272,6 +274,7 @@ impl Planner<'_> {
             skip_validation: entry.skip_validation,
             warnings: None,
             source: source.clone(),
+            holder: Holder::Project,
         };
         self.ground.maker.certificate(self.info, valid, facts)
     }
@@ -367,7 +370,9 @@ impl Planner<'_> {
         self.ground.store.version(&self.ground.store.binding_key(&self.info.id, pattern)).is_some()
     }
 
-    fn finish(self, base: &Snapshot, anonymous: Option<Arc<UpstreamTls>>) -> Plan {
+    fn finish(mut self, base: &Snapshot, anonymous: Option<Arc<UpstreamTls>>) -> Plan {
+        // What ends because of it is found with everything else.
+        let _ = recede(self.ground.maker, base, &mut self.edit);
         let next = self.changed.then(|| self.edit.finish());
         let ends = next.as_ref().map_or_else(Vec::new, |next| ends(base, next, &self.successors));
         let Self { covered, writes, held, kept, unloaded, counts, .. } = self;

@@ -115,7 +115,7 @@ struct Slot(Option<Option<CertificateId>>);
 
 impl Slot {
     fn of(snapshot: &Snapshot, pattern: &Pattern) -> Self {
-        Self(snapshot.binding(pattern).map(|binding| binding.target.certificate_id().cloned()))
+        Self(snapshot.in_force(pattern).map(|binding| binding.target.certificate_id().cloned()))
     }
 }
 

@@ -6,15 +6,17 @@ use std::sync::{Arc, Mutex};
 use zeroize::Zeroizing;
 
 use super::ControlError;
-use super::records::ProjectRecord;
+use super::records::{ProjectRecord, roster_to_bytes};
 use crate::backend::{Backend, Expect, Op, RecordKey, RecordKind, SealedRecord};
 use crate::domain::{CertificateId, Pattern, ProjectId, ProjectInfo};
 use crate::observe::Metrics;
 use crate::pki::seal::{Place, SealError, Sealer};
-use crate::registry::RecordName;
+use crate::registry::{RecordName, Roster};
 
 /// The id of a project's own record; certificates and bindings are of other kinds.
 const PROJECT_RECORD: &str = "project";
+/// The id of the record of its lists.
+const ROSTER_RECORD: &str = "roster";
 
 /// Home -> record -> version; 0 for one that the backend knows of but cannot read: for a commit it is absent.
 type Versions = HashMap<String, HashMap<(RecordKind, String), u64>>;
@@ -105,6 +107,16 @@ impl Store {
 
     pub(super) fn project_key(&self, project: &ProjectId) -> RecordKey {
         RecordKey { kind: RecordKind::Project, project: self.home(project), id: PROJECT_RECORD.to_owned() }
+    }
+
+    pub(super) fn roster_key(&self, project: &ProjectId) -> RecordKey {
+        RecordKey { kind: RecordKind::Roster, project: self.home(project), id: ROSTER_RECORD.to_owned() }
+    }
+
+    /// The write of a project's lists.
+    pub(super) fn roster_write(&self, project: &ProjectId, roster: &Roster) -> Write {
+        let key = self.roster_key(project);
+        if roster.is_empty() { Write::Delete(key) } else { Write::Put(key, roster_to_bytes(roster)) }
     }
 
     pub(super) fn certificate_key(&self, project: &ProjectId, id: &CertificateId) -> RecordKey {

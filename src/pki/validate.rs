@@ -116,6 +116,10 @@ pub struct ValidCertificate {
     pub issuer: String,
     /// Serial, upper-case hex.
     pub serial_number: String,
+    /// The algorithm of the leaf's signature, as cfssl spells it ([`CertificateInfo::signature`]).
+    ///
+    /// [`CertificateInfo::signature`]: crate::domain::CertificateInfo::signature
+    pub signature: &'static str,
     /// Start of validity.
     pub not_before: OffsetDateTime,
     /// End of validity.
@@ -260,6 +264,7 @@ fn judge(
         subject: sent.subject,
         issuer: sent.issuer,
         serial_number: sent.serial_number,
+        signature: sent.signature,
         not_before: sent.not_before,
         not_after: sent.not_after,
         fingerprint: sent.fingerprint,
@@ -379,6 +384,7 @@ struct Sent {
     subject: String,
     issuer: String,
     serial_number: String,
+    signature: &'static str,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
     fingerprint: Fingerprint,
@@ -401,6 +407,7 @@ impl Sent {
             subject: names::rfc4514(leaf.x509.subject()),
             issuer: names::rfc4514(leaf.x509.issuer()),
             serial_number: names::serial(leaf.x509.raw_serial()),
+            signature: signature::name(leaf),
             not_before: leaf.not_before(),
             not_after: leaf.not_after(),
             fingerprint: Fingerprint(sha256(leaf.der)),

@@ -10,6 +10,7 @@ mod disclosures;
 mod foresight;
 mod lifting;
 mod project;
+mod roster;
 mod snapshot;
 mod staging;
 mod table;
@@ -28,11 +29,12 @@ use time::OffsetDateTime;
 
 use crate::domain::{ProjectId, Team, time as clock};
 
-pub use binding::{Binding, Certificate, Target, UNREADABLE_ID, Unavailable};
+pub use binding::{Association, Binding, Certificate, Target, UNREADABLE_ID, Unavailable};
 pub use disclosures::{Disclosure, Disclosures, Page};
 pub use foresight::{Foresight, Refused, Remembered, Treatment, WayIn};
 pub use lifting::Lifting;
 pub use project::{Project, Retired};
+pub use roster::{Held, Roster, Vouch};
 pub use snapshot::{RecordName, Selection, Snapshot, SnapshotEdit};
 pub use staging::{FallBack, FallBackFuture, NOT_ASKED, Previous, Probing, Proof, ProofFuture, Trial, Unproven};
 pub use tls13::Tls13Objects;

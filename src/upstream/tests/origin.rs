@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::script::{Connection, Script};
 use crate::config::PostQuantum;
-use crate::domain::{CertificateId, CertificateInfo, Fingerprint, KeyKind, Origin, ServerTrust, Source};
+use crate::domain::{CertificateId, CertificateInfo, Fingerprint, Holder, KeyKind, Origin, ServerTrust, Source};
 use crate::identity::{ClientIdentity, Show, TlsFactory, UpstreamTls};
 use crate::pki::anchors::SharedAnchors;
 
@@ -173,6 +173,7 @@ impl World {
             subject: format!("CN={name}"),
             issuer: String::new(),
             serial_number: String::new(),
+            signature: "ECDSAWithSHA256",
             not_before: now,
             not_after: now,
             fingerprint: Fingerprint([0; 32]),
@@ -183,6 +184,7 @@ impl World {
             warnings: vec![],
             skip_validation: false,
             source: Source::Api,
+            holder: Holder::Project,
         };
         let certified = CertifiedKey::from_der(vec![certificate], key_der(&key), self.factory.provider()).unwrap();
         let issuer = x509_parser::parse_x509_certificate(&ca.der).unwrap().1.subject().as_raw().to_vec();
