@@ -56,7 +56,12 @@ fn world() -> World {
     server.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
 
     let valid = validate(
-        Material { cert: &client_cert.pem(), key: &client_key.serialize_pem(), ca: &ca.pem(), skip_validation: false },
+        Material {
+            cert: &client_cert.pem(),
+            key: &client_key.serialize_pem(),
+            ca: Some(&ca.pem()),
+            skip_validation: false,
+        },
         time::OffsetDateTime::now_utc(),
     )
     .unwrap_or_else(|faults| panic!("{faults:?}"));

@@ -252,7 +252,7 @@ impl IntoResponse for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pki::validate::{Fault, Field};
+    use crate::pki::validate::{Fault, FaultKind, Field};
 
     async fn parts(problem: Problem) -> (StatusCode, http::HeaderMap, serde_json::Value) {
         let response = problem.into_response();
@@ -315,7 +315,7 @@ mod tests {
 
     #[tokio::test]
     async fn maps_what_the_control_floor_says() {
-        let fault = |field| Fault { field, what: "what".to_owned(), remedy: "remedy".to_owned() };
+        let fault = |field| Fault::new(field, FaultKind::Unusable, "what", "remedy");
         for (error, status, code, message) in [
             (
                 ControlError::Invalid(vec![fault(Field::Cert), fault(Field::Key), fault(Field::Ca)]),

@@ -120,7 +120,10 @@ impl Maker {
     /// The same certificate as the project and its trust are now: with new objects throughout, or, if only to whom the
     /// project-wide certificate is shown has changed, with a new one for the default slot alone.
     pub(super) fn anew(&self, project: &ProjectInfo, old: &Certificate, only_shown: bool) -> Arc<Certificate> {
-        let ca = pem::certificates(&old.ca_pem).expect("it was understood when the certificate was loaded");
+        let ca = match old.ca_pem.as_str() {
+            "" => Vec::new(),
+            pem => pem::certificates(pem).expect("it was understood when the certificate was loaded"),
+        };
         let identity = &old.identity;
         let (bound, over_tls13) = match only_shown {
             true => (old.bound.clone(), old.tls13.bound.clone()),

@@ -101,8 +101,12 @@ pub(super) async fn whole<T: Send + 'static>(
 /// Validation signs and verifies; that is kept off the threads that answer requests.
 pub(super) async fn validated(upload: Upload) -> Result<(Upload, ValidCertificate), ControlError> {
     let checked = tokio::task::spawn_blocking(move || {
-        let material =
-            Material { cert: &upload.cert, key: &upload.key, ca: &upload.ca, skip_validation: upload.skip_validation };
+        let material = Material {
+            cert: &upload.cert,
+            key: &upload.key,
+            ca: Some(&upload.ca),
+            skip_validation: upload.skip_validation,
+        };
         let valid = validate(material, clock::now());
         valid.map(|valid| (upload, valid))
     });
