@@ -44,7 +44,7 @@ pub(in crate::api) struct AccountsQuery {
     #[param(nullable = false, example = "payments")]
     name: Option<String>,
     /// By name, `asc` or `desc`
-    #[param(nullable = false, pattern = "^(asc|desc)$")]
+    #[param(nullable = false, pattern = "^(asc|desc)?$")]
     direction: Option<String>,
 }
 

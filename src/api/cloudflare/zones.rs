@@ -158,16 +158,16 @@ pub(in crate::api) struct ZonesQuery {
     #[param(rename = "account.name", nullable = false)]
     account_name: Option<String>,
     /// Of this status
-    #[param(nullable = false, pattern = "^(initializing|pending|active|moved)$")]
+    #[param(nullable = false, pattern = "^(initializing|pending|active|moved)?$")]
     status: Option<String>,
     /// Whether a zone fits `all` that is asked for, or `any` of it
-    #[param(rename = "match", nullable = false, pattern = "^(any|all)$")]
+    #[param(rename = "match", nullable = false, pattern = "^(any|all)?$")]
     matching: Option<String>,
     /// By what the list is ordered; `name` if left out
-    #[param(nullable = false, pattern = r"^(name|status|account\.id|account\.name|plan\.id)$")]
+    #[param(nullable = false, pattern = r"^(name|status|account\.id|account\.name|plan\.id)?$")]
     order: Option<String>,
     /// `asc` or `desc`
-    #[param(nullable = false, pattern = "^(asc|desc)$")]
+    #[param(nullable = false, pattern = "^(asc|desc)?$")]
     direction: Option<String>,
 }
 
