@@ -95,6 +95,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A string that may be left out or `null`, which is the same.
+    pub(super) fn optional_text_or_null(&mut self, name: &str) -> Option<Zeroizing<String>> {
+        if self.has(name) { self.text_or_null(name) } else { self.optional_text(name) }
+    }
+
     /// `true` or `false`; `false` if left out.
     pub(super) fn flag(&mut self, name: &str) -> bool {
         self.optional_flag(name).unwrap_or(false)

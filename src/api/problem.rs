@@ -131,7 +131,7 @@ impl Problem {
     }
     /// 400 for all of these, of which `message` is the whole.
     pub(super) fn faulty(message: impl Into<String>, details: Vec<Detail>) -> Self {
-        Self { details, ..Self::bad_request(message) }
+        Self::bad_request(message).of(details)
     }
     pub(super) fn unauthorized(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
@@ -181,6 +181,11 @@ impl Problem {
     /// The same under this number.
     pub(super) fn numbered(self, number: u16) -> Self {
         Self { number: Some(number), ..self }
+    }
+
+    /// The same, being all of these.
+    pub(super) fn of(self, details: Vec<Detail>) -> Self {
+        Self { details, ..self }
     }
 
     /// The status that it answers with.

@@ -8,6 +8,7 @@
 //! - unknown fields and parameters are ignored, wrong ones are not: scripts that work at the vendor's go on working.
 
 pub(super) mod accounts;
+mod bodies;
 pub(super) mod codes;
 pub(super) mod envelope;
 mod query;
