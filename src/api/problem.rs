@@ -212,7 +212,14 @@ impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Self {
         let text = error.to_string();
         match error {
-            ControlError::Invalid(_) | ControlError::Field { .. } => Self::bad_request(text),
+            ControlError::Invalid(_)
+            | ControlError::Field { .. }
+            | ControlError::Duplicate(_)
+            | ControlError::InUse(_)
+            | ControlError::Full { .. }
+            | ControlError::Ending(..)
+            | ControlError::WrongList { .. }
+            | ControlError::Entries(_) => Self::bad_request(text),
             ControlError::Unproven(refused) => {
                 Self { probe: Some(Box::new((*refused).into())), ..Self::bad_request(text) }
             }

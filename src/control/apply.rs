@@ -281,6 +281,7 @@ pub(super) fn retire_objects<'a>(
         heir: superseded_by.cloned(),
         tls,
         info: certificate.info.clone(),
+        pem: certificate.cert_pem.as_str().into(),
         deadline: now + grace.exchanges,
         upgraded_deadline: now + grace.upgraded,
     });

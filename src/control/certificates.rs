@@ -128,7 +128,7 @@ impl Inner {
         valid: ValidCertificate,
     ) -> Result<Arc<Certificate>, ControlError> {
         let facts = Facts {
-            id: new_id()?,
+            id: CertificateId::from_bits(new_bits()?),
             cert_pem: String::clone(&upload.cert),
             ca_pem: String::clone(&upload.ca),
             uploaded_at: clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now()),
@@ -396,8 +396,8 @@ impl Inner {
         Ok(())
     }
 
-    /// A certificate that stays although its last binding goes: what was made under it ends, and should it be bound
-    /// again, then with objects of its own. Gives back the one to retire.
+    /// A certificate that stays although its last binding went by what `edit` has changed: what was made under it ends, and
+    /// should it be bound again, then with objects of its own. Gives back the one to retire.
     pub(super) fn loosen(
         &self,
         before: &Snapshot,
@@ -405,7 +405,7 @@ impl Inner {
         edit: &mut crate::registry::SnapshotEdit,
     ) -> Option<Arc<Certificate>> {
         let Target::Certificate(certificate) = &removed.target else { return None };
-        if before.bindings_of(&certificate.info.id).len() > 1 {
+        if edit.settled().is_bound(&certificate.info.id) {
             return None;
         }
         // The one in the snapshot has every object in use; the binding may hold one from before an exchange.
@@ -479,10 +479,11 @@ impl Inner {
     }
 }
 
-fn new_id() -> Result<CertificateId, ControlError> {
+/// What an id is made of.
+pub(super) fn new_bits() -> Result<[u8; 16], ControlError> {
     let mut bits = [0; 16];
     aws_lc_rs::rand::fill(&mut bits).map_err(|_| ControlError::Encrypting)?;
-    Ok(CertificateId::from_bits(bits))
+    Ok(bits)
 }
 
 /// Whether the project takes changes at all.

@@ -151,6 +151,7 @@ impl Control {
             ledger: tokio::sync::Mutex::default(),
             keeping,
             staging: Staging::default(),
+            deploying: super::held::Deployment::default(),
             metrics,
         };
         Ok(Self { inner: Arc::new(inner) })

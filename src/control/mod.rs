@@ -7,6 +7,7 @@
 //! - a private key leaves this floor only sealed.
 
 mod apply;
+mod associate;
 mod certificates;
 mod declared;
 mod disclosures;
@@ -28,8 +29,10 @@ mod store;
 mod tests;
 mod tokens;
 
+pub use associate::{EntryFault, EntryKind, Wanted};
 pub use declared::{Depth, Entry, Files, Listing, examine, list};
 pub use expiry::Warning;
+pub use held::{Deploying, HeldUpload, Released};
 pub use outline::{Outline, Unread, outline};
 pub use reload::{ReloadReport, TRUST};
 pub use stage::{Pending, Promoted, Refused, trial_origin};
@@ -39,11 +42,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use crate::backend::SealedRecord;
 use crate::config::LiveLimits;
-use crate::domain::{CertificateId, Pattern};
+use crate::domain::{CertificateId, Holder, Pattern, time as clock};
 use crate::observe::{Events, Metrics};
 use crate::pki::validate::Fault;
 use crate::registry::{Certificate, Disclosures, Registry, Token};
@@ -129,6 +133,41 @@ pub enum ControlError {
         "certificate {0} belongs to the account; remove its bindings (egret's DELETE …/bindings?origin=), or delete it among the account's mTLS certificates"
     )]
     OfAccount(CertificateId),
+    /// The same certificate is in the list that it was uploaded to, under this id.
+    #[error("the same certificate is there already, as {0}; use that one, or delete it first")]
+    Duplicate(CertificateId),
+    /// A certificate that is to be deleted is in use: a sentence that names what refers to it.
+    #[error("{0}")]
+    InUse(String),
+    /// A list holds as much as it may.
+    #[error(
+        "{what} are {most} already, as many as {limit} allows; delete one that nothing uses, or have the limit raised"
+    )]
+    Full {
+        /// The key of the configuration file, with its table.
+        limit: &'static str,
+        /// What it says.
+        most: usize,
+        /// What there is so much of, in the plural.
+        what: &'static str,
+    },
+    /// A certificate was deleted before, and connections of it are finishing: how many, and until when at most.
+    #[error(
+        "certificate {0} was deleted; {1} of its connections are finishing, until {until} at most",
+        until = clock::rfc3339(*.2)
+    )]
+    Ending(CertificateId, usize, OffsetDateTime),
+    /// The certificate is in another list than the one that was asked.
+    #[error("the certificate is one of {}, and this asks for one of {}", held.list(), wanted.list())]
+    WrongList {
+        /// Where it is.
+        held: Holder,
+        /// What was asked for.
+        wanted: Holder,
+    },
+    /// Associations that were not made, each with its fault; nothing was changed.
+    #[error("{}", associate::faults_text(.0))]
+    Entries(Vec<EntryFault>),
     /// The token of who asks for it ended while the request was on its way.
     #[error("your token was revoked or has expired meanwhile; nothing was changed")]
     Revoked,
@@ -195,6 +234,8 @@ struct Inner {
     keeping: rollback::Keeping,
     /// What is being tried out before it is put in force.
     staging: stage::Staging,
+    /// What is stored and not published yet.
+    deploying: held::Deployment,
     metrics: Arc<Metrics>,
 }
 

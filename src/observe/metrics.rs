@@ -323,6 +323,8 @@ table! {
     declared_certificates_kept: gauge;
     /// Changes that could not be stored.
     store_failures;
+    /// Uploads and associations refused because a list holds as much as its limit allows.
+    store_limits_reached;
     /// Records quarantined at start.
     store_quarantined;
 }
