@@ -15,7 +15,7 @@ use super::rollback::LetGo;
 use super::stage::Tried;
 use super::store::Write;
 use super::{Control, ControlError, Drain, Inner, Properties, Upload, Uploaded};
-use crate::domain::{CertificateId, Holder, Pattern, ProjectInfo, ProjectState, Source, time as clock};
+use crate::domain::{CertificateId, Holder, Pattern, ProjectState, Source, time as clock};
 use crate::identity::UpstreamTls;
 use crate::observe::{Event, EventKind};
 use crate::pki::validate::{Material, ValidCertificate, validate};
@@ -35,7 +35,7 @@ impl Control {
         let (inner, project) = (self.inner.clone(), project.clone());
         whole(async move {
             let (upload, valid) = validated(upload).await?;
-            let certificate = inner.made(project.load().info(), &upload, valid)?;
+            let certificate = inner.made(&project.snapshot(), &upload, valid)?;
             inner.place(&project, upload, certificate, drain, None).await
         })
         .await
@@ -123,7 +123,7 @@ impl Inner {
     /// What an upload becomes. Made before anything is stored: what cannot be made must not be acknowledged.
     pub(super) fn made(
         &self,
-        project: &ProjectInfo,
+        project: &Snapshot,
         upload: &Upload,
         valid: ValidCertificate,
     ) -> Result<Arc<Certificate>, ControlError> {
@@ -137,7 +137,7 @@ impl Inner {
             source: Source::Api,
             holder: Holder::Project,
         };
-        Ok(self.maker.load_full().certificate(project, valid, facts))
+        Ok(self.maker.load_full().certificate(project.info(), project.vouching(), valid, facts))
     }
 
     /// The part of an upload that comes after validation. `tried`: where the certificate was tried out, and what the place
@@ -174,7 +174,7 @@ impl Inner {
         }
         // With objects of its own, made under the lock: a reload may have changed meanwhile whom the project trusts, and
         // what a probe left behind is nobody's.
-        let certificate = self.maker.load_full().anew(snapshot.info(), &certificate, false);
+        let certificate = self.maker.load_full().anew(snapshot.info(), snapshot.vouching(), &certificate, false);
         let displaced = self.displaced(project, &snapshot, existing.as_deref());
         let previous = self.keep(&snapshot, existing.as_deref(), drain, (displaced.is_some(), tried.map(Tried::at)));
         // One that is not kept here, and is in force nowhere any more, is kept nowhere.

@@ -148,11 +148,11 @@ impl Planner<'_> {
         if anew || show(info) != show(before) {
             self.changed = true;
             for old in base.certificates() {
-                self.edit.put_certificate(maker.anew(info, &old, !anew));
+                self.edit.put_certificate(maker.anew(info, base.vouching(), &old, !anew));
                 self.rebind(&old.info.id);
             }
         }
-        anew.then(|| self.edit.set_anonymous(maker.anonymous(info)))
+        anew.then(|| self.edit.set_anonymous(maker.anonymous(info, base.vouching())))
     }
 
     /// Puts a declared certificate into its slot; false if there is nothing to put there.
@@ -276,7 +276,7 @@ impl Planner<'_> {
             source: source.clone(),
             holder: Holder::Project,
         };
-        self.ground.maker.certificate(self.info, valid, facts)
+        self.ground.maker.certificate(self.info, self.edit.so_far().vouching(), valid, facts)
     }
 
     /// A stored binding stands aside. A certificate that nothing names any more ends for new requests, and comes back

@@ -11,6 +11,7 @@ use super::tokens::write_of;
 use super::{Control, ControlError, Drain, Inner};
 use crate::backend::{RecordKey, RecordKind};
 use crate::domain::{ProjectInfo, Team};
+use crate::pki::anchors::Vouching;
 use crate::pki::seal::SealError;
 use crate::registry::{Project, Snapshot};
 
@@ -83,7 +84,7 @@ impl Inner {
         self.store.settle_anew(&info.id);
         let written = self.store.write(self.store.project_record(&info).into_iter().collect()).await;
         written.inspect_err(|_| self.store.unsettle(&info.id))?;
-        let anonymous = self.maker.load_full().anonymous(&info);
+        let anonymous = self.maker.load_full().anonymous(&info, &Vouching::none());
         let project = Project::new(Snapshot::empty(Arc::new(info), anonymous));
         self.registry.insert(project.clone());
         tracing::info!(project = %project.id(), "project created");
