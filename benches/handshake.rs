@@ -7,7 +7,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use egret::config::PostQuantum;
 use egret::domain::ServerTrust;
 use egret::identity::{ClientIdentity, Show, TlsFactory, UpstreamTls};
-use egret::pki::anchors::SharedAnchors;
+use egret::pki::anchors::{SharedAnchors, Vouching};
 use egret::pki::validate::{Material, validate};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -56,7 +56,12 @@ fn world() -> World {
     server.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
 
     let valid = validate(
-        Material { cert: &client_cert.pem(), key: &client_key.serialize_pem(), ca: &ca.pem(), skip_validation: false },
+        Material {
+            cert: &client_cert.pem(),
+            key: &client_key.serialize_pem(),
+            ca: Some(&ca.pem()),
+            skip_validation: false,
+        },
         time::OffsetDateTime::now_utc(),
     )
     .unwrap_or_else(|faults| panic!("{faults:?}"));
@@ -65,6 +70,7 @@ fn world() -> World {
         subject: valid.subject,
         issuer: valid.issuer,
         serial_number: valid.serial_number,
+        signature: valid.signature,
         not_before: valid.not_before,
         not_after: valid.not_after,
         fingerprint: valid.fingerprint,
@@ -75,6 +81,7 @@ fn world() -> World {
         warnings: valid.warnings,
         skip_validation: false,
         source: egret::domain::Source::Api,
+        holder: egret::domain::Holder::Project,
     };
     let identity = Arc::new(ClientIdentity::new(Arc::new(info), valid.certified, valid.issuer_names));
     let anchors = SharedAnchors::load(&[], &provider).unwrap();
@@ -83,7 +90,7 @@ fn world() -> World {
 
 impl World {
     fn tls(&self) -> Arc<UpstreamTls> {
-        let trust = self.anchors.set(ServerTrust::Ca, Some(&self.ca), &[]);
+        let trust = self.anchors.set(ServerTrust::Ca, Some(&self.ca), &[], &Vouching::none());
         self.factory.make(Some(self.identity.clone()), Show::Always, trust, 8)
     }
 

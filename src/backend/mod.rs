@@ -35,12 +35,24 @@ pub enum RecordKind {
     Token,
     /// A page of a project's disclosure ledger.
     Disclosures,
+    /// What the lists of a project's zone hold, and which CA bundles vouch for its servers.
+    Roster,
+    /// A client certificate with its key, or a CA bundle, of an account.
+    AccountCertificate,
 }
 
 impl RecordKind {
     /// Every kind there is.
-    pub const ALL: [Self; 6] =
-        [Self::Project, Self::Certificate, Self::Binding, Self::LocalCa, Self::Token, Self::Disclosures];
+    pub const ALL: [Self; 8] = [
+        Self::Project,
+        Self::Certificate,
+        Self::Binding,
+        Self::LocalCa,
+        Self::Token,
+        Self::Disclosures,
+        Self::Roster,
+        Self::AccountCertificate,
+    ];
 
     /// The word under which it is stored and sealed.
     #[must_use]
@@ -52,6 +64,8 @@ impl RecordKind {
             Self::LocalCa => "local-ca",
             Self::Token => "token",
             Self::Disclosures => "disclosures",
+            Self::Roster => "roster",
+            Self::AccountCertificate => "account-certificate",
         }
     }
 
@@ -67,7 +81,8 @@ impl RecordKind {
 pub struct RecordKey {
     /// What it is.
     pub kind: RecordKind,
-    /// The project it belongs to; empty for the local CA and for tokens, which may reach several.
+    /// The project it belongs to; empty for the local CA and for tokens, which may reach several; `account/` and an
+    /// account's id for what several projects share.
     pub project: String,
     /// Unique within kind and project.
     pub id: String,

@@ -53,7 +53,7 @@ fn judge(loaded: Result<Loaded, Refused>) -> Verdict {
                     continue;
                 };
                 let skip_validation = certificate.skip_validation;
-                let material = Material { cert: &cert, key: &secret, ca: &ca, skip_validation };
+                let material = Material { cert: &cert, key: &secret, ca: Some(&ca), skip_validation };
                 match validate(material, now()) {
                     Ok(valid) => verdict.warnings.extend(valid.warnings.iter().map(|warning| {
                         complaint(&loaded.settings, key.clone(), *line, warning, "egret uses it all the same")

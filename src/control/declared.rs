@@ -337,7 +337,7 @@ impl Text {
 
     fn validate(&self, entry: &Entry) -> Result<ValidCertificate, String> {
         let (skip_validation, now) = (entry.skip_validation, clock::now());
-        let material = Material { cert: &self.cert, key: &self.key, ca: &self.ca, skip_validation };
+        let material = Material { cert: &self.cert, key: &self.key, ca: Some(&self.ca), skip_validation };
         validate(material, now).or_else(|faults| outlived(material, now).ok_or(faults)).map_err(|faults| {
             let sentence = |fault: &Fault| {
                 let path = entry.files.of(fault.field).display();

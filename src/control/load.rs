@@ -13,7 +13,7 @@ use super::apply::{Facts, Maker};
 use super::declared::{self, Depth};
 use super::plan::{Covered, Ground, plan};
 use super::projects::{DEFAULT, same_team};
-use super::records::{BindingRecord, CertificateRecord, PreviousRecord, ProjectRecord, token_of};
+use super::records::{self, BindingRecord, CertificateRecord, PreviousRecord, ProjectRecord, token_of};
 use super::reload::{Findings, by_project, orphans};
 use super::rollback::Keeping;
 use super::stage::Staging;
@@ -21,20 +21,22 @@ use super::store::{Store, Write};
 use super::{Control, Inner};
 use crate::backend::{Backend, RecordKey, RecordKind, SealedRecord};
 use crate::config::{LiveLimits, Settings};
-use crate::domain::{CertificateId, ProjectId, ProjectInfo, Rollback, Source, time as clock};
+use crate::domain::{CertificateId, Holder, ProjectId, ProjectInfo, Rollback, Source, time as clock};
 use crate::identity::TlsFactory;
 use crate::observe::{Events, Metrics};
-use crate::pki::anchors::SharedAnchors;
+use crate::pki::anchors::{SharedAnchors, Vouching};
 use crate::pki::seal::{SealError, Sealer};
 use crate::pki::validate::{Material, validate};
 use crate::registry::{
-    Binding, Certificate, Disclosures, Previous, Project, Registry, Snapshot, SnapshotEdit, Target, Token, Unavailable,
+    Binding, Certificate, Disclosures, Previous, Project, Registry, Roster, Snapshot, SnapshotEdit, Target, Token,
+    Unavailable,
 };
 
 /// The opened records of one home, by kind.
 #[derive(Default)]
 pub(super) struct Records {
     info: Option<ProjectInfo>,
+    pub(super) roster: Roster,
     certificates: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
     bindings: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
     disclosures: Vec<(RecordKey, Zeroizing<Vec<u8>>)>,
@@ -72,10 +74,14 @@ impl Control {
             let key = loaded.lost.iter().find(|key| row.starts_with(&key.to_string()));
             store.note_damage(key.cloned(), row);
         }
-        let Opened { mut homes, local_ca, tokens } = open(&store, loaded.records)?;
+        let Opened { mut homes, local_ca, tokens, mut accounts } = open(&store, loaded.records)?;
         for key in loaded.lost.iter().filter(|key| key.kind != RecordKind::LocalCa) {
             store.learn(key, 0);
             if key.kind == RecordKind::Token {
+                continue;
+            }
+            if key.kind == RecordKind::AccountCertificate {
+                accounts.push((key.clone(), Err("its record is damaged or missing".to_owned())));
                 continue;
             }
             homes.entry(key.project.clone()).or_default().set_aside(key, "its record is damaged or missing");
@@ -91,10 +97,12 @@ impl Control {
         let (read, unreadable, strays) =
             read.await.context("declared certificates could not be read")?.map_err(anyhow::Error::msg)?;
         let mut declared = by_project(read);
+        // Before the projects, whose bindings name what is in them.
+        let accounts = super::accounts::restored(&store, accounts);
 
         let file = settings.config_file.clone().unwrap_or_else(|| PathBuf::from("the configuration file"));
         let maker = Maker::new(factory, anchors);
-        let ground = Ground { store: &store, maker: &maker, anew: false, unreadable: &[] };
+        let ground = Ground { store: &store, maker: &maker, accounts: &accounts, anew: false, unreadable: &[] };
         let keeping = Keeping::default();
         let mut shadowed = Shadowed::new();
         let mut findings = Findings { faults: strays, ..Findings::default() };
@@ -104,9 +112,13 @@ impl Control {
             refresh(&store, &info, &records).await;
             let pages = std::mem::take(&mut records.disclosures);
             super::disclosures::restore(&store, &disclosures, &id, pages);
-            let mut edit = Snapshot::empty(Arc::new(info.clone()), maker.anonymous(&info)).edit();
-            let known = certificates(&store, &maker, &info, &mut records);
+            let vouching = Vouching::none();
+            let mut edit = Snapshot::empty(Arc::new(info.clone()), maker.anonymous(&info, &vouching)).edit();
+            let known = certificates(&store, &maker, (&info, &vouching), &mut records);
+            edit.set_vouching(vouching);
+            edit.set_roster(records.roster.clone());
             stored_bindings(&store, &info, records, &known, &mut edit);
+            super::accounts::adopt(&accounts, &maker, &mut edit);
             // What is only kept to go back to is no certificate of the project.
             let kept = keeping.learn(&id, &edit);
             for certificate in known.into_values().filter(|certificate| !kept.contains(&certificate.info.id)) {
@@ -132,6 +144,8 @@ impl Control {
         registry.keep_retired(settings.limits.max_retired);
         let inner = Inner {
             registry,
+            accounts: Arc::new(accounts),
+            account_locks: super::accounts::Locks::default(),
             store,
             maker: ArcSwap::from_pointee(maker),
             file,
@@ -148,6 +162,7 @@ impl Control {
             ledger: tokio::sync::Mutex::default(),
             keeping,
             staging: Staging::default(),
+            deploying: super::held::Deployment::default(),
             metrics,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -160,12 +175,14 @@ pub(super) struct Opened {
     /// Stays sealed until it is asked for.
     local_ca: Option<SealedRecord>,
     tokens: Vec<([u8; 32], Token)>,
+    /// What accounts hold, or why it could not be opened.
+    accounts: Vec<(RecordKey, Result<Zeroizing<Vec<u8>>, String>)>,
 }
 
 /// Opens every record and sorts them by home.
 pub(super) fn open(store: &Store, records: Vec<SealedRecord>) -> anyhow::Result<Opened> {
     let mut homes: BTreeMap<String, Records> = BTreeMap::new();
-    let (mut local_ca, mut tokens) = (None, Vec::new());
+    let (mut local_ca, mut tokens, mut accounts) = (None, Vec::new(), Vec::new());
     let (all, mut foreign) = (records.len(), 0);
     let mut damage = Vec::new();
     for record in records {
@@ -185,6 +202,12 @@ pub(super) fn open(store: &Store, records: Vec<SealedRecord>) -> anyhow::Result<
             }
             continue;
         }
+        if record.key.kind == RecordKind::AccountCertificate {
+            let opened = opened.map_err(|e| e.to_string());
+            damage.extend(opened.as_ref().err().map(|why| (record.key.clone(), why.clone())));
+            accounts.push((record.key, opened));
+            continue;
+        }
         let home = homes.entry(record.key.project.clone()).or_default();
         let outcome = opened.map_err(|e| e.to_string()).and_then(|plain| home.take(&record.key, plain));
         if let Err(why) = outcome {
@@ -202,17 +225,18 @@ pub(super) fn open(store: &Store, records: Vec<SealedRecord>) -> anyhow::Result<
         let sentence = format!("{key}: {why}");
         store.note_damage(Some(key), sentence);
     }
-    Ok(Opened { homes, local_ca, tokens })
+    Ok(Opened { homes, local_ca, tokens, accounts })
 }
 
 impl Records {
     fn take(&mut self, key: &RecordKey, plain: Zeroizing<Vec<u8>>) -> Result<(), String> {
         match key.kind {
             RecordKind::Project => self.info = Some(ProjectRecord::parse(&plain).map_err(|e| e.to_string())?),
+            RecordKind::Roster => self.roster = records::roster_of(&plain).map_err(|e| e.to_string())?,
             RecordKind::Certificate => self.certificates.push((key.clone(), plain)),
             RecordKind::Binding => self.bindings.push((key.clone(), plain)),
             RecordKind::Disclosures => self.disclosures.push((key.clone(), plain)),
-            RecordKind::LocalCa | RecordKind::Token => {}
+            RecordKind::LocalCa | RecordKind::Token | RecordKind::AccountCertificate => {}
         }
         Ok(())
     }
@@ -226,7 +250,12 @@ impl Records {
             RecordKind::Binding => {
                 self.quarantined.insert(key.id.clone());
             }
-            RecordKind::Project | RecordKind::LocalCa | RecordKind::Token | RecordKind::Disclosures => {}
+            RecordKind::Roster => self.roster.damaged = true,
+            RecordKind::Project
+            | RecordKind::LocalCa
+            | RecordKind::Token
+            | RecordKind::Disclosures
+            | RecordKind::AccountCertificate => {}
         }
     }
 }
@@ -319,10 +348,10 @@ async fn refresh(store: &Store, info: &ProjectInfo, records: &Records) {
 pub(super) type Known = HashMap<CertificateId, Arc<Certificate>>;
 
 /// Every stored certificate of the project that can be used. Damaged ones are added to `records.lost`.
-fn certificates(store: &Store, maker: &Maker, info: &ProjectInfo, records: &mut Records) -> Known {
+fn certificates(store: &Store, maker: &Maker, project: (&ProjectInfo, &Arc<Vouching>), records: &mut Records) -> Known {
     let mut known = Known::new();
     for (key, plain) in std::mem::take(&mut records.certificates) {
-        match stored_certificate(maker, info, &key, &plain) {
+        match stored_certificate(maker, project, &records.roster, &key, &plain) {
             Ok(certificate) => {
                 known.insert(certificate.info.id.clone(), certificate);
             }
@@ -338,20 +367,30 @@ fn certificates(store: &Store, maker: &Maker, info: &ProjectInfo, records: &mut 
 
 fn stored_certificate(
     maker: &Maker,
-    info: &ProjectInfo,
+    (info, vouching): (&ProjectInfo, &Arc<Vouching>),
+    roster: &Roster,
     key: &RecordKey,
     plain: &[u8],
 ) -> Result<Arc<Certificate>, String> {
     let id = CertificateId::parse(&key.id).ok_or("the record's name is no certificate id")?;
     let record = CertificateRecord::parse(plain).map_err(|e| e.to_string())?;
     // It was judged when it was uploaded; dates have passed since, and what it says of itself is what it said then.
-    let material = Material { cert: &record.cert, key: &record.key, ca: &record.ca, skip_validation: true };
+    // An upload that has a place for a CA has a CA in it.
+    let ca = (!record.ca.is_empty()).then_some(record.ca.as_str());
+    let material = Material { cert: &record.cert, key: &record.key, ca, skip_validation: true };
     let valid = validate(material, clock::now()).map_err(|faults| {
         let words: Vec<_> = faults.iter().map(|f| format!("{}; {}", f.what, f.remedy)).collect();
         words.join(" | ")
     })?;
+    let holder = match roster.entry(&id) {
+        Some(held) => held.holder,
+        // Of a list, since the other ids have a prefix; of which one is lost with the roster. In this one it is presented nowhere by itself.
+        None if roster.damaged && !id.as_str().starts_with("cert_") => Holder::Hostnames,
+        None => Holder::Project,
+    };
     let facts = Facts {
         id,
+        holder,
         cert_pem: record.cert,
         ca_pem: record.ca,
         uploaded_at: record.uploaded_at,
@@ -359,7 +398,7 @@ fn stored_certificate(
         warnings: Some(record.warnings),
         source: Source::Api,
     };
-    Ok(maker.certificate(info, valid, facts))
+    Ok(maker.certificate(info, vouching, valid, facts))
 }
 
 pub(super) fn stored_bindings(
@@ -380,9 +419,10 @@ pub(super) fn stored_bindings(
         match parsed {
             Ok(record) => {
                 let target = target(record.certificate, known, &records.lost);
-                let BindingRecord { pattern, since, lift, tls13_only, previous, .. } = record;
+                let BindingRecord { pattern, since, lift, tls13_only, previous, association, .. } = record;
                 let previous = previous.and_then(|record| previous_of(record, info, known));
-                edit.bind(Binding { pattern, target, source: Source::Api, since, lift, tls13_only, previous });
+                let (source, derived) = (Source::Api, false);
+                edit.bind(Binding { pattern, target, source, since, lift, tls13_only, previous, association, derived });
             }
             Err(why) => {
                 quarantined.insert(key.id.clone());

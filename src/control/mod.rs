@@ -6,12 +6,17 @@
 //! - when a change that ends a certificate has answered, no new request can use that certificate;
 //! - a private key leaves this floor only sealed.
 
+mod accounts;
 mod apply;
+mod associate;
 mod certificates;
 mod declared;
 mod disclosures;
 mod expiry;
+mod held;
+mod layers;
 mod load;
+mod making_way;
 mod outline;
 mod plan;
 mod projects;
@@ -26,8 +31,11 @@ mod store;
 mod tests;
 mod tokens;
 
+pub use accounts::{AccountUpload, AccountUse};
+pub use associate::{EntryFault, EntryKind, Wanted};
 pub use declared::{Depth, Entry, Files, Listing, examine, list};
 pub use expiry::Warning;
+pub use held::{Deploying, HeldUpload, Released};
 pub use outline::{Outline, Unread, outline};
 pub use reload::{ReloadReport, TRUST};
 pub use stage::{Pending, Promoted, Refused, trial_origin};
@@ -37,14 +45,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use crate::backend::SealedRecord;
 use crate::config::LiveLimits;
-use crate::domain::Pattern;
+use crate::domain::{CertificateId, Holder, Pattern, time as clock};
 use crate::observe::{Events, Metrics};
 use crate::pki::validate::Fault;
-use crate::registry::{Certificate, Disclosures, Registry, Token};
+use crate::registry::{Accounts, Certificate, Disclosures, Registry, Token};
 
 pub use tokens::{CreatedToken, NewToken};
 
@@ -119,9 +128,51 @@ pub enum ControlError {
         "there is no certificate to go back to: after an upload the one before is kept for limits.rollback_window, but not with drain=now, rollback = \"off\", or once it has expired"
     )]
     NoneKept,
-    /// Something is in the way: a project of this name, id, account or zone, a token of this name, a full house.
+    /// Something is in the way: a project of this name, id or zone, a token of this name, a full house.
     #[error("{0}")]
     Exists(String),
+    /// The same certificate stands in this list already, under that id.
+    #[error(
+        "the same certificate is there already, as {0}; use that one, or delete it first if its key or its name is to be another"
+    )]
+    Duplicate(CertificateId),
+    /// Something names it, in the words of the one who asks: what, and how to end that.
+    #[error("{0}")]
+    InUse(String),
+    /// There are as many as a limit allows.
+    #[error(
+        "there are {most} {what}, as many as limits.{limit} allows; delete one that nothing needs, or raise the limit"
+    )]
+    Full {
+        /// The key in `[limits]`.
+        limit: &'static str,
+        /// What it says.
+        most: usize,
+        /// Of what, and where.
+        what: &'static str,
+    },
+    /// It belongs to the account, which several projects may share.
+    #[error(
+        "certificate {0} belongs to the account; remove its bindings (egret's DELETE …/bindings?origin=), or delete it among the account's mTLS certificates"
+    )]
+    OfAccount(CertificateId),
+    /// A certificate was deleted before, and connections of it are finishing: how many, and until when at most.
+    #[error(
+        "certificate {0} was deleted; {1} of its connections are finishing, until {until} at most",
+        until = clock::rfc3339(*.2)
+    )]
+    Ending(CertificateId, usize, OffsetDateTime),
+    /// The certificate is in another list than the one that was asked.
+    #[error("the certificate is one of {}, and this asks for one of {}", held.list(), wanted.list())]
+    WrongList {
+        /// Where it is.
+        held: Holder,
+        /// What was asked for.
+        wanted: Holder,
+    },
+    /// Associations that were not made, each with its fault; nothing was changed.
+    #[error("{}", associate::faults_text(.0))]
+    Entries(Vec<EntryFault>),
     /// The token of who asks for it ended while the request was on its way.
     #[error("your token was revoked or has expired meanwhile; nothing was changed")]
     Revoked,
@@ -157,6 +208,11 @@ pub struct Control {
 /// What a change needs; shared with the task that runs it.
 struct Inner {
     registry: Arc<Registry>,
+    /// What accounts hold.
+    accounts: Arc<Accounts>,
+    /// Each held while something of an account is added, deleted or bound. Taken after `membership` and before a
+    /// project's writer lock.
+    account_locks: accounts::Locks,
     store: store::Store,
     /// Changes with whom egret trusts.
     maker: ArcSwap<apply::Maker>,
@@ -188,6 +244,8 @@ struct Inner {
     keeping: rollback::Keeping,
     /// What is being tried out before it is put in force.
     staging: stage::Staging,
+    /// What is stored and not published yet.
+    deploying: held::Deployment,
     metrics: Arc<Metrics>,
 }
 
@@ -209,6 +267,12 @@ impl Control {
     #[must_use]
     pub fn events(&self) -> &Arc<Events> {
         &self.inner.events
+    }
+
+    /// What accounts hold.
+    #[must_use]
+    pub fn accounts(&self) -> &Arc<Accounts> {
+        &self.inner.accounts
     }
 
     /// Who was shown which certificate: written by the dialler, kept in the store by [`Control::tend`].

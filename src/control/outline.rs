@@ -16,7 +16,7 @@ use crate::backend::{Loaded, MemoryBackend, RecordKind};
 use crate::config::{PostQuantum, Settings};
 use crate::domain::{CertificateId, CertificateInfo, Source, time as clock};
 use crate::identity::TlsFactory;
-use crate::pki::anchors::SharedAnchors;
+use crate::pki::anchors::{SharedAnchors, Vouching};
 use crate::pki::seal::Sealer;
 use crate::pki::validate::{Field, describe};
 use crate::pki::{bundle, files};
@@ -56,14 +56,18 @@ pub fn outline(settings: &Settings, stored: Option<(Loaded, Arc<Sealer>)>) -> an
     let (shut, open): (Vec<_>, Vec<_>) = loaded
         .records
         .into_iter()
-        .partition(|record| !matches!(record.key.kind, RecordKind::Project | RecordKind::Binding));
+        .partition(|record| !matches!(record.key.kind, RecordKind::Project | RecordKind::Binding | RecordKind::Roster));
     let mut homes = load::open(&store, open)?.homes;
     let mut unread = HashMap::new();
     for record in shut.iter().filter(|record| record.key.kind == RecordKind::Certificate) {
         homes.entry(record.key.project.clone()).or_default().set_aside(&record.key, "it was not read");
         unread.extend(CertificateId::parse(&record.key.id).map(|id| (id, Unread::Sealed)));
     }
-    for key in loaded.lost.iter().filter(|key| matches!(key.kind, RecordKind::Certificate | RecordKind::Binding)) {
+    for key in loaded
+        .lost
+        .iter()
+        .filter(|key| matches!(key.kind, RecordKind::Certificate | RecordKind::Binding | RecordKind::Roster))
+    {
         homes.entry(key.project.clone()).or_default().set_aside(key, "its record is damaged or missing");
     }
 
@@ -74,7 +78,8 @@ pub fn outline(settings: &Settings, stored: Option<(Loaded, Arc<Sealer>)>) -> an
     let entries: Vec<_> = listing.entries.into_iter().filter(|entry| !entry.is_empty()).enumerate().collect();
     let mut snapshots = Vec::new();
     for (info, records) in load::projects(settings, &store, homes) {
-        let mut edit = Snapshot::empty(Arc::new(info.clone()), maker.anonymous(&info)).edit();
+        let mut edit = Snapshot::empty(Arc::new(info.clone()), maker.anonymous(&info, &Vouching::none())).edit();
+        edit.set_roster(records.roster.clone());
         load::stored_bindings(&store, &info, records, &Known::new(), &mut edit);
         for (n, entry) in entries.iter().filter(|(_, entry)| entry.project == info.id) {
             edit.bind(declare(entry, *n, &mut unread));
@@ -104,7 +109,17 @@ fn declare(declared: &Entry, n: usize, unread: &mut HashMap<CertificateId, Unrea
     let target = Target::Unavailable(Unavailable { id, why });
     let (lift, tls13_only) = (declared.lift, declared.tls13_only);
     let pattern = declared.pattern.clone();
-    Binding { pattern, target, source, since: clock::now(), lift, tls13_only, previous: None }
+    Binding {
+        pattern,
+        target,
+        source,
+        since: clock::now(),
+        lift,
+        tls13_only,
+        previous: None,
+        association: None,
+        derived: false,
+    }
 }
 
 /// The chain as it stands in its file; a key that stands beside it is wiped unread.

@@ -12,15 +12,17 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
+use super::accounts::{self, adopt};
 use super::apply::{Facts, Maker, show};
 use super::declared::{self, Declared, Entry, Found, Held, Slot, Whole};
+use super::layers::recede;
 use super::records::{BindingRecord, ProjectRecord};
 use super::store::{Store, Write};
 use crate::domain::time::rfc3339;
-use crate::domain::{CertificateId, Pattern, ProjectInfo, SKEW, Source, time as clock};
+use crate::domain::{CertificateId, Holder, Pattern, ProjectInfo, SKEW, Source, time as clock};
 use crate::identity::UpstreamTls;
 use crate::pki::validate::Field;
-use crate::registry::{Binding, Certificate, Snapshot, SnapshotEdit, Target, Unavailable};
+use crate::registry::{Accounts, Binding, Certificate, Snapshot, SnapshotEdit, Target, Unavailable};
 
 /// Stored bindings of one project that declared ones cover.
 pub(super) type Covered = BTreeMap<Pattern, Arc<Binding>>;
@@ -29,6 +31,8 @@ pub(super) type Covered = BTreeMap<Pattern, Arc<Binding>>;
 pub(super) struct Ground<'a> {
     pub(super) store: &'a Store,
     pub(super) maker: &'a Maker,
+    /// What the accounts of projects hold.
+    pub(super) accounts: &'a Accounts,
     /// `maker` is another than that which made what is in force.
     pub(super) anew: bool,
     /// Folders that could not be read: what came from them stays.
@@ -147,11 +151,14 @@ impl Planner<'_> {
         if anew || show(info) != show(before) {
             self.changed = true;
             for old in base.certificates() {
-                self.edit.put_certificate(maker.anew(info, &old, !anew));
+                self.edit.put_certificate(maker.anew(info, base.vouching(), &old, !anew));
                 self.rebind(&old.info.id);
             }
         }
-        anew.then(|| self.edit.set_anonymous(maker.anonymous(info)))
+        if info.account_id != before.account_id {
+            self.changed |= adopt(self.ground.accounts, maker, &mut self.edit);
+        }
+        anew.then(|| self.edit.set_anonymous(maker.anonymous(info, base.vouching())))
     }
 
     /// Puts a declared certificate into its slot; false if there is nothing to put there.
@@ -220,7 +227,8 @@ impl Planner<'_> {
             target.map_or_else(|why| Target::Unavailable(Unavailable { id: id.clone(), why }), Target::Certificate);
         let (lift, tls13_only) = (entry.lift, entry.tls13_only);
         let pattern = entry.pattern;
-        let binding = Binding { pattern, target, source, since, lift, tls13_only, previous: None };
+        let (previous, association, derived) = (None, None, false);
+        let binding = Binding { pattern, target, source, since, lift, tls13_only, previous, association, derived };
         if let Some(stored) = self.edit.bind(binding).filter(|displaced| displaced.source == Source::Api) {
             self.cover(stored);
         }
@@ -272,8 +280,9 @@ impl Planner<'_> {
             skip_validation: entry.skip_validation,
             warnings: None,
             source: source.clone(),
+            holder: Holder::Project,
         };
-        self.ground.maker.certificate(self.info, valid, facts)
+        self.ground.maker.certificate(self.info, self.edit.so_far().vouching(), valid, facts)
     }
 
     /// A stored binding stands aside. A certificate that nothing names any more ends for new requests, and comes back
@@ -283,7 +292,11 @@ impl Planner<'_> {
             && certificate.info.source == Source::Api
             && !self.edit.so_far().is_bound(&certificate.info.id)
         {
-            self.edit.put_certificate(self.ground.maker.afresh(certificate));
+            if certificate.info.holder == Holder::Account {
+                self.edit.remove_certificate(&certificate.info.id);
+            } else {
+                self.edit.put_certificate(self.ground.maker.afresh(certificate));
+            }
         }
         // Meanwhile nobody goes back; what was kept for that ends with its window.
         let stored = Binding { previous: None, ..Binding::clone(&stored) };
@@ -315,6 +328,9 @@ impl Planner<'_> {
     }
 
     fn target(&self, id: &CertificateId) -> Target {
+        if let Some(target) = accounts::target(self.ground.accounts, self.ground.maker, self.edit.so_far(), id) {
+            return target;
+        }
         match self.edit.so_far().certificate(id) {
             Some(certificate) => Target::Certificate(certificate),
             None => {
@@ -350,10 +366,16 @@ impl Planner<'_> {
                 let target = match stored.target.certificate_id() {
                     None => Target::None,
                     Some(id) => match (self.target(id), &stored.target) {
-                        (Target::Unavailable(_), Target::Unavailable(known)) => Target::Unavailable(known.clone()),
+                        (Target::Unavailable(_), Target::Unavailable(known)) if !self.is_of_account(id) => {
+                            Target::Unavailable(known.clone())
+                        }
                         (found, _) => found,
                     },
                 };
+                if let Target::Certificate(certificate) = &target {
+                    // Already there, unless it is the account's.
+                    self.edit.put_certificate(certificate.clone());
+                }
                 Binding { target, ..Binding::clone(&stored) }
             }
             // There is a record, and it could not be read at the start.
@@ -363,11 +385,17 @@ impl Planner<'_> {
         self.edit.bind(stored);
     }
 
+    fn is_of_account(&self, id: &CertificateId) -> bool {
+        self.ground.accounts.home(id).is_some()
+    }
+
     fn is_recorded(&self, pattern: &Pattern) -> bool {
         self.ground.store.version(&self.ground.store.binding_key(&self.info.id, pattern)).is_some()
     }
 
-    fn finish(self, base: &Snapshot, anonymous: Option<Arc<UpstreamTls>>) -> Plan {
+    fn finish(mut self, base: &Snapshot, anonymous: Option<Arc<UpstreamTls>>) -> Plan {
+        // What ends because of it is found with everything else.
+        let _ = recede(self.ground.maker, base, &mut self.edit);
         let next = self.changed.then(|| self.edit.finish());
         let ends = next.as_ref().map_or_else(Vec::new, |next| ends(base, next, &self.successors));
         let Self { covered, writes, held, kept, unloaded, counts, .. } = self;

@@ -3,6 +3,11 @@
 //! A private key crosses this file as base64 in JSON: without an escape in it, serde hands it on by reference and
 //! leaves no copy behind. All other buffers that held it are wiped.
 
+mod account;
+mod roster;
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 
 use base64::Engine as _;
@@ -15,7 +20,10 @@ use crate::domain::{
     CertificateId, DefaultScope, Lift, OnExpiry, Origin, Pattern, ProjectId, ProjectInfo, ProjectState, Role, Rollback,
     ServerTrust, Team,
 };
-use crate::registry::{Binding, Token, TokenScope, TokenSource};
+pub(super) use account::AccountRecord;
+pub(super) use roster::{roster_of, roster_to_bytes};
+
+use crate::registry::{Association, Binding, Token, TokenScope, TokenSource};
 
 /// Why an opened record means nothing to this egret. Never says anything of the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -109,6 +117,14 @@ pub(super) fn time_of(seconds: i64) -> Result<OffsetDateTime, NotUnderstood> {
     OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| NotUnderstood)
 }
 
+fn micros(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
+}
+
+fn at(micros: i64) -> Result<OffsetDateTime, NotUnderstood> {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).map_err(|_| NotUnderstood)
+}
+
 fn milliseconds(at: OffsetDateTime) -> i64 {
     i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
@@ -120,7 +136,7 @@ pub(super) struct BindingRecord {
     pub(super) pattern: Pattern,
     /// What; `None` = *none*.
     pub(super) certificate: Option<CertificateId>,
-    /// When it was written, whole seconds.
+    /// When it was written, whole microseconds.
     pub(super) since: OffsetDateTime,
     /// Whether plain http is lifted by it.
     pub(super) lift: bool,
@@ -128,6 +144,8 @@ pub(super) struct BindingRecord {
     pub(super) tls13_only: bool,
     /// What it can go back to.
     pub(super) previous: Option<PreviousRecord>,
+    /// The hostname association that it stands for.
+    pub(super) association: Option<Association>,
 }
 
 /// The certificate before, whose own record lies where it lay.
@@ -158,6 +176,9 @@ struct BindingJson {
     pattern: String,
     certificate: Option<String>,
     since: i64,
+    /// What is beyond the whole second. Left out where there is none, as in records of earlier versions.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    since_micros: u32,
     /// Left out where it is true: records of earlier versions have none.
     #[serde(default = "lifts", skip_serializing_if = "is_lifting")]
     lift: bool,
@@ -167,6 +188,22 @@ struct BindingJson {
     /// Left out where there is none, as in records of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     previous: Option<PreviousJson>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    association: Option<AssociationJson>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AssociationJson {
+    /// Left out once it was deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    certificate: Option<String>,
+    created_at: i64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(micros: &u32) -> bool {
+    *micros == 0
 }
 
 fn lifts() -> bool {
@@ -194,6 +231,7 @@ impl BindingRecord {
             lift: binding.lift,
             tls13_only: binding.tls13_only,
             previous,
+            association: binding.association.clone(),
         }
     }
 
@@ -202,6 +240,7 @@ impl BindingRecord {
             pattern: self.pattern.to_string(),
             certificate: self.certificate.as_ref().map(|id| id.as_str().to_owned()),
             since: self.since.unix_timestamp(),
+            since_micros: self.since.microsecond(),
             lift: self.lift,
             tls13_only: self.tls13_only,
             previous: self.previous.as_ref().map(|previous| PreviousJson {
@@ -209,6 +248,10 @@ impl BindingRecord {
                 until: milliseconds(previous.until),
                 alone: previous.alone,
                 promoted: previous.promoted.as_ref().map(Origin::to_string),
+            }),
+            association: self.association.as_ref().map(|association| AssociationJson {
+                certificate: association.certificate.as_ref().map(CertificateId::to_string),
+                created_at: association.created_at.unix_timestamp(),
             }),
         };
         to_json(&json, 512)
@@ -230,8 +273,16 @@ impl BindingRecord {
             }
             None => None,
         };
-        let (since, lift, tls13_only) = (time_of(json.since)?, json.lift, json.tls13_only);
-        Ok(Self { pattern, certificate, since, lift, tls13_only, previous })
+        let association = match json.association {
+            Some(AssociationJson { certificate, created_at }) => {
+                let certificate = certificate.map(|id| CertificateId::parse(&id).ok_or(NotUnderstood)).transpose()?;
+                Some(Association { certificate, created_at: time_of(created_at)? })
+            }
+            None => None,
+        };
+        let since = time_of(json.since)?.replace_microsecond(json.since_micros).map_err(|_| NotUnderstood)?;
+        let (lift, tls13_only) = (json.lift, json.tls13_only);
+        Ok(Self { pattern, certificate, since, lift, tls13_only, previous, association })
     }
 }
 
@@ -363,112 +414,4 @@ pub(super) fn token_of(id: &str, plain: &[u8]) -> Result<([u8; 32], Token), NotU
         expires_at: json.expires_at.map(time_of).transpose()?,
     };
     Ok((sha256.try_into().map_err(|_| NotUnderstood)?, token))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn brings_a_certificate_back_byte_for_byte() {
-        let record = CertificateRecord {
-            cert: "-----BEGIN\r\n\"ü\u{1}\\".to_owned(),
-            ca: "\u{feff}x".to_owned(),
-            key: Zeroizing::new("-----BEGIN PRIVATE KEY-----\nMC4C\n".to_owned()),
-            skip_validation: true,
-            uploaded_at: OffsetDateTime::from_unix_timestamp(1_800_000_000).expect("a time"),
-            warnings: vec!["\"quoted\"\n".to_owned()],
-        };
-        let bytes = record.to_bytes();
-        assert!(bytes.len() < bytes.capacity(), "grown out of a buffer that held the key");
-        let back = CertificateRecord::parse(&bytes).expect("its own bytes");
-        assert_eq!((&back.cert, &back.ca, &*back.key), (&record.cert, &record.ca, &*record.key));
-        assert_eq!(
-            (back.skip_validation, back.uploaded_at, back.warnings),
-            (true, record.uploaded_at, record.warnings)
-        );
-    }
-
-    #[test]
-    fn brings_bindings_back() {
-        for (pattern, certificate, lift, tls13_only) in
-            [("*", Some("cert_1"), true, true), ("https://*.example.com:*", None, false, false)]
-        {
-            let record = BindingRecord {
-                pattern: Pattern::parse(pattern).expect("valid"),
-                certificate: certificate.and_then(CertificateId::parse),
-                since: OffsetDateTime::UNIX_EPOCH,
-                lift,
-                tls13_only,
-                previous: certificate.map(|_| PreviousRecord {
-                    certificate: CertificateId::parse("cert_0").expect("an id"),
-                    until: OffsetDateTime::from_unix_timestamp_nanos(1_800_000_000_123_000_000).expect("a time"),
-                    alone: true,
-                    promoted: lift.then(|| Origin::parse("https://a.test:8443").expect("an origin")),
-                }),
-            };
-            assert_eq!(BindingRecord::parse(&record.to_bytes()), Ok(record));
-        }
-        let earlier = br#"{"pattern":"*","certificate":"cert_1","since":0}"#;
-        let record = BindingRecord::parse(earlier).expect("a record of an earlier version");
-        assert!(record.lift && !record.tls13_only);
-        assert_eq!(record.to_bytes().as_slice(), earlier, "and an earlier version reads it back");
-    }
-
-    #[test]
-    fn brings_projects_back() {
-        let listed = DefaultScope::Listed(vec![Pattern::parse("https://a.test").expect("valid")]);
-        for default_scope in [DefaultScope::Any, DefaultScope::Hinted, listed] {
-            let info = ProjectInfo {
-                default_scope,
-                team: Some(Team { id: Some("team_1".to_owned()), slug: None }),
-                state: ProjectState::Blocked,
-                servers: ServerTrust::Ca,
-                lift: Lift::Always,
-                rollback: Rollback::Off,
-                ..ProjectInfo::named("payments")
-            };
-            let bytes = ProjectRecord::of(&info).to_bytes();
-            assert_eq!(ProjectRecord::parse(&bytes), Ok(info));
-            let plain = ProjectRecord::of(&ProjectInfo::named("payments")).to_bytes();
-            let plain = String::from_utf8_lossy(&plain);
-            assert!(!plain.contains("lift") && !plain.contains("rollback"), "as earlier versions write it");
-        }
-    }
-
-    #[test]
-    fn brings_tokens_back() {
-        let at = |seconds| OffsetDateTime::from_unix_timestamp(seconds).expect("a time");
-        for (scope, expires_at) in
-            [(TokenScope::All, None), (TokenScope::Projects(vec!["prj_1".to_owned()]), Some(at(1_900_000_000)))]
-        {
-            let token = Token {
-                id: "tok_1".to_owned(),
-                name: "ci".to_owned(),
-                email: Some("ci@example.com".to_owned()),
-                role: Role::Write,
-                scope,
-                source: TokenSource::Api,
-                created_at: Some(at(1_800_000_000)),
-                expires_at,
-            };
-            let bytes = token_to_bytes(&token, &[9; 32]);
-            assert_eq!(token_of("tok_1", &bytes), Ok(([9; 32], token)));
-        }
-        let short = br#"{"name":"a","sha256":"AAAA","email":null,"role":"read","projects":null,"created_at":0,"expires_at":null}"#;
-        assert_eq!(token_of("tok_1", short), Err(NotUnderstood));
-    }
-
-    #[test]
-    fn understands_nothing_else() {
-        for bytes in
-            [&b""[..], b"{}", b"[]", b"{\"pattern\":\"*\",\"certificate\":null,\"since\":0,\"more\":1}", b"\xff"]
-        {
-            assert_eq!(BindingRecord::parse(bytes), Err(NotUnderstood));
-            assert!(CertificateRecord::parse(bytes).is_err());
-            assert_eq!(ProjectRecord::parse(bytes), Err(NotUnderstood));
-        }
-        let wide = br#"{"pattern":"https://*.co.uk","certificate":null,"since":0}"#;
-        assert_eq!(BindingRecord::parse(wide), Err(NotUnderstood));
-    }
 }

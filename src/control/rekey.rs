@@ -125,7 +125,9 @@ fn successor(record: &SealedRecord, old: &Sealer, new: &Sealer) -> Result<Vec<Op
         | RecordKind::Certificate
         | RecordKind::LocalCa
         | RecordKind::Token
-        | RecordKind::Disclosures => {
+        | RecordKind::Disclosures
+        | RecordKind::Roster
+        | RecordKind::AccountCertificate => {
             let sealed = old.rewrap(&record.sealed, here, new).map_err(Failure::Sealing)?;
             let rewrapped = SealedRecord { sealed, ..record.clone() };
             (rewrapped.clone(), vec![Op::Rewrap(rewrapped)])

@@ -13,10 +13,13 @@ use time::OffsetDateTime;
 
 use super::apply::{Grace, retire};
 use super::certificates::{not_declared, takes_changes, whole};
+use super::layers::stamp;
 use super::records::BindingRecord;
 use super::store::Write;
 use super::{Control, ControlError, Drain, Inner};
-use crate::domain::{CertificateId, OnExpiry, Origin, Pattern, ProjectId, Rollback, Source, Validity, time as clock};
+use crate::domain::{
+    CertificateId, Holder, OnExpiry, Origin, Pattern, ProjectId, Rollback, Source, Validity, time as clock,
+};
 use crate::observe::{Event, EventKind};
 use crate::registry::{
     Binding, Certificate, FallBack, FallBackFuture, Previous, Project, Snapshot, SnapshotEdit, Target,
@@ -244,7 +247,10 @@ impl Inner {
     ) -> Option<Arc<Previous>> {
         let existing = existing?;
         let Target::Certificate(certificate) = &existing.target else { return None };
-        let ours = existing.source == Source::Api && certificate.info.source == Source::Api;
+        // One of a list stays there, and is put back by binding it again.
+        let ours = existing.source == Source::Api
+            && certificate.info.source == Source::Api
+            && certificate.info.holder == Holder::Project;
         if !ours || drain == Drain::Now || keeps_nothing(snapshot) {
             return None;
         }
@@ -327,7 +333,7 @@ impl Inner {
     ) -> Result<bool, ControlError> {
         let _writer = project.write().await;
         let snapshot = project.snapshot();
-        let Some(binding) = snapshot.binding(pattern).filter(|_| !snapshot.is_removed()) else { return Ok(false) };
+        let Some(binding) = snapshot.in_force(pattern).filter(|_| !snapshot.is_removed()) else { return Ok(false) };
         if binding.target.certificate_id() != Some(refused) {
             // Another exchange has seen to it, or somebody put something else there.
             return Ok(matches!(binding.target, Target::Certificate(_)));
@@ -369,12 +375,13 @@ impl Inner {
         let id = &previous.certificate.info.id;
         // Still in force elsewhere: the same certificate. Else one that no connection and no ticket knows, and that trusts
         // whom the project trusts by now.
-        let certificate = snapshot
-            .certificate(id)
-            .unwrap_or_else(|| self.maker.load_full().anew(snapshot.info(), &previous.certificate, false));
-        let now = clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now());
+        let certificate = snapshot.certificate(id).unwrap_or_else(|| {
+            let maker = self.maker.load_full();
+            maker.anew(snapshot.info(), snapshot.vouching(), &previous.certificate, false)
+        });
         let target = Target::Certificate(certificate);
-        let next = Binding { target, since: now, previous: None, ..binding.clone() };
+        let since = stamp(snapshot, &binding.pattern);
+        let next = Binding { target, since, previous: None, ..binding.clone() };
         let mut let_go = LetGo::default();
         let newer = self.displaced(project, snapshot, Some(binding));
         if let Some(newer) = &newer {
@@ -404,7 +411,7 @@ impl Inner {
             // As after an upload, which it may have to make way for.
             None => replaced.and_then(|old| self.loosen(snapshot, &old, &mut edit)),
         };
-        project.publish(edit.finish());
+        self.publish(project, snapshot, edit, drain);
         if let Some(newer) = newer {
             retire(project, &newer, Some(&certificate.info.id), drain, Grace::of_replaced(&self.limits));
         }

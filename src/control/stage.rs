@@ -115,7 +115,7 @@ struct Slot(Option<Option<CertificateId>>);
 
 impl Slot {
     fn of(snapshot: &Snapshot, pattern: &Pattern) -> Self {
-        Self(snapshot.binding(pattern).map(|binding| binding.target.certificate_id().cloned()))
+        Self(snapshot.in_force(pattern).map(|binding| binding.target.certificate_id().cloned()))
     }
 }
 
@@ -213,7 +213,7 @@ impl Inner {
         let snapshot = project.snapshot();
         takes_uploads(&snapshot)?;
         let slot = Slot::of(&snapshot, &upload.pattern);
-        let certificate = self.made(snapshot.info(), &upload, valid)?;
+        let certificate = self.made(&snapshot, &upload, valid)?;
         let pending = Pending {
             project: project.id().clone(),
             pattern: upload.pattern.clone(),

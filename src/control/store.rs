@@ -6,15 +6,20 @@ use std::sync::{Arc, Mutex};
 use zeroize::Zeroizing;
 
 use super::ControlError;
-use super::records::ProjectRecord;
+use super::records::{ProjectRecord, roster_to_bytes};
 use crate::backend::{Backend, Expect, Op, RecordKey, RecordKind, SealedRecord};
 use crate::domain::{CertificateId, Pattern, ProjectId, ProjectInfo};
 use crate::observe::Metrics;
 use crate::pki::seal::{Place, SealError, Sealer};
-use crate::registry::RecordName;
+use crate::registry::{RecordName, Roster};
 
 /// The id of a project's own record; certificates and bindings are of other kinds.
 const PROJECT_RECORD: &str = "project";
+/// The id of the record of its lists.
+const ROSTER_RECORD: &str = "roster";
+
+/// What the homes of accounts begin with. No project's id has a slash in it.
+pub(super) const ACCOUNT_HOME: &str = "account/";
 
 /// Home -> record -> version; 0 for one that the backend knows of but cannot read: for a commit it is absent.
 type Versions = HashMap<String, HashMap<(RecordKind, String), u64>>;
@@ -107,6 +112,16 @@ impl Store {
         RecordKey { kind: RecordKind::Project, project: self.home(project), id: PROJECT_RECORD.to_owned() }
     }
 
+    pub(super) fn roster_key(&self, project: &ProjectId) -> RecordKey {
+        RecordKey { kind: RecordKind::Roster, project: self.home(project), id: ROSTER_RECORD.to_owned() }
+    }
+
+    /// The write of a project's lists.
+    pub(super) fn roster_write(&self, project: &ProjectId, roster: &Roster) -> Write {
+        let key = self.roster_key(project);
+        if roster.is_empty() { Write::Delete(key) } else { Write::Put(key, roster_to_bytes(roster)) }
+    }
+
     pub(super) fn certificate_key(&self, project: &ProjectId, id: &CertificateId) -> RecordKey {
         RecordKey { kind: RecordKind::Certificate, project: self.home(project), id: id.as_str().to_owned() }
     }
@@ -118,6 +133,12 @@ impl Store {
 
     pub(super) fn disclosures_key(&self, project: &ProjectId, page: u32) -> RecordKey {
         RecordKey { kind: RecordKind::Disclosures, project: self.home(project), id: page.to_string() }
+    }
+
+    /// What an account holds belongs to no project: several may carry the account.
+    pub(super) fn account_key(account: &str, id: &CertificateId) -> RecordKey {
+        let project = format!("{ACCOUNT_HOME}{account}");
+        RecordKey { kind: RecordKind::AccountCertificate, project, id: id.as_str().to_owned() }
     }
 
     /// Tokens belong to no project: they may reach several.

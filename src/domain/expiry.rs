@@ -125,7 +125,7 @@ mod tests {
     use time::Duration as Span;
 
     use super::*;
-    use crate::domain::{CertificateId, Fingerprint, KeyKind, Source};
+    use crate::domain::{CertificateId, Fingerprint, Holder, KeyKind, Source};
 
     const DRAIN: Duration = Duration::from_secs(30);
 
@@ -135,6 +135,7 @@ mod tests {
             subject: "CN=c".to_owned(),
             issuer: "CN=ca".to_owned(),
             serial_number: "1".to_owned(),
+            signature: "ECDSAWithSHA256",
             not_before: OffsetDateTime::UNIX_EPOCH,
             not_after: OffsetDateTime::UNIX_EPOCH + Span::days(100),
             fingerprint: Fingerprint([1; 32]),
@@ -145,6 +146,7 @@ mod tests {
             warnings: Vec::new(),
             skip_validation,
             source: Source::Api,
+            holder: Holder::Project,
         }
     }
 

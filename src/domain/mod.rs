@@ -14,7 +14,9 @@ mod project;
 pub mod time;
 
 pub(crate) use certificate::hex;
-pub use certificate::{CertificateId, CertificateInfo, Fingerprint, KeyKind, SKEW, Source, Validity};
+pub use certificate::{
+    CertificateId, CertificateInfo, Fingerprint, Holder, KeyKind, SKEW, Source, Validity, serial_decimal,
+};
 pub use code::Code;
 pub use endpoint::{Endpoint, EndpointError, Peer};
 pub use expiry::{Ending, Threshold};

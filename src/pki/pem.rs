@@ -92,7 +92,7 @@ impl PrivateKey {
 /// The first thing in it that is no certificate, or that there is none, or that there are more than 1000.
 pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, PemError> {
     certificate_blocks(Field::Ca, pem, MAX_ANCHORS).map_err(|faults| match faults.into_iter().next() {
-        Some(Fault { what, remedy, .. }) => PemError { what, remedy },
+        Some(Fault { what, remedy, .. }) => PemError { what, remedy: remedy.to_string() },
         None => PemError { what: "no certificate found".to_owned(), remedy: "name a PEM file".to_owned() },
     })
 }
@@ -123,13 +123,13 @@ fn certificate_blocks(field: Field, text: &str, most: usize) -> Result<Vec<Certi
             }
             Form::Certificate => match block.decode() {
                 Ok(Decoded::Certificate(certificate)) => certificates.push(certificate),
-                Ok(Decoded::Key(_)) => push(&mut faults, form::fault(field, Form::Key, Wrapping::Pem)),
+                Ok(Decoded::Key(_)) => push(&mut faults, form::misplaced(field, Form::Key, block.label)),
                 Err(form) => push(&mut faults, form::fault(field, form, Wrapping::Pem)),
             },
             Form::Key if block.is_encrypted() => {
                 push(&mut faults, form::fault(field, Form::LegacyEncryptedKey, Wrapping::Pem));
             }
-            form => push(&mut faults, form::fault(field, form, Wrapping::Pem)),
+            form => push(&mut faults, form::misplaced(field, form, block.label)),
         }
     }
     if certificates.is_empty() && faults.is_empty() {
@@ -160,11 +160,11 @@ pub(super) fn key(text: &str) -> Result<PrivateKey, Vec<Fault>> {
             Form::Key => match block.decode() {
                 Ok(Decoded::Key(key)) => keys.push(key),
                 Ok(Decoded::Certificate(_)) => {
-                    push(&mut faults, form::fault(FIELD, Form::Certificate, Wrapping::Pem));
+                    push(&mut faults, form::misplaced(FIELD, Form::Certificate, block.label));
                 }
                 Err(form) => push(&mut faults, form::fault(FIELD, form, Wrapping::Pem)),
             },
-            form => push(&mut faults, form::fault(FIELD, form, Wrapping::Pem)),
+            form => push(&mut faults, form::misplaced(FIELD, form, block.label)),
         }
     }
     if keys.len() > 1 {

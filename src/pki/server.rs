@@ -60,7 +60,10 @@ impl ServerTls {
             Field::Ca => "client_ca",
         };
         let valid = validate_server(material, now).map_err(|faults| {
-            faults.into_iter().map(|fault| say(word(fault.field), fault.what, fault.remedy)).collect::<Vec<_>>()
+            faults
+                .into_iter()
+                .map(|fault| say(word(fault.field), fault.what, fault.remedy.to_string()))
+                .collect::<Vec<_>>()
         })?;
         let provider = Arc::new(default_provider());
         let refused = |error: String| {

@@ -336,7 +336,7 @@ impl Forwarder {
 fn is_withheld_by_scope(inbound: &Inbound, to: &Destination) -> bool {
     let Destination::Tls(origin) = to else { return false };
     let snapshot = inbound.project.load();
-    let default = snapshot.binding(&Pattern::Default);
+    let default = snapshot.in_force(&Pattern::Default);
     snapshot.info().default_scope.excludes(origin)
         && default.is_some_and(|binding| !matches!(binding.target, Target::None))
         && snapshot.select(origin).rule == Rule::Nothing

@@ -87,6 +87,19 @@ pub struct Binding {
     pub tls13_only: bool,
     /// What it can go back to. Never selected.
     pub previous: Option<Arc<Previous>>,
+    /// The hostname association that it stands for, if one was written.
+    pub association: Option<Association>,
+    /// It follows from the project's lists and has no record: see [`Snapshot::zone`](super::Snapshot::zone).
+    pub derived: bool,
+}
+
+/// A hostname of the zone, and the certificate that was named for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Association {
+    /// Presented there, or, where the binding is *none*, merely remembered. `None`: it was deleted meanwhile.
+    pub certificate: Option<CertificateId>,
+    /// When the hostname was first associated, whole seconds. [`Binding::since`] is when that last changed.
+    pub created_at: time::OffsetDateTime,
 }
 
 impl Binding {
@@ -106,6 +119,8 @@ impl Binding {
             lift: true,
             tls13_only: false,
             previous: None,
+            association: None,
+            derived: false,
         }
     }
 }

@@ -5,11 +5,13 @@
 //! - a project is in the map of ids exactly as long as its name is in the map of names;
 //! - who may be cached by a caller changes only together with [`Registry::token_generation`].
 
+mod accounts;
 mod binding;
 mod disclosures;
 mod foresight;
 mod lifting;
 mod project;
+mod roster;
 mod snapshot;
 mod staging;
 mod table;
@@ -28,11 +30,13 @@ use time::OffsetDateTime;
 
 use crate::domain::{ProjectId, Team, time as clock};
 
-pub use binding::{Binding, Certificate, Target, UNREADABLE_ID, Unavailable};
+pub use accounts::{AccountCertificate, Accounts, LostOfAccount};
+pub use binding::{Association, Binding, Certificate, Target, UNREADABLE_ID, Unavailable};
 pub use disclosures::{Disclosure, Disclosures, Page};
 pub use foresight::{Foresight, Refused, Remembered, Treatment, WayIn};
 pub use lifting::Lifting;
 pub use project::{Project, Retired};
+pub use roster::{Held, Roster, Vouch};
 pub use snapshot::{RecordName, Selection, Snapshot, SnapshotEdit};
 pub use staging::{FallBack, FallBackFuture, NOT_ASKED, Previous, Probing, Proof, ProofFuture, Trial, Unproven};
 pub use tls13::Tls13Objects;

@@ -6,13 +6,17 @@
 //! - a damaged binding never falls through to a less specific one: see [`SnapshotEdit::quarantine`];
 //! - the snapshot of a removed project is empty, and nothing can be selected from it but ordinary TLS of a retired object.
 
+mod layers;
+
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::binding::{Binding, Certificate, Target};
+use super::roster::Roster;
 use super::table::Table;
 use crate::domain::{CertificateId, Host, Origin, Pattern, PortRule, ProjectInfo, Rule};
 use crate::identity::UpstreamTls;
+use crate::pki::anchors::Vouching;
 
 /// What [`Snapshot::select`] answers.
 #[derive(Debug, Clone)]
@@ -50,7 +54,12 @@ pub struct Snapshot {
     revision: u64,
     info: Arc<ProjectInfo>,
     anonymous: Arc<UpstreamTls>,
+    /// What was bound to the project-wide place.
     default: Option<Arc<Binding>>,
+    /// What the zone presents there; see `layers`.
+    zone: Option<Arc<Binding>>,
+    /// The one of these two that is in force.
+    wide: Option<Arc<Binding>>,
     /// By host, as in an authority.
     exact: Table<Ports>,
     /// By suffix: a star stands for exactly one label, so one suffix can match at most.
@@ -60,7 +69,10 @@ pub struct Snapshot {
     certificates: Table<Arc<Certificate>>,
     /// Certificate id -> the patterns that name it.
     uses: Table<Arc<BTreeSet<Pattern>>>,
+    roster: Arc<Roster>,
     quarantine: Option<Arc<Quarantine>>,
+    /// Who vouches for servers beside the anchors of all: what every object of this snapshot was made with.
+    vouching: Arc<Vouching>,
     removed: bool,
 }
 
@@ -73,12 +85,16 @@ impl Snapshot {
             info,
             anonymous,
             default: None,
+            zone: None,
+            wide: None,
             exact: Table::default(),
             wildcard: Table::default(),
             len: 0,
             certificates: Table::default(),
             uses: Table::default(),
+            roster: Arc::default(),
             quarantine: None,
+            vouching: Vouching::none(),
             removed: false,
         }
     }
@@ -99,6 +115,12 @@ impl Snapshot {
     #[must_use]
     pub fn info(&self) -> &Arc<ProjectInfo> {
         &self.info
+    }
+
+    /// The CA bundles that vouch for servers: what every object of this snapshot was made with.
+    #[must_use]
+    pub fn vouching(&self) -> &Arc<Vouching> {
+        &self.vouching
     }
 
     /// Ordinary TLS with this project's trust.
@@ -128,7 +150,7 @@ impl Snapshot {
                 let ports = self.wildcard.get(origin.host().parent()?)?;
                 covering(ports, port)
             })
-            .or_else(|| self.default.as_ref().filter(|_| !self.info.default_scope.excludes(origin)))
+            .or_else(|| self.wide.as_ref().filter(|_| !self.info.default_scope.excludes(origin)))
             .map_or_else(|| self.nothing(), |binding| self.selected(binding.clone()))
     }
 
@@ -143,7 +165,7 @@ impl Snapshot {
             if quarantine.holds(&pattern) {
                 return self.selected(Arc::new(Binding::damaged(pattern)));
             }
-            if let Some(binding) = self.binding(&pattern) {
+            if let Some(binding) = self.in_force(&pattern) {
                 return self.selected(binding);
             }
         }
@@ -160,7 +182,7 @@ impl Snapshot {
         Selection { tls, rule, binding: Some(binding) }
     }
 
-    /// The binding of exactly this pattern.
+    /// The binding that was written for exactly this pattern; see [`Snapshot::in_force`].
     #[must_use]
     pub fn binding(&self, pattern: &Pattern) -> Option<Arc<Binding>> {
         let (ports, rule) = match pattern {
@@ -182,13 +204,13 @@ impl Snapshot {
         self.wildcard.get(suffix).map(|ports| ports.iter().map(|(_, b)| b.clone()).collect()).unwrap_or_default()
     }
 
-    /// All bindings, by pattern (default first).
+    /// All bindings, by pattern: the project-wide ones first, of which the one in front is in force.
     #[must_use]
     pub fn bindings(&self) -> Vec<Arc<Binding>> {
         let tables = self.exact.values().chain(self.wildcard.values());
-        let mut all: Vec<_> =
-            self.default.iter().cloned().chain(tables.flat_map(|ports| ports.iter().map(|(_, b)| b.clone()))).collect();
-        all.sort_unstable_by(|a, b| a.pattern.cmp(&b.pattern));
+        let wide = self.wide.iter().chain(self.covered()).cloned();
+        let mut all: Vec<_> = wide.chain(tables.flat_map(|ports| ports.iter().map(|(_, b)| b.clone()))).collect();
+        all.sort_by(|a, b| a.pattern.cmp(&b.pattern));
         all
     }
 
@@ -197,7 +219,7 @@ impl Snapshot {
     pub fn bindings_of(&self, id: &CertificateId) -> Vec<Arc<Binding>> {
         self.uses
             .get(id.as_str())
-            .map(|patterns| patterns.iter().filter_map(|pattern| self.binding(pattern)).collect())
+            .map(|patterns| patterns.iter().filter_map(|pattern| self.naming(pattern, id)).collect())
             .unwrap_or_default()
     }
 
@@ -226,7 +248,7 @@ impl Snapshot {
     /// How many bindings there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len
+        self.len + usize::from(self.zone.is_some())
     }
 
     /// Whether there are none.
@@ -275,8 +297,13 @@ pub struct SnapshotEdit {
 }
 
 impl SnapshotEdit {
-    /// Sets a binding; gives back the one it displaced. A damaged record of the same pattern is forgotten.
+    /// Sets a binding; gives back the one it displaced. A damaged record of the same pattern is forgotten. One that is
+    /// [`Binding::derived`] follows from what else there is, and is left to that.
     pub fn bind(&mut self, binding: Binding) -> Option<Arc<Binding>> {
+        if binding.derived {
+            self.settle();
+            return None;
+        }
         let next = &mut self.next;
         let binding = Arc::new(binding);
         // Made here if need be: see `Tls13Objects`.
@@ -290,13 +317,16 @@ impl SnapshotEdit {
             Some(old) => self.unuse(old),
             None => self.next.len += 1,
         }
-        if let Some(id) = binding.target.certificate_id() {
-            let mut patterns = self.next.uses.remove(id.as_str()).unwrap_or_default();
-            Arc::make_mut(&mut patterns).insert(binding.pattern.clone());
-            self.next.uses.insert(id.as_str(), patterns);
-        }
+        self.note_use(&binding);
         self.release(&binding.pattern);
         displaced
+    }
+
+    fn note_use(&mut self, binding: &Binding) {
+        let Some(id) = binding.target.certificate_id() else { return };
+        let mut patterns = self.next.uses.remove(id.as_str()).unwrap_or_default();
+        Arc::make_mut(&mut patterns).insert(binding.pattern.clone());
+        self.next.uses.insert(id.as_str(), patterns);
     }
 
     /// Removes a binding. A damaged record of the same pattern is forgotten.
@@ -351,9 +381,21 @@ impl SnapshotEdit {
         &self.next
     }
 
+    /// The same with the project-wide place settled.
+    #[must_use]
+    pub fn settled(&mut self) -> &Snapshot {
+        self.settle();
+        &self.next
+    }
+
     /// Sets what ordinary TLS is made with; gives back what it was made with before.
     pub fn set_anonymous(&mut self, anonymous: Arc<UpstreamTls>) -> Arc<UpstreamTls> {
         std::mem::replace(&mut self.next.anonymous, anonymous)
+    }
+
+    /// Sets which CA bundles vouch for servers. Its objects are the caller's business: every one of them is made anew.
+    pub fn set_vouching(&mut self, vouching: Arc<Vouching>) {
+        self.next.vouching = vouching;
     }
 
     /// Sets what is known of the project.
@@ -377,6 +419,7 @@ impl SnapshotEdit {
     /// The finished snapshot, one revision on.
     #[must_use]
     pub fn finish(mut self) -> Snapshot {
+        self.settle();
         self.next.revision += 1;
         self.next
     }

@@ -8,9 +8,11 @@ use rustls::sign::CertifiedKey;
 
 use super::{Binding, Certificate, Snapshot, Target};
 use crate::config::PostQuantum;
-use crate::domain::{CertificateId, CertificateInfo, Fingerprint, KeyKind, Pattern, ProjectInfo, ServerTrust, Source};
+use crate::domain::{
+    CertificateId, CertificateInfo, Fingerprint, Holder, KeyKind, Pattern, ProjectInfo, ServerTrust, Source,
+};
 use crate::identity::{ClientIdentity, Show, TlsFactory, UpstreamTls};
-use crate::pki::anchors::SharedAnchors;
+use crate::pki::anchors::{SharedAnchors, Vouching};
 
 /// One factory and one set of anchors for all tests.
 pub(crate) fn shared() -> (Arc<TlsFactory>, Arc<SharedAnchors>) {
@@ -27,7 +29,7 @@ pub(crate) fn shared() -> (Arc<TlsFactory>, Arc<SharedAnchors>) {
 /// Ordinary TLS.
 pub(crate) fn anonymous() -> Arc<UpstreamTls> {
     let (factory, anchors) = shared();
-    factory.make(None, Show::Always, anchors.set(ServerTrust::SystemAndCa, None, &[]), 8)
+    factory.make(None, Show::Always, anchors.set(ServerTrust::SystemAndCa, None, &[], &Vouching::none()), 8)
 }
 
 /// A project without bindings.
@@ -49,6 +51,7 @@ pub(crate) fn certificate(id: &str) -> Arc<Certificate> {
         subject: "CN=client.test".to_owned(),
         issuer: "CN=client.test".to_owned(),
         serial_number: "1".to_owned(),
+        signature: "ECDSAWithSHA256",
         not_before: time::OffsetDateTime::UNIX_EPOCH,
         not_after: time::OffsetDateTime::UNIX_EPOCH + time::Duration::days(36_500),
         fingerprint: Fingerprint([1; 32]),
@@ -59,10 +62,11 @@ pub(crate) fn certificate(id: &str) -> Arc<Certificate> {
         warnings: Vec::new(),
         skip_validation: false,
         source: Source::Api,
+        holder: Holder::Project,
     });
     let identity = Arc::new(ClientIdentity::new(info.clone(), key.clone(), Vec::new()));
     let (factory, anchors) = shared();
-    let trust = anchors.set(ServerTrust::SystemAndCa, None, &[]);
+    let trust = anchors.set(ServerTrust::SystemAndCa, None, &[], &Vouching::none());
     Arc::new(Certificate {
         info,
         cert_pem: String::new(),
@@ -85,5 +89,7 @@ pub(crate) fn binding(pattern: &str, target: Target) -> Binding {
         lift: true,
         tls13_only: false,
         previous: None,
+        association: None,
+        derived: false,
     }
 }

@@ -84,7 +84,7 @@ impl Snapshot {
             // A damaged record stands where its binding would; `select` made the one that says so.
             return Outcome::Chosen(selected.clone());
         }
-        match self.binding(pattern) {
+        match self.in_force(pattern) {
             None => Outcome::Unbound,
             Some(binding) if *pattern == Pattern::Default && self.info().default_scope.excludes(origin) => {
                 Outcome::OutOfScope(binding)

@@ -68,7 +68,7 @@ impl Explainer {
         let denied = self.judge(wanted, secure, &origin);
         let refused = if secure { self.refused(snapshot, &selection, &origin, now) } else { None };
         let excluded = snapshot.info().default_scope.excludes(&origin);
-        let has_default = snapshot.binding(&Pattern::Default).is_some_and(|b| !matches!(b.target, Target::None));
+        let has_default = snapshot.in_force(&Pattern::Default).is_some_and(|b| !matches!(b.target, Target::None));
         let outcome = if denied.is_some() {
             Verdict::Denied
         } else if !secure {

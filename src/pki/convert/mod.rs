@@ -51,7 +51,7 @@ impl ConvertError {
 
 impl From<Fault> for ConvertError {
     fn from(fault: Fault) -> Self {
-        Self::Refused { what: fault.what, remedy: fault.remedy }
+        Self::Refused { what: fault.what, remedy: fault.remedy.to_string() }
     }
 }
 

@@ -32,7 +32,7 @@ const RSA: &str = "-algorithm RSA -pkeyopt rsa_keygen_bits:2048";
 #[track_caller]
 fn accepted(opened: &Pkcs12) {
     let ca = opened.ca.as_deref().unwrap();
-    let material = Material { cert: &opened.cert, key: &opened.key, ca, skip_validation: false };
+    let material = Material { cert: &opened.cert, key: &opened.key, ca: Some(ca), skip_validation: false };
     let valid = validate(material, OffsetDateTime::now_utc()).unwrap_or_else(|faults| panic!("{faults:?}"));
     assert_eq!(valid.subject, opened.subject);
 }

@@ -6,7 +6,7 @@ use base64::engine::{DecodePaddingMode, general_purpose};
 use zeroize::Zeroizing;
 
 use super::super::der::{self, Extent, Kind};
-use super::super::validate::{Fault, Field};
+use super::super::validate::{Fault, FaultKind, Field, Part, Remedy};
 
 /// What a block, or a text without blocks, turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,26 +55,55 @@ pub(in crate::pki) enum Wrapping {
     Base64,
 }
 
+/// The labels in use (RFC 7468, OpenSSL's and OpenSSH's own).
+const LABELS: [(&str, Form); 22] = [
+    ("CERTIFICATE", Form::Certificate),
+    ("X509 CERTIFICATE", Form::Certificate),
+    ("TRUSTED CERTIFICATE", Form::TrustedCertificate),
+    ("PRIVATE KEY", Form::Key),
+    ("RSA PRIVATE KEY", Form::Key),
+    ("EC PRIVATE KEY", Form::Key),
+    ("ENCRYPTED PRIVATE KEY", Form::EncryptedKey),
+    ("PUBLIC KEY", Form::PublicKey),
+    ("RSA PUBLIC KEY", Form::PublicKey),
+    ("CERTIFICATE REQUEST", Form::Request),
+    ("NEW CERTIFICATE REQUEST", Form::Request),
+    ("X509 CRL", Form::Crl),
+    ("PKCS7", Form::Pkcs7),
+    ("PKCS #7 SIGNED DATA", Form::Pkcs7),
+    ("CMS", Form::Pkcs7),
+    ("PKCS12", Form::Pkcs12),
+    ("OPENSSH PRIVATE KEY", Form::OpenSsh),
+    ("DSA PRIVATE KEY", Form::DsaKey),
+    ("DH PARAMETERS", Form::DhParameters),
+    ("X9.42 DH PARAMETERS", Form::DhParameters),
+    ("DSA PARAMETERS", Form::DsaParameters),
+    ("EC PARAMETERS", Form::EcParameters),
+];
+
+/// A label of the table, with what it says. One that is not in there is never repeated: it is the caller's text.
+fn known(label: &str) -> Option<(&'static str, Form)> {
+    LABELS.into_iter().find(|(known, _)| *known == label.trim())
+}
+
 /// What a label says. Never trusted further than a choice of words: the content is looked at as well.
 pub(in crate::pki) fn of_label(label: &str) -> Form {
-    match label.trim() {
-        "CERTIFICATE" | "X509 CERTIFICATE" => Form::Certificate,
-        "TRUSTED CERTIFICATE" => Form::TrustedCertificate,
-        "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" => Form::Key,
-        "ENCRYPTED PRIVATE KEY" => Form::EncryptedKey,
-        "PUBLIC KEY" | "RSA PUBLIC KEY" => Form::PublicKey,
-        "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Form::Request,
-        "X509 CRL" => Form::Crl,
-        "PKCS7" | "PKCS #7 SIGNED DATA" | "CMS" => Form::Pkcs7,
-        "PKCS12" => Form::Pkcs12,
-        "OPENSSH PRIVATE KEY" => Form::OpenSsh,
-        "DSA PRIVATE KEY" => Form::DsaKey,
-        "DH PARAMETERS" | "X9.42 DH PARAMETERS" => Form::DhParameters,
-        "DSA PARAMETERS" => Form::DsaParameters,
-        "EC PARAMETERS" => Form::EcParameters,
-        other if other.starts_with("PGP ") => Form::Pgp,
-        _ => Form::Unknown,
+    match known(label) {
+        Some((_, form)) => form,
+        None if label.trim().starts_with("PGP ") => Form::Pgp,
+        None => Form::Unknown,
     }
+}
+
+/// The fault for a block that does not belong into `field`. It names the block, so that it is found in a long file.
+pub(super) fn misplaced(field: Field, form: Form, label: &str) -> Fault {
+    let mut fault = fault(field, form, Wrapping::Pem);
+    if let Some((label, _)) = known(label)
+        && !fault.what.contains(label)
+    {
+        fault.what.push_str(&format!(" (the block BEGIN {label})"));
+    }
+    fault
 }
 
 pub(in crate::pki) fn of_kind(kind: Kind) -> Form {
@@ -149,32 +178,34 @@ fn decoded(text: &str) -> Option<Zeroizing<Vec<u8>>> {
 
 /// More certificates than anyone sends.
 pub(super) fn too_many(field: Field, most: usize) -> Fault {
-    Fault {
-        field,
-        what: format!("there are more than {most} certificates"),
-        remedy: match field {
-            Field::Cert => "send the client certificate and its intermediates alone".to_owned(),
-            _ => "send the CA that issued the client certificate alone, not a whole bundle of roots".to_owned(),
-        },
-    }
+    let remedy = match field {
+        Field::Cert => "send the client certificate and its intermediates alone",
+        _ => "send the CA certificates that are needed alone, not a whole bundle of roots",
+    };
+    Fault::new(field, FaultKind::Chain, format!("there are more than {most} certificates"), remedy)
 }
 
 /// Which of them is meant cannot be known.
 pub(in crate::pki) fn two_keys(count: usize) -> Fault {
-    Fault {
-        field: Field::Key,
-        what: format!("there are {count} private keys instead of one"),
-        remedy: "keep the one that belongs to the certificate; this keeps the first: openssl pkey -in key.pem -out \
-                 one-key.pem"
-            .to_owned(),
-    }
+    Fault::new(
+        Field::Key,
+        FaultKind::KeyInvalid,
+        format!("there are {count} private keys instead of one"),
+        "keep the one that belongs to the certificate; this keeps the first: openssl pkey -in key.pem -out one-key.pem",
+    )
 }
 
 /// The fault for `form` in `field`, with the command that converts it.
 pub(in crate::pki) fn fault(field: Field, form: Form, wrapping: Wrapping) -> Fault {
+    let kind = if field == Field::Key { FaultKind::KeyInvalid } else { FaultKind::Unparsable };
+    Fault::new(field, kind, what(form, wrapping), remedy(field, form, wrapping))
+}
+
+/// What mends `form` in `field`.
+fn remedy(field: Field, form: Form, wrapping: Wrapping) -> Remedy {
+    // Of the file in a command; what the field is called is another matter.
     let name = field.as_str();
-    let what = what(form, wrapping).to_owned();
-    let remedy = match (form, wrapping) {
+    match (form, wrapping) {
         (Form::Pkcs12, wrapping) => {
             let decode = if wrapping == Wrapping::Base64 { "base64 -d client.txt > client.p12; " } else { "" };
             let select = match field {
@@ -182,10 +213,10 @@ pub(in crate::pki) fn fault(field: Field, form: Form, wrapping: Wrapping) -> Fau
                 Field::Key => "-nocerts -nodes",
                 Field::Ca => "-cacerts -nokeys",
             };
-            format!(
-                "let egret certs upload --p12 read it, or take it apart: {decode}openssl pkcs12 -in client.p12 {select} -out \
-                 {name}.pem"
-            )
+            Remedy::from([
+                Part::Command("let egret certs upload --p12 read it, or "),
+                format!("take it apart: {decode}openssl pkcs12 -in client.p12 {select} -out {name}.pem").into(),
+            ])
         }
         (Form::Pkcs7, wrapping) => {
             let inform = if wrapping == Wrapping::Pem { "" } else { "-inform DER " };
@@ -193,82 +224,101 @@ pub(in crate::pki) fn fault(field: Field, form: Form, wrapping: Wrapping) -> Fau
                 "unpack it: {}openssl pkcs7 {inform}-in certs.p7b -print_certs -out {name}.pem",
                 undo(wrapping, "certs.p7b")
             )
+            .into()
         }
         (Form::EncryptedKey | Form::LegacyEncryptedKey, wrapping) => {
             let inform = if wrapping == Wrapping::Pem { "" } else { "-inform DER " };
-            let note = if field == Field::Key && form == Form::EncryptedKey {
-                "let egret certs upload read it, or decrypt it"
-            } else if field == Field::Key {
-                "decrypt it"
-            } else {
-                "it does not belong here; decrypt it and send it as key"
-            };
-            format!("{note}: {}openssl pkey {inform}-in encrypted.key -out key.pem", undo(wrapping, "encrypted.key"))
+            let command =
+                format!("decrypt it: {}openssl pkey {inform}-in encrypted.key -out key.pem", undo(wrapping, "encrypted.key"));
+            match (field, form) {
+                (Field::Key, Form::EncryptedKey) => {
+                    Remedy::from([Part::Command("let egret certs upload read it, or "), command.into()])
+                }
+                (Field::Key, _) => command.into(),
+                _ => Remedy::from([
+                    "it does not belong here; send it as ".into(),
+                    Part::Name(Field::Key),
+                    format!(", but first {command}").into(),
+                ]),
+            }
         }
         (Form::Certificate, Wrapping::Binary | Wrapping::Base64) => {
             format!("convert it: {}openssl x509 -inform DER -in cert.der -out cert.pem", undo(wrapping, "cert.der"))
+                .into()
         }
         (Form::Key, Wrapping::Binary | Wrapping::Base64) => {
             format!("convert it: {}openssl pkey -inform DER -in key.der -out key.pem", undo(wrapping, "key.der"))
+                .into()
         }
-        (Form::Certificate, Wrapping::Pem) => {
-            "send the private key alone here, and certificates as cert or ca: openssl pkey -in bundle.pem -out key.pem"
-                .to_owned()
-        }
-        (Form::Key, Wrapping::Pem) => format!(
-            "send the private key as key, and certificates alone here: openssl crl2pkcs7 -nocrl -certfile bundle.pem | \
-             openssl pkcs7 -print_certs -out {name}.pem"
-        ),
-        (Form::TrustedCertificate, _) => "convert it: openssl x509 -in trusted.pem -out cert.pem".to_owned(),
+        (Form::Certificate, Wrapping::Pem) => Remedy::from([
+            "send the private key alone here, and certificates as ".into(),
+            Part::Certificates,
+            ": openssl pkey -in bundle.pem -out key.pem".into(),
+        ]),
+        (Form::Key, Wrapping::Pem) => Remedy::from([
+            "send the private key as ".into(),
+            Part::Name(Field::Key),
+            format!(
+                ", and certificates alone here: openssl crl2pkcs7 -nocrl -certfile bundle.pem | openssl pkcs7 -print_certs \
+                 -out {name}.pem"
+            )
+            .into(),
+        ]),
+        (Form::TrustedCertificate, _) => "convert it: openssl x509 -in trusted.pem -out cert.pem".into(),
         (Form::PublicKey, _) if field == Field::Key => {
             "send the private key that it was made from; this succeeds for a private key alone: openssl pkey -in \
              key.pem -noout"
-                .to_owned()
+                .into()
         }
         (Form::PublicKey, _) => {
             "send the certificate that the CA issued; this succeeds for a certificate alone: openssl x509 -in cert.pem \
              -noout -subject"
-                .to_owned()
+                .into()
         }
         (Form::Request, _) => {
             "send the certificate that the CA made of it; a CA of your own makes one with: openssl x509 -req -in \
              client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 365 -out cert.pem"
-                .to_owned()
+                .into()
         }
         (Form::Crl, _) => format!(
             "leave it out: openssl crl2pkcs7 -nocrl -certfile bundle.pem | openssl pkcs7 -print_certs -out {name}.pem"
-        ),
+        )
+        .into(),
         (Form::OpenSsh, _) => {
             "if the certificate was made for this key, convert a copy of it in place: ssh-keygen -p -N '' -m PKCS8 -f \
              key.pem"
-                .to_owned()
+                .into()
         }
         (Form::Putty, _) => {
             "export it: puttygen key.ppk -O private-openssh-new -o key, then ssh-keygen -p -N '' -m PKCS8 -f key"
-                .to_owned()
+                .into()
         }
-        (Form::SshPublic, _) => {
-            format!("an SSH key is no part of TLS; send PEM, as openssl pkey or openssl x509 write it, as {name}")
-        }
-        (Form::Pgp, _) => {
-            format!("PGP is no part of TLS; send PEM, as openssl pkey or openssl x509 write it, as {name}")
-        }
-        (Form::DsaKey, _) => NEW_KEY.to_owned(),
+        (Form::SshPublic, _) => Remedy::from([
+            "an SSH key is no part of TLS; send PEM, as openssl pkey or openssl x509 write it, as ".into(),
+            Part::Name(field),
+        ]),
+        (Form::Pgp, _) => Remedy::from([
+            "PGP is no part of TLS; send PEM, as openssl pkey or openssl x509 write it, as ".into(),
+            Part::Name(field),
+        ]),
+        (Form::DsaKey, _) => NEW_KEY.into(),
         (Form::DhParameters | Form::DsaParameters | Form::EcParameters, _) => match field {
             Field::Key => {
-                "send the private key; from a file that has both: openssl pkey -in bundle.pem -out key.pem".to_owned()
+                "send the private key; from a file that has both: openssl pkey -in bundle.pem -out key.pem".into()
             }
             Field::Cert | Field::Ca => format!(
                 "send certificates alone: openssl crl2pkcs7 -nocrl -certfile bundle.pem | openssl pkcs7 -print_certs -out \
                  {name}.pem"
-            ),
+            )
+            .into(),
         },
         (Form::JavaKeystore, _) => format!(
             "convert it: base64 -d client.txt > client.jks; keytool -importkeystore -srckeystore client.jks -destkeystore \
              client.p12 -deststoretype PKCS12, then openssl pkcs12 -in client.p12 {} -out {name}.pem",
             if field == Field::Key { "-nocerts -nodes" } else { "-nokeys" }
-        ),
-        (Form::EncodedPem, _) => format!("decode it once: base64 -d {name}.txt > {name}.pem"),
+        )
+        .into(),
+        (Form::EncodedPem, _) => format!("decode it once: base64 -d {name}.txt > {name}.pem").into(),
         (Form::Truncated | Form::NoBegin | Form::NoEnd | Form::BadArmour | Form::BadBase64 | Form::BadContent, _) => {
             let check = if field == Field::Key {
                 "openssl pkey -in key.pem -noout"
@@ -279,17 +329,17 @@ pub(in crate::pki) fn fault(field: Field, form: Form, wrapping: Wrapping) -> Fau
             format!(
                 "copy the whole file again, from -----BEGIN to the end of the -----END line; this must succeed: {check}{file}"
             )
+            .into()
         }
         (Form::Empty | Form::Garbage | Form::Unknown, _) => match field {
             Field::Key => {
-                "send the content of the PEM file, not its name; this shows it: openssl pkey -in key.pem".to_owned()
+                "send the content of the PEM file, not its name; this shows it: openssl pkey -in key.pem".into()
             }
             Field::Cert | Field::Ca => {
-                format!("send the content of the PEM file, not its name; this shows it: openssl x509 -in {name}.pem")
+                format!("send the content of the PEM file, not its name; this shows it: openssl x509 -in {name}.pem").into()
             }
         },
-    };
-    Fault { field, what, remedy }
+    }
 }
 
 pub(in crate::pki) const NEW_KEY: &str = "make a new key and have a certificate issued for it: openssl genpkey -algorithm EC \

@@ -24,7 +24,7 @@ fn refused(field: Field, text: &str, what: &str, command: &str) {
     let fault = one(faults);
     assert_eq!(fault.field, field);
     assert!(fault.what.contains(what), "{what:?} is not in {:?}", fault.what);
-    assert!(fault.remedy.contains(command), "{command:?} is not in {:?}", fault.remedy);
+    assert!(fault.remedy.to_string().contains(command), "{command:?} is not in {:?}", fault.remedy);
     assert!(fault.what.starts_with(|c: char| c.is_lowercase()), "{}", fault.what);
     assert_no_echo(&fault.to_string(), &[text]);
 }

@@ -37,6 +37,8 @@ pub(super) struct Certificate<'a> {
     pub(super) purpose: Purpose,
     /// basicConstraints says CA, or it is an X.509 v1 certificate, which has no way to say it, issued by itself.
     pub(super) is_ca: bool,
+    /// basicConstraints says CA.
+    pub(super) says_ca: bool,
     /// keyUsage is absent or has keyCertSign.
     pub(super) may_sign: bool,
     /// keyUsage is absent or has digitalSignature, which TLS clients need.
@@ -77,6 +79,7 @@ impl<'a> Certificate<'a> {
             public_key: public_key(x509.public_key()),
             purpose,
             is_ca,
+            says_ca: constraints.is_some_and(|(ca, _)| ca),
             may_sign: usage.is_none_or(|(sign, _)| sign),
             may_authenticate: usage.is_none_or(|(_, signature)| signature),
             path_length: constraints.and_then(|(_, length)| length),

@@ -8,7 +8,7 @@ use super::certificate::{Certificate, PublicKey, Purpose};
 use super::key::MIN_RSA;
 use super::path::{Graph, Link, Path};
 use super::signature::{self, Strength};
-use super::{Field, Findings, position};
+use super::{FaultKind, Field, Findings, Part, Remedy, position};
 use crate::domain::time::rfc3339;
 use crate::domain::{KeyKind, SKEW};
 
@@ -78,7 +78,7 @@ impl<'a> Checks<'_, 'a> {
                 "add the CA certificate that is missing; its name is: openssl x509 -in cert.pem -noout -issuer",
             )
         };
-        findings.soft(Field::Ca, what, remedy);
+        findings.soft(Field::Ca, FaultKind::Chain, what, remedy);
     }
 
     /// What is sent: the path without self-signed roots. Says what was changed.
@@ -89,7 +89,7 @@ impl<'a> Checks<'_, 'a> {
         let uploaded: Vec<usize> = (0..nodes.len()).filter(|n| nodes[*n].in_cert.is_some()).collect();
         let beside: Vec<usize> = uploaded.iter().copied().filter(|n| !self.path.nodes.contains(n)).collect();
         if uploaded.iter().any(|n| *n != self.leaf && self.graph.is_self_signed(*n)) {
-            findings.warnings.push("the self-signed root in cert is not sent".to_owned());
+            findings.warnings.push("the self-signed root in the chain is not sent".to_owned());
         }
         let beside: Vec<usize> = beside.into_iter().filter(|n| !self.graph.is_self_signed(*n)).collect();
         let reordered = {
@@ -97,12 +97,12 @@ impl<'a> Checks<'_, 'a> {
             !kept.is_sorted()
         };
         if self.path.mended && reordered {
-            findings.warnings.push("the certificates in cert were not in order and are sent in order".to_owned());
+            findings.warnings.push("the certificates were not in order and are sent in order".to_owned());
         }
         if !beside.is_empty() {
             if self.path.anchored {
                 findings.warnings.push(format!(
-                    "{} in cert did not issue anything in the chain and {} not sent",
+                    "{} beside the chain did not issue anything in it and {} not sent",
                     counted(beside.len(), "certificate"),
                     if beside.len() == 1 { "is" } else { "are" }
                 ));
@@ -110,8 +110,10 @@ impl<'a> Checks<'_, 'a> {
                 // Nothing vouches for the chain, so nobody here knows better than whoever put it together.
                 findings.soft(
                     Field::Cert,
+                    FaultKind::Chain,
                     "the certificates do not form a chain",
-                    "keep the client certificate first, then the certificate that issued it, and so on",
+                    "keep the client certificate first, then the certificate that issued it, and so on, and leave out what \
+                     belongs to none of them",
                 );
                 chosen.extend(beside);
             }
@@ -132,20 +134,26 @@ impl<'a> Checks<'_, 'a> {
             if from > until {
                 findings.soft(
                     field,
+                    FaultKind::Unusable,
                     format!("{place} ends ({}) before it begins ({})", rfc3339(until), rfc3339(from)),
                     "have a new one issued",
                 );
             } else if self.now.saturating_sub(SKEW) > until {
                 findings.soft(
                     field,
+                    FaultKind::Expired,
                     format!("{place} expired at {}", rfc3339(until)),
-                    "send a renewed one, or set skipValidation to send an expired certificate all the same",
+                    Remedy::from([
+                        "send a renewed one".into(),
+                        Part::Skip(", or ", " to send an expired certificate all the same"),
+                    ]),
                 );
             } else if self.now.saturating_add(SKEW) < from {
                 findings.soft(
                     field,
+                    FaultKind::NotYetValid,
                     format!("{place} is not valid before {}", rfc3339(from)),
-                    "upload it then, or set skipValidation to send it all the same",
+                    Remedy::from(["upload it then".into(), Part::Skip(", or ", " to send it all the same")]),
                 );
             } else if *node == self.leaf {
                 self.warn_soon(until, findings);
@@ -182,6 +190,7 @@ impl<'a> Checks<'_, 'a> {
                 Purpose::Client => {}
                 Purpose::ServerOnly => findings.soft(
                     field,
+                    FaultKind::Unusable,
                     format!(
                         "{place} is for servers only (extended key usage serverAuth without clientAuth); public CAs stopped \
                          issuing clientAuth in 2026"
@@ -191,6 +200,7 @@ impl<'a> Checks<'_, 'a> {
                 ),
                 Purpose::Neither => findings.soft(
                     field,
+                    FaultKind::Unusable,
                     format!("{place} may not authenticate a TLS client (its extended key usage has no clientAuth)"),
                     "have a certificate with clientAuth issued: openssl x509 -in cert.pem -noout -ext extendedKeyUsage shows \
                      what it allows",
@@ -212,11 +222,13 @@ impl<'a> Checks<'_, 'a> {
                 Strength::Strong => {}
                 Strength::Weak(digest) => findings.soft(
                     field,
+                    FaultKind::Unusable,
                     format!("{place} is signed with {digest}, which servers refuse"),
                     "have it issued again with SHA-256: openssl x509 -req -sha256 does so",
                 ),
                 Strength::Unknown => findings.soft(
                     field,
+                    FaultKind::Unusable,
                     format!("{place} is signed with an algorithm that egret cannot check"),
                     "have it issued with RSA and SHA-256, ECDSA or Ed25519: openssl x509 -in cert.pem -noout -text shows the \
                      algorithm",
@@ -233,6 +245,7 @@ impl<'a> Checks<'_, 'a> {
             let mut fault = |what: &str| {
                 findings.soft(
                     field,
+                    FaultKind::Chain,
                     format!("{place} {what}"),
                     "send the CA that issued the certificate; this must succeed: openssl verify -partial_chain -CAfile ca.pem \
                      cert.pem",

@@ -4,8 +4,8 @@ use time::OffsetDateTime;
 
 use super::super::{names, pem};
 use super::certificate::{Certificate, PublicKey};
-use super::sha256;
-use crate::domain::{CertificateId, CertificateInfo, Fingerprint, Source};
+use super::{sha256, signature};
+use crate::domain::{CertificateId, CertificateInfo, Fingerprint, Holder, Source};
 
 /// The facts of the certificate that a chain (PEM) would be presented with: the first that is no CA, else the first.
 /// Nothing is validated, and whether a key belongs to it is not known. `skip_validation` and `source` are taken over.
@@ -31,6 +31,7 @@ pub fn describe(
         subject: names::rfc4514(leaf.x509.subject()),
         issuer: names::rfc4514(leaf.x509.issuer()),
         serial_number: names::serial(leaf.x509.raw_serial()),
+        signature: signature::name(leaf),
         not_before: leaf.not_before(),
         not_after: leaf.not_after(),
         fingerprint: Fingerprint(sha256(leaf.der)),
@@ -41,5 +42,6 @@ pub fn describe(
         warnings: Vec::new(),
         skip_validation,
         source,
+        holder: Holder::Project,
     })
 }

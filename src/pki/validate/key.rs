@@ -11,7 +11,7 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 use super::super::der;
 use super::super::pem::{KeyForm, NEW_KEY, PrivateKey};
 use super::certificate::{PublicKey, curve, other_key, public_key};
-use super::{Fault, Field};
+use super::{Fault, FaultKind, Field};
 use crate::domain::KeyKind;
 
 /// Least bits of an RSA modulus.
@@ -112,35 +112,30 @@ fn ec(parameters: Option<(u8, Option<String>)>) -> Fault {
 }
 
 fn rsa_size(bits: u32) -> Fault {
-    if bits > MAX_RSA {
-        return Fault {
-            field: Field::Key,
-            what: format!("this RSA key has {bits} bits; egret takes at most {MAX_RSA}"),
-            remedy: NEW_KEY.to_owned(),
-        };
-    }
-    Fault {
-        field: Field::Key,
-        what: format!("this RSA key is too weak: {bits} bits; at least {MIN_RSA} are needed"),
-        remedy: NEW_KEY.to_owned(),
-    }
+    let what = if bits > MAX_RSA {
+        format!("this RSA key has {bits} bits; egret takes at most {MAX_RSA}")
+    } else {
+        format!("this RSA key is too weak: {bits} bits; at least {MIN_RSA} are needed")
+    };
+    Fault::new(Field::Key, FaultKind::KeyInvalid, what, NEW_KEY)
 }
 
 fn unsupported(name: &str) -> Fault {
-    Fault {
-        field: Field::Key,
-        what: format!(
+    Fault::new(
+        Field::Key,
+        FaultKind::KeyInvalid,
+        format!(
             "egret cannot sign with a key of this kind ({name}); it takes RSA from 2048 bits, P-256, P-384, P-521 and Ed25519"
         ),
-        remedy: NEW_KEY.to_owned(),
-    }
+        NEW_KEY,
+    )
 }
 
 pub(super) fn damaged() -> Fault {
-    Fault {
-        field: Field::Key,
-        what: "this private key is damaged, or its parts do not belong together".to_owned(),
-        remedy: "copy the file again; this says what is wrong with it: openssl pkey -in key.pem -check -noout"
-            .to_owned(),
-    }
+    Fault::new(
+        Field::Key,
+        FaultKind::KeyInvalid,
+        "this private key is damaged, or its parts do not belong together",
+        "copy the file again; this says what is wrong with it: openssl pkey -in key.pem -check -noout",
+    )
 }

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::super::pem;
 use super::certificate::{Certificate, Purpose};
-use super::{Fault, Field, Findings, check_leaf_key, kept, key, parse_all, position};
+use super::{Fault, FaultKind, Field, Findings, check_leaf_key, kept, key, parse_all, position};
 use crate::domain::SKEW;
 use crate::domain::time::rfc3339;
 
@@ -48,6 +48,7 @@ pub(in crate::pki) fn validate(material: ServerMaterial<'_>, now: OffsetDateTime
             Some(at) => leaf = at,
             None => findings.hard(
                 Field::Key,
+                FaultKind::KeyMismatch,
                 "this private key does not belong to the certificate",
                 "name the key that the certificate was made for; these two must print the same: openssl x509 -in \
                  cert.pem -noout -pubkey and openssl pkey -in key.pem -pubout",
@@ -81,12 +82,14 @@ fn dates(certificate: &Certificate<'_>, words: &str, now: OffsetDateTime, findin
     if now.saturating_sub(SKEW) > until {
         findings.hard(
             Field::Cert,
+            FaultKind::Expired,
             format!("{words} expired at {}", rfc3339(until)),
             "every client would refuse it; put a renewed one there",
         );
     } else if now.saturating_add(SKEW) < from {
         findings.hard(
             Field::Cert,
+            FaultKind::NotYetValid,
             format!("{words} is not valid before {}", rfc3339(from)),
             "every client would refuse it; put one there that is valid now, or set the clock",
         );
@@ -126,6 +129,7 @@ fn roots(
         if roots.add(certificate.clone()).is_err() {
             findings.hard(
                 Field::Ca,
+                FaultKind::Unusable,
                 format!("{words} cannot be a trust anchor"),
                 "name the CA that issued the client certificates; this must succeed: openssl x509 -in client_ca.pem -noout -text",
             );

@@ -88,6 +88,34 @@ pub(super) fn strength(certificate: &Certificate<'_>) -> Strength {
     }
 }
 
+/// The algorithm that `certificate` is signed with, as cfssl's helpers spell it, which is how Cloudflare shows it: the names
+/// of Go's constants in crypto/x509 without `x509.`. RSA-PSS, which cfssl has no words for, after the same rule.
+pub(super) fn name(certificate: &Certificate<'_>) -> &'static str {
+    let identifier = &certificate.x509.signature_algorithm;
+    match algorithm(identifier) {
+        Some(Algorithm::RsaPkcs1(Digest::Sha1)) => "SHA1WithRSA",
+        Some(Algorithm::RsaPkcs1(Digest::Sha256)) => "SHA256WithRSA",
+        Some(Algorithm::RsaPkcs1(Digest::Sha384)) => "SHA384WithRSA",
+        Some(Algorithm::RsaPkcs1(Digest::Sha512)) => "SHA512WithRSA",
+        Some(Algorithm::RsaPss(Digest::Sha1)) => "SHA1WithRSAPSS",
+        Some(Algorithm::RsaPss(Digest::Sha256)) => "SHA256WithRSAPSS",
+        Some(Algorithm::RsaPss(Digest::Sha384)) => "SHA384WithRSAPSS",
+        Some(Algorithm::RsaPss(Digest::Sha512)) => "SHA512WithRSAPSS",
+        Some(Algorithm::Ecdsa(Digest::Sha1)) => "ECDSAWithSHA1",
+        Some(Algorithm::Ecdsa(Digest::Sha256)) => "ECDSAWithSHA256",
+        Some(Algorithm::Ecdsa(Digest::Sha384)) => "ECDSAWithSHA384",
+        Some(Algorithm::Ecdsa(Digest::Sha512)) => "ECDSAWithSHA512",
+        Some(Algorithm::Ed25519) => "Ed25519",
+        None => match identifier.algorithm.to_id_string().as_str() {
+            "1.2.840.113549.1.1.2" => "MD2WithRSA",
+            "1.2.840.113549.1.1.4" => "MD5WithRSA",
+            "1.2.840.10040.4.3" => "DSAWithSHA1",
+            "2.16.840.1.101.3.4.3.2" => "DSAWithSHA256",
+            _ => "Unknown",
+        },
+    }
+}
+
 /// What came of checking a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Checked {

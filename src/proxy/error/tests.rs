@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::{CertificateInfo, Fingerprint, KeyKind, Rule, Source};
+use crate::domain::{CertificateInfo, Fingerprint, Holder, KeyKind, Rule, Source};
 use crate::identity::Asked;
 
 fn rich() -> Failure {
@@ -25,6 +25,7 @@ fn rich() -> Failure {
             subject: "CN=client".into(),
             issuer: "CN=ca".into(),
             serial_number: "01".into(),
+            signature: "ECDSAWithSHA256",
             not_before: at,
             not_after: at,
             fingerprint: Fingerprint([0xab; 32]),
@@ -35,6 +36,7 @@ fn rich() -> Failure {
             warnings: Vec::new(),
             skip_validation: false,
             source: Source::Api,
+            holder: Holder::Project,
         })),
         tls13_only: false,
         alert: Some(48),

@@ -29,7 +29,7 @@ fn takes_every_kind_of_key_that_rustls_signs_with() {
         assert_eq!(valid.serial_number, "0A1B");
         assert!(valid.certified.keys_match().is_ok());
         // What a restart makes of it.
-        let again = restore(&openssl.text("cert.pem"), &valid.key_der, &openssl.text("ca.pem"), now()).unwrap();
+        let again = restore(&openssl.text("cert.pem"), &valid.key_der, Some(&openssl.text("ca.pem")), now()).unwrap();
         assert_eq!((again.digest, again.key), (valid.digest, valid.key));
         assert_eq!(again.certified.cert, valid.certified.cert);
         assert!(PrivateKeyDer::try_from(valid.key_der.as_slice()).is_ok());
@@ -169,7 +169,7 @@ fn a_key_that_is_not_the_leafs_is_refused() {
     let cert = format!("{}{}{}", f.client.pem, f.issuing.pem, f.intermediate.pem);
     hard(&cert, &stranger.key_pem(), &f.root.pem, &[(Field::Key, "does not belong to the certificate")]);
     hard(&cert, &f.root.key_pem(), &f.root.pem, &[(Field::Key, "key of a CA certificate")]);
-    let error = restore(&cert, &stranger.key.serialize_der(), &f.root.pem, now()).unwrap_err();
+    let error = restore(&cert, &stranger.key.serialize_der(), Some(&f.root.pem), now()).unwrap_err();
     assert_eq!(error[0].field, Field::Key);
-    assert!(restore(&cert, b"\x30\x00", &f.root.pem, now()).is_err());
+    assert!(restore(&cert, b"\x30\x00", Some(&f.root.pem), now()).is_err());
 }
