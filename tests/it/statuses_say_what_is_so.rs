@@ -1,17 +1,18 @@
 //! The status words of the Cloudflare dialect mean something: a deleted certificate is `pending_deletion` while a
-//! connection under it goes on, and not found once the last has ended.
+//! connection under it goes on, and not found once the last has ended; one that could not be loaded is
+//! `deployment_timed_out`.
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::cloudflare::{failed, ids_of, succeeded};
 use crate::harness::egret::{Egret, Setup};
 use crate::harness::origin::{Next, Origin, Wants};
 use crate::harness::wire::{Wire, absolute};
 use crate::harness::world::World;
-use crate::harness::{PATIENCE, eventually};
+use crate::harness::{PATIENCE, command, eventually, repository, stdout_of};
 
 const NAME: &str = "app.shop.test";
 
@@ -106,4 +107,39 @@ fn of_a_certificate_whose_connections_do_not_end_by_themselves() {
     let gone = || (egret.pulls("GET", &format!("/{id}"), None).0 == 404).then_some(());
     eventually("limits.delete_grace ends it", gone);
     assert_ne!(running.rest().unwrap_or_default(), b"after", "the download was cut");
+}
+
+#[test]
+fn of_certificates_that_could_not_be_loaded() {
+    let world = World::new();
+    let (origin, _go_on) = origin(&world);
+    let egret = Setup::new(&world).cloudflare().hosts(&[NAME]).start();
+    let url = format!("{}/", origin.origin(NAME));
+    egret.switch_zone(true);
+    let older = egret.create("", &world.client("older"));
+    let newer = egret.create("", &world.client("newer"));
+    let pinned = egret.create("/hostnames/certificates", &world.client("pinned"));
+    egret.associate(NAME, &pinned, Some(true));
+    let data_dir = egret.data_dir().clone();
+    let home = egret.stop();
+    for id in [&newer, &pinned] {
+        let damage = repository("tests/clients/damage_record.py");
+        assert_ne!(stdout_of(command("python3").arg(damage).arg(&data_dir).arg(id)), "", "something was damaged");
+    }
+    let egret = home.start();
+    let status = |path: &str, id: &str| succeeded(egret.pulls("GET", &format!("{path}/{id}"), None))["status"].clone();
+    assert_eq!([&older, &newer].map(|id| status("", id)), ["active", "deployment_timed_out"]);
+    assert_eq!(status("/hostnames/certificates", &pinned), "deployment_timed_out");
+    let association = succeeded(egret.pulls("GET", &format!("/hostnames/{NAME}"), None));
+    assert_eq!(association["cert_status"], "deployment_timed_out", "{association}");
+    assert_eq!(ids_of(&succeeded(egret.pulls("GET", "", None))).len(), 2);
+
+    // Nobody is shown another in its place; and once it is taken away, the next in line is in force.
+    absolute(egret.proxy(), "GET", &url).assert_failure(403, "mtls.identity_unavailable");
+    egret.associate(NAME, &pinned, None);
+    absolute(egret.proxy(), "GET", &url).assert_failure(403, "mtls.identity_unavailable");
+    let gone: Value = succeeded(egret.pulls("DELETE", &format!("/{newer}"), None));
+    assert_eq!(gone["id"], json!(newer));
+    assert_eq!(absolute(egret.proxy(), "GET", &url).text(), "older");
+    succeeded(egret.pulls("DELETE", &format!("/hostnames/certificates/{pinned}"), None));
 }
