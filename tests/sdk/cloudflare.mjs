@@ -464,7 +464,7 @@ async function lostAnswers() {
 }
 
 // Codes of cases for which Cloudflare's are not public.
-const [IN_USE, INVALID, HOSTNAME, DENIED, ROUTE] = [10400, 10400, 10400, 10000, 7003];
+const [IN_USE, INVALID, HOSTNAME, DENIED, ROUTE] = [1433, 10400, 10400, 10000, 7003];
 
 await whereScriptsBegin();
 const zoneId = await zoneStore();

@@ -35,7 +35,7 @@ ZONE = {"zone_id": WORLD["zones"]["shop"]}
 ACCOUNT = {"account_id": WORLD["account"]}
 NOBODY = "0123456789abcdef0123456789abcdef"
 # Codes of cases for which Cloudflare's are not public.
-IN_USE, INVALID, HOSTNAME, DENIED, ROUTE = 10400, 10400, 10400, 10000, 7003
+IN_USE, INVALID, HOSTNAME, DENIED, ROUTE = 1433, 10400, 10400, 10000, 7003
 
 witness = Witness(WORLD["url"])
 report = Report(witness)
