@@ -27,6 +27,13 @@ pub(super) fn all() -> OpenApiRouter<Arc<Management>> {
         .routes(routes!(cloudflare::accounts::get))
         .routes(routes!(cloudflare::zones::list))
         .routes(routes!(cloudflare::zones::get))
+        .routes(routes!(cloudflare::zone_certificates::list, cloudflare::zone_certificates::create))
+        .routes(routes!(cloudflare::zone_certificates::get, cloudflare::zone_certificates::remove))
+        .routes(routes!(cloudflare::zone_certificates::settings, cloudflare::zone_certificates::set))
+        .routes(routes!(cloudflare::hostnames::put))
+        .routes(routes!(cloudflare::hostnames::get))
+        .routes(routes!(cloudflare::hostname_certificates::list, cloudflare::hostname_certificates::create))
+        .routes(routes!(cloudflare::hostname_certificates::get, cloudflare::hostname_certificates::remove))
         // egret's own
         .routes(routes!(projects::list, projects::create))
         .routes(routes!(projects::remove))

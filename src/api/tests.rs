@@ -1,6 +1,8 @@
 //! The whole API over a real registry and control, with the memory backend: what a client sees.
 
 mod cloudflare;
+mod cloudflare_hostnames;
+mod cloudflare_zones;
 mod events;
 mod explain;
 mod metrics;
