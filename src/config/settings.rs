@@ -404,6 +404,8 @@ pub struct Limits {
     pub max_zone_certificates: usize,
     /// Hostnames that one hostname certificate is associated with, switched on or off.
     pub max_associations: usize,
+    /// Certificates and CA bundles of one account (Cloudflare's dialect), over all projects that carry it.
+    pub max_account_certificates: usize,
     /// A create that a client says it sends again answers with what its first try stored, for this long.
     pub create_retry_window: Duration,
     /// Tokens made through the API.
@@ -470,6 +472,7 @@ impl Default for Limits {
             reload_poll: MINUTE,
             max_zone_certificates: 10,
             max_associations: 100,
+            max_account_certificates: 1000,
             create_retry_window: 5 * MINUTE,
             max_tokens: 4096,
             max_metric_certificates: 1000,

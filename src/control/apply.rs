@@ -17,7 +17,7 @@ use crate::identity::{ClientIdentity, Show, TlsFactory, Until, UpstreamTls};
 use crate::pki::anchors::{SharedAnchors, TrustAnchors, Vouching, hash_all};
 use crate::pki::pem;
 use crate::pki::validate::ValidCertificate;
-use crate::registry::{Certificate, Project, Retired, Tls13Objects};
+use crate::registry::{AccountCertificate, Certificate, Project, Retired, Tls13Objects};
 
 /// Tickets kept by an object for one origin or one wildcard; rustls keeps an eighth of it as servers.
 const SESSIONS_BOUND: usize = 8;
@@ -47,6 +47,30 @@ pub(super) struct Facts {
     pub(super) holder: Holder,
 }
 
+impl Facts {
+    /// What may be told of a client certificate.
+    pub(super) fn describe(&self, valid: &ValidCertificate) -> CertificateInfo {
+        CertificateInfo {
+            id: self.id.clone(),
+            subject: valid.subject.clone(),
+            issuer: valid.issuer.clone(),
+            serial_number: valid.serial_number.clone(),
+            signature: valid.signature,
+            not_before: valid.not_before,
+            not_after: valid.not_after,
+            fingerprint: valid.fingerprint,
+            spki_fingerprint: valid.spki_fingerprint,
+            key: valid.key,
+            chain_length: valid.certified.cert.len(),
+            uploaded_at: self.uploaded_at,
+            warnings: self.warnings.clone().unwrap_or_else(|| valid.warnings.clone()),
+            skip_validation: self.skip_validation,
+            source: self.source.clone(),
+            holder: self.holder,
+        }
+    }
+}
+
 impl Maker {
     pub(super) fn new(factory: Arc<TlsFactory>, anchors: Arc<SharedAnchors>) -> Self {
         Self { factory, anchors, sets: Mutex::default() }
@@ -71,24 +95,7 @@ impl Maker {
         valid: ValidCertificate,
         facts: Facts,
     ) -> Arc<Certificate> {
-        let info = Arc::new(CertificateInfo {
-            id: facts.id,
-            subject: valid.subject,
-            issuer: valid.issuer,
-            serial_number: valid.serial_number,
-            signature: valid.signature,
-            not_before: valid.not_before,
-            not_after: valid.not_after,
-            fingerprint: valid.fingerprint,
-            spki_fingerprint: valid.spki_fingerprint,
-            key: valid.key,
-            chain_length: valid.certified.cert.len(),
-            uploaded_at: facts.uploaded_at,
-            warnings: facts.warnings.unwrap_or(valid.warnings),
-            skip_validation: facts.skip_validation,
-            source: facts.source,
-            holder: facts.holder,
-        });
+        let info = Arc::new(facts.describe(&valid));
         let identity = Arc::new(ClientIdentity::new(info.clone(), valid.certified, valid.issuer_names));
         Arc::new(Certificate {
             info,
@@ -100,6 +107,27 @@ impl Maker {
             tls13: Tls13Objects::default(),
             identity,
         })
+    }
+
+    /// What a project has of a leaf of its account: the key, and nothing else that another project has of it. `None` for a
+    /// CA bundle.
+    pub(super) fn of_account(
+        &self,
+        project: &ProjectInfo,
+        vouching: &Arc<Vouching>,
+        held: &AccountCertificate,
+    ) -> Option<Arc<Certificate>> {
+        let identity = held.identity.clone()?;
+        Some(Arc::new(Certificate {
+            info: held.info.clone(),
+            cert_pem: held.pem.clone(),
+            ca_pem: String::new(),
+            digest: held.digest,
+            bound: self.bound(project, &identity, &[], vouching),
+            general: self.general(project, &identity, &[], vouching),
+            tls13: Tls13Objects::default(),
+            identity,
+        }))
     }
 
     fn bound(

@@ -74,10 +74,14 @@ impl Control {
             let key = loaded.lost.iter().find(|key| row.starts_with(&key.to_string()));
             store.note_damage(key.cloned(), row);
         }
-        let Opened { mut homes, local_ca, tokens } = open(&store, loaded.records)?;
+        let Opened { mut homes, local_ca, tokens, mut accounts } = open(&store, loaded.records)?;
         for key in loaded.lost.iter().filter(|key| key.kind != RecordKind::LocalCa) {
             store.learn(key, 0);
             if key.kind == RecordKind::Token {
+                continue;
+            }
+            if key.kind == RecordKind::AccountCertificate {
+                accounts.push((key.clone(), Err("its record is damaged or missing".to_owned())));
                 continue;
             }
             homes.entry(key.project.clone()).or_default().set_aside(key, "its record is damaged or missing");
@@ -93,10 +97,12 @@ impl Control {
         let (read, unreadable, strays) =
             read.await.context("declared certificates could not be read")?.map_err(anyhow::Error::msg)?;
         let mut declared = by_project(read);
+        // Before the projects, whose bindings name what is in them.
+        let accounts = super::accounts::restored(&store, accounts);
 
         let file = settings.config_file.clone().unwrap_or_else(|| PathBuf::from("the configuration file"));
         let maker = Maker::new(factory, anchors);
-        let ground = Ground { store: &store, maker: &maker, anew: false, unreadable: &[] };
+        let ground = Ground { store: &store, maker: &maker, accounts: &accounts, anew: false, unreadable: &[] };
         let keeping = Keeping::default();
         let mut shadowed = Shadowed::new();
         let mut findings = Findings { faults: strays, ..Findings::default() };
@@ -112,6 +118,7 @@ impl Control {
             edit.set_vouching(vouching);
             edit.set_roster(records.roster.clone());
             stored_bindings(&store, &info, records, &known, &mut edit);
+            super::accounts::adopt(&accounts, &maker, &mut edit);
             // What is only kept to go back to is no certificate of the project.
             let kept = keeping.learn(&id, &edit);
             for certificate in known.into_values().filter(|certificate| !kept.contains(&certificate.info.id)) {
@@ -137,6 +144,8 @@ impl Control {
         registry.keep_retired(settings.limits.max_retired);
         let inner = Inner {
             registry,
+            accounts: Arc::new(accounts),
+            account_locks: super::accounts::Locks::default(),
             store,
             maker: ArcSwap::from_pointee(maker),
             file,
@@ -166,12 +175,14 @@ pub(super) struct Opened {
     /// Stays sealed until it is asked for.
     local_ca: Option<SealedRecord>,
     tokens: Vec<([u8; 32], Token)>,
+    /// What accounts hold, or why it could not be opened.
+    accounts: Vec<(RecordKey, Result<Zeroizing<Vec<u8>>, String>)>,
 }
 
 /// Opens every record and sorts them by home.
 pub(super) fn open(store: &Store, records: Vec<SealedRecord>) -> anyhow::Result<Opened> {
     let mut homes: BTreeMap<String, Records> = BTreeMap::new();
-    let (mut local_ca, mut tokens) = (None, Vec::new());
+    let (mut local_ca, mut tokens, mut accounts) = (None, Vec::new(), Vec::new());
     let (all, mut foreign) = (records.len(), 0);
     let mut damage = Vec::new();
     for record in records {
@@ -191,6 +202,12 @@ pub(super) fn open(store: &Store, records: Vec<SealedRecord>) -> anyhow::Result<
             }
             continue;
         }
+        if record.key.kind == RecordKind::AccountCertificate {
+            let opened = opened.map_err(|e| e.to_string());
+            damage.extend(opened.as_ref().err().map(|why| (record.key.clone(), why.clone())));
+            accounts.push((record.key, opened));
+            continue;
+        }
         let home = homes.entry(record.key.project.clone()).or_default();
         let outcome = opened.map_err(|e| e.to_string()).and_then(|plain| home.take(&record.key, plain));
         if let Err(why) = outcome {
@@ -208,7 +225,7 @@ pub(super) fn open(store: &Store, records: Vec<SealedRecord>) -> anyhow::Result<
         let sentence = format!("{key}: {why}");
         store.note_damage(Some(key), sentence);
     }
-    Ok(Opened { homes, local_ca, tokens })
+    Ok(Opened { homes, local_ca, tokens, accounts })
 }
 
 impl Records {

@@ -6,6 +6,7 @@
 //! - when a change that ends a certificate has answered, no new request can use that certificate;
 //! - a private key leaves this floor only sealed.
 
+mod accounts;
 mod apply;
 mod associate;
 mod certificates;
@@ -15,6 +16,7 @@ mod expiry;
 mod held;
 mod layers;
 mod load;
+mod making_way;
 mod outline;
 mod plan;
 mod projects;
@@ -30,6 +32,7 @@ mod store;
 mod tests;
 mod tokens;
 
+pub use accounts::{AccountUpload, AccountUse};
 pub use associate::{EntryFault, EntryKind, Wanted};
 pub use declared::{Depth, Entry, Files, Listing, examine, list};
 pub use expiry::Warning;
@@ -52,7 +55,7 @@ use crate::config::LiveLimits;
 use crate::domain::{CertificateId, Holder, Pattern, time as clock};
 use crate::observe::{Events, Metrics};
 use crate::pki::validate::Fault;
-use crate::registry::{Certificate, Disclosures, Registry, Token};
+use crate::registry::{Accounts, Certificate, Disclosures, Registry, Token};
 
 pub use tokens::{CreatedToken, NewToken};
 
@@ -130,29 +133,31 @@ pub enum ControlError {
     /// Something is in the way: a project of this name, id or zone, a token of this name, a full house.
     #[error("{0}")]
     Exists(String),
+    /// The same certificate stands in this list already, under that id.
+    #[error(
+        "the same certificate is there already, as {0}; use that one, or delete it first if its key or its name is to be another"
+    )]
+    Duplicate(CertificateId),
+    /// Something names it, in the words of the one who asks: what, and how to end that.
+    #[error("{0}")]
+    InUse(String),
+    /// There are as many as a limit allows.
+    #[error(
+        "there are {most} {what}, as many as limits.{limit} allows; delete one that nothing needs, or raise the limit"
+    )]
+    Full {
+        /// The key in `[limits]`.
+        limit: &'static str,
+        /// What it says.
+        most: usize,
+        /// Of what, and where.
+        what: &'static str,
+    },
     /// It belongs to the account, which several projects may share.
     #[error(
         "certificate {0} belongs to the account; remove its bindings (egret's DELETE …/bindings?origin=), or delete it among the account's mTLS certificates"
     )]
     OfAccount(CertificateId),
-    /// The same certificate is in the list that it was uploaded to, under this id.
-    #[error("the same certificate is there already, as {0}; use that one, or delete it first")]
-    Duplicate(CertificateId),
-    /// A certificate that is to be deleted is in use: a sentence that names what refers to it.
-    #[error("{0}")]
-    InUse(String),
-    /// A list holds as much as it may.
-    #[error(
-        "{what} are {most} already, as many as {limit} allows; delete one that nothing uses, or have the limit raised"
-    )]
-    Full {
-        /// The key of the configuration file, with its table.
-        limit: &'static str,
-        /// What it says.
-        most: usize,
-        /// What there is so much of, in the plural.
-        what: &'static str,
-    },
     /// A certificate was deleted before, and connections of it are finishing: how many, and until when at most.
     #[error(
         "certificate {0} was deleted; {1} of its connections are finishing, until {until} at most",
@@ -205,6 +210,11 @@ pub struct Control {
 /// What a change needs; shared with the task that runs it.
 struct Inner {
     registry: Arc<Registry>,
+    /// What accounts hold.
+    accounts: Arc<Accounts>,
+    /// Each held while something of an account is added, deleted or bound. Taken after `membership` and before a
+    /// project's writer lock.
+    account_locks: accounts::Locks,
     store: store::Store,
     /// Changes with whom egret trusts.
     maker: ArcSwap<apply::Maker>,
@@ -259,6 +269,12 @@ impl Control {
     #[must_use]
     pub fn events(&self) -> &Arc<Events> {
         &self.inner.events
+    }
+
+    /// What accounts hold.
+    #[must_use]
+    pub fn accounts(&self) -> &Arc<Accounts> {
+        &self.inner.accounts
     }
 
     /// Who was shown which certificate: written by the dialler, kept in the store by [`Control::tend`].

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
+use super::accounts::{self, adopt};
 use super::apply::{Facts, Maker, show};
 use super::declared::{self, Declared, Entry, Found, Held, Slot, Whole};
 use super::layers::recede;
@@ -21,7 +22,7 @@ use crate::domain::time::rfc3339;
 use crate::domain::{CertificateId, Holder, Pattern, ProjectInfo, SKEW, Source, time as clock};
 use crate::identity::UpstreamTls;
 use crate::pki::validate::Field;
-use crate::registry::{Binding, Certificate, Snapshot, SnapshotEdit, Target, Unavailable};
+use crate::registry::{Accounts, Binding, Certificate, Snapshot, SnapshotEdit, Target, Unavailable};
 
 /// Stored bindings of one project that declared ones cover.
 pub(super) type Covered = BTreeMap<Pattern, Arc<Binding>>;
@@ -30,6 +31,8 @@ pub(super) type Covered = BTreeMap<Pattern, Arc<Binding>>;
 pub(super) struct Ground<'a> {
     pub(super) store: &'a Store,
     pub(super) maker: &'a Maker,
+    /// What the accounts of projects hold.
+    pub(super) accounts: &'a Accounts,
     /// `maker` is another than that which made what is in force.
     pub(super) anew: bool,
     /// Folders that could not be read: what came from them stays.
@@ -151,6 +154,9 @@ impl Planner<'_> {
                 self.edit.put_certificate(maker.anew(info, base.vouching(), &old, !anew));
                 self.rebind(&old.info.id);
             }
+        }
+        if info.account_id != before.account_id {
+            self.changed |= adopt(self.ground.accounts, maker, &mut self.edit);
         }
         anew.then(|| self.edit.set_anonymous(maker.anonymous(info, base.vouching())))
     }
@@ -286,7 +292,11 @@ impl Planner<'_> {
             && certificate.info.source == Source::Api
             && !self.edit.so_far().is_bound(&certificate.info.id)
         {
-            self.edit.put_certificate(self.ground.maker.afresh(certificate));
+            if certificate.info.holder == Holder::Account {
+                self.edit.remove_certificate(&certificate.info.id);
+            } else {
+                self.edit.put_certificate(self.ground.maker.afresh(certificate));
+            }
         }
         // Meanwhile nobody goes back; what was kept for that ends with its window.
         let stored = Binding { previous: None, ..Binding::clone(&stored) };
@@ -318,6 +328,9 @@ impl Planner<'_> {
     }
 
     fn target(&self, id: &CertificateId) -> Target {
+        if let Some(target) = accounts::target(self.ground.accounts, self.ground.maker, self.edit.so_far(), id) {
+            return target;
+        }
         match self.edit.so_far().certificate(id) {
             Some(certificate) => Target::Certificate(certificate),
             None => {
@@ -353,10 +366,16 @@ impl Planner<'_> {
                 let target = match stored.target.certificate_id() {
                     None => Target::None,
                     Some(id) => match (self.target(id), &stored.target) {
-                        (Target::Unavailable(_), Target::Unavailable(known)) => Target::Unavailable(known.clone()),
+                        (Target::Unavailable(_), Target::Unavailable(known)) if !self.is_of_account(id) => {
+                            Target::Unavailable(known.clone())
+                        }
                         (found, _) => found,
                     },
                 };
+                if let Target::Certificate(certificate) = &target {
+                    // Already there, unless it is the account's.
+                    self.edit.put_certificate(certificate.clone());
+                }
                 Binding { target, ..Binding::clone(&stored) }
             }
             // There is a record, and it could not be read at the start.
@@ -364,6 +383,10 @@ impl Planner<'_> {
             None => return,
         };
         self.edit.bind(stored);
+    }
+
+    fn is_of_account(&self, id: &CertificateId) -> bool {
+        self.ground.accounts.home(id).is_some()
     }
 
     fn is_recorded(&self, pattern: &Pattern) -> bool {

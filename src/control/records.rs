@@ -3,6 +3,7 @@
 //! A private key crosses this file as base64 in JSON: without an escape in it, serde hands it on by reference and
 //! leaves no copy behind. All other buffers that held it are wiped.
 
+mod account;
 mod roster;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use crate::domain::{
     CertificateId, DefaultScope, Lift, OnExpiry, Origin, Pattern, ProjectId, ProjectInfo, ProjectState, Role, Rollback,
     ServerTrust, Team,
 };
+pub(super) use account::AccountRecord;
 pub(super) use roster::{roster_of, roster_to_bytes};
 
 use crate::registry::{Association, Binding, Token, TokenScope, TokenSource};
@@ -113,6 +115,14 @@ pub(super) fn to_json<T: Serialize>(value: &T, room: usize) -> Zeroizing<Vec<u8>
 
 pub(super) fn time_of(seconds: i64) -> Result<OffsetDateTime, NotUnderstood> {
     OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| NotUnderstood)
+}
+
+fn micros(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
+}
+
+fn at(micros: i64) -> Result<OffsetDateTime, NotUnderstood> {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).map_err(|_| NotUnderstood)
 }
 
 fn milliseconds(at: OffsetDateTime) -> i64 {

@@ -244,7 +244,8 @@ impl Inner {
         let planned = quietly(move || {
             let Step { info, declared, anew, unreadable } = step;
             let maker = inner.maker.load_full();
-            let ground = Ground { store: &inner.store, maker: &maker, anew, unreadable: &unreadable };
+            let (store, accounts) = (&inner.store, &inner.accounts);
+            let ground = Ground { store, maker: &maker, accounts, anew, unreadable: &unreadable };
             let covered = inner.covered(&info.id);
             let plan = plan(&ground, &base, &info, declared, covered);
             (plan, base)

@@ -18,6 +18,9 @@ const PROJECT_RECORD: &str = "project";
 /// The id of the record of its lists.
 const ROSTER_RECORD: &str = "roster";
 
+/// What the homes of accounts begin with. No project's id has a slash in it.
+pub(super) const ACCOUNT_HOME: &str = "account/";
+
 /// Home -> record -> version; 0 for one that the backend knows of but cannot read: for a commit it is absent.
 type Versions = HashMap<String, HashMap<(RecordKind, String), u64>>;
 
@@ -130,6 +133,12 @@ impl Store {
 
     pub(super) fn disclosures_key(&self, project: &ProjectId, page: u32) -> RecordKey {
         RecordKey { kind: RecordKind::Disclosures, project: self.home(project), id: page.to_string() }
+    }
+
+    /// What an account holds belongs to no project: several may carry the account.
+    pub(super) fn account_key(account: &str, id: &CertificateId) -> RecordKey {
+        let project = format!("{ACCOUNT_HOME}{account}");
+        RecordKey { kind: RecordKind::AccountCertificate, project, id: id.as_str().to_owned() }
     }
 
     /// Tokens belong to no project: they may reach several.

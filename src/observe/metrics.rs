@@ -323,7 +323,7 @@ table! {
     declared_certificates_kept: gauge;
     /// Changes that could not be stored.
     store_failures;
-    /// Uploads and associations refused because a list holds as much as its limit allows.
+    /// Uploads, bindings and associations refused because there are as many as a limit allows.
     store_limits_reached;
     /// Records quarantined at start.
     store_quarantined;

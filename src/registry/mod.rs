@@ -5,6 +5,7 @@
 //! - a project is in the map of ids exactly as long as its name is in the map of names;
 //! - who may be cached by a caller changes only together with [`Registry::token_generation`].
 
+mod accounts;
 mod binding;
 mod disclosures;
 mod foresight;
@@ -29,6 +30,7 @@ use time::OffsetDateTime;
 
 use crate::domain::{ProjectId, Team, time as clock};
 
+pub use accounts::{AccountCertificate, Accounts, LostOfAccount};
 pub use binding::{Association, Binding, Certificate, Target, UNREADABLE_ID, Unavailable};
 pub use disclosures::{Disclosure, Disclosures, Page};
 pub use foresight::{Foresight, Refused, Remembered, Treatment, WayIn};

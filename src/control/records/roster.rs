@@ -1,10 +1,9 @@
 //! The record of a project's lists. No keys in it, so that what it says is known without opening one.
 
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use super::{NotUnderstood, to_json};
+use super::{NotUnderstood, at, micros, to_json};
 use crate::domain::{CertificateId, Holder, Pattern};
 use crate::registry::{Held, Roster, Vouch};
 
@@ -41,14 +40,6 @@ struct VouchJson {
     certificate: String,
     /// Microseconds.
     since: i64,
-}
-
-fn micros(at: OffsetDateTime) -> i64 {
-    i64::try_from(at.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
-}
-
-fn at(micros: i64) -> Result<OffsetDateTime, NotUnderstood> {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).map_err(|_| NotUnderstood)
 }
 
 /// What rests of a roster.
