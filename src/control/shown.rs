@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-use super::held::{known, lists, named};
+use super::held::named;
 use super::{Control, ControlError};
 use crate::domain::{CertificateId, CertificateInfo, Holder, Host, Pattern, PortRule};
 use crate::registry::{Binding, Certificate, Project, Snapshot, Target, UNREADABLE_ID};
@@ -102,7 +102,7 @@ impl Control {
         let mut ids: Vec<_> = held.chain(loaded).chain(unavailable).collect();
         ids.sort_unstable();
         ids.dedup();
-        ids.retain(|id| lists(&snapshot, id).contains(&holder));
+        ids.retain(|id| self.inner.lists(&snapshot, id).contains(&holder));
         let mut shown: Vec<_> = ids.iter().map(|id| Shown::known(&snapshot, id)).collect();
         shown.extend(deploying.into_iter().filter(|d| d.holder == holder).filter_map(|d| {
             let is_new = ids.binary_search(&d.certificate.info.id).is_err();
@@ -122,8 +122,8 @@ impl Control {
         let is_same = |other: &CertificateId| other == id || (id.hex().is_some() && other.hex() == id.hex());
         let deploying = self.deploying(project.id());
         let snapshot = project.snapshot();
-        if let Some(id) = known(&snapshot, id) {
-            let lists = lists(&snapshot, &id);
+        if let Some(id) = self.inner.known(&snapshot, id) {
+            let lists = self.inner.lists(&snapshot, &id);
             return match lists.first() {
                 _ if lists.contains(&holder) => Ok(Shown::known(&snapshot, &id)),
                 Some(held) => Err(ControlError::WrongList { held: *held, wanted: holder }),

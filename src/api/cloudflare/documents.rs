@@ -26,6 +26,25 @@ pub(super) struct ZoneUploadBody {
     private_key: String,
 }
 
+/// A client certificate with its key, or a CA bundle.
+#[derive(ToSchema)]
+#[schema(as = CloudflareMtlsUpload)]
+#[expect(dead_code, reason = "the schema of a body that is read by hand")]
+pub(super) struct AccountUploadBody {
+    /// true: `certificates` are CA certificates, which vouch for servers where a project binds them; false: a client
+    /// certificate.
+    ca: bool,
+    /// PEM: CA certificates, or a client certificate with its chain behind it if it has one.
+    #[schema(min_length = 1, max_length = 65536, example = "-----BEGIN CERTIFICATE-----\n…")]
+    certificates: String,
+    /// For people; several may bear one.
+    #[schema(nullable = false, max_length = 255, example = "partner")]
+    name: Option<String>,
+    /// The private key of a client certificate, PEM: PKCS#8, PKCS#1 or SEC1, not encrypted. Of a CA bundle it is not kept.
+    #[schema(nullable = false, max_length = 65536, write_only)]
+    private_key: Option<String>,
+}
+
 /// What the setting of a zone is to be.
 #[derive(ToSchema)]
 #[schema(as = CloudflareZoneSettingsWanted)]

@@ -14,6 +14,7 @@ mod documents;
 pub(super) mod envelope;
 pub(super) mod hostname_certificates;
 pub(super) mod hostnames;
+pub(super) mod mtls_certificates;
 mod query;
 mod refused;
 mod retry;

@@ -21,6 +21,7 @@ pub(super) fn refused(error: ControlError, list: Holder) -> Problem {
         ControlError::Entries(faults) => Problem::faulty(text, faults.into_iter().map(detail_of_entry).collect()),
         ControlError::Duplicate(_) if list == Holder::Account => bad(codes::ALREADY_IN_ACCOUNT),
         ControlError::Duplicate(_) => bad(codes::ALREADY_IN_ZONE),
+        ControlError::InUse(_) if list == Holder::Account => bad(codes::IN_USE),
         // The vendor's words, which scripts look for, and then what they do not say.
         ControlError::InUse(why) => {
             Problem::bad_request(format!("Certificate cannot be deleted while in use: {why}")).numbered(codes::IN_USE)
@@ -29,6 +30,10 @@ pub(super) fn refused(error: ControlError, list: Holder) -> Problem {
         ControlError::Ending(..) => bad(codes::PENDING_DELETION),
         ControlError::WrongList { .. } => bad(codes::NOT_NAMEABLE),
         ControlError::NotFound("certificate") => no_certificate(list),
+        ControlError::Field { field, .. } => {
+            let detail = Detail { message: text.clone(), number: None, pointer: Some(format!("/{field}")) };
+            Problem::faulty(text, vec![detail])
+        }
         // The token may do it; the place is not the API's to change.
         other @ ControlError::Declared(..) => Problem::from(other).with_status(StatusCode::BAD_REQUEST),
         other => other.into(),

@@ -135,8 +135,11 @@ async fn one_bad_entry_of_many_changes_nothing() {
     let world = zoned().await;
     let id = world.hostname_certificate("one").await;
     let of_zone = world.listed_in(&zone_list(ZONE), "zone").await["id"].as_str().unwrap().to_owned();
-    let fine: Vec<Value> =
-        (0..199).map(|n| entry(&format!("h{n}.example"), &id, (n % 2 == 0 && n < 100).into())).collect();
+    let other = world.hostname_certificate("other").await;
+    let many = |of: &dyn Fn(usize) -> String| -> Vec<Value> {
+        (0..199).map(|n| entry(&format!("h{n}.example"), &of(n), (n % 4 < 2).into())).collect()
+    };
+    let fine = many(&|n| if n % 2 == 0 { id.clone() } else { other.clone() });
     for (bad, number, at, says) in [
         (entry("*.example.com", &id, true.into()), 10400, "hostname", "wildcard"),
         (entry("https://x.example", &id, true.into()), 10400, "hostname", "URL"),

@@ -19,7 +19,7 @@ impl World {
         result(self.send(TENANT, "POST", target, &self.zone_material(name)).await)
     }
 
-    async fn retried(&self, target: &str, count: &str, body: &Value) -> Reply {
+    pub(super) async fn retried(&self, target: &str, count: &str, body: &Value) -> Reply {
         let request = Request::builder()
             .method("POST")
             .uri(target)
