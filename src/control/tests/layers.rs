@@ -1,0 +1,1 @@
+//! The two layers of the project-wide place against a model.
