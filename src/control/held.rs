@@ -58,7 +58,7 @@ pub(super) struct Deployment(Mutex<Vec<(ProjectId, Deploying)>>);
 
 impl Deployment {
     /// From now until the guard is dropped.
-    fn enter(&self, project: &ProjectId, certificate: &Arc<Certificate>) -> Underway<'_> {
+    pub(super) fn enter(&self, project: &ProjectId, certificate: &Arc<Certificate>) -> Underway<'_> {
         let (holder, certificate) = (certificate.info.holder, certificate.clone());
         let id = certificate.info.id.clone();
         let mut all = self.0.lock().expect("nothing panics while holding it");
@@ -67,7 +67,8 @@ impl Deployment {
     }
 }
 
-struct Underway<'a> {
+/// Ends it.
+pub(super) struct Underway<'a> {
     all: &'a Deployment,
     id: CertificateId,
 }

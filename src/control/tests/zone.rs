@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::support::{Egret, Material, Shelf, declaring, pattern, settings, token};
+use super::support::{Egret, Material, Shelf, declaring, pattern, settings};
 use crate::backend::{RecordKey, RecordKind};
 use crate::control::expiry::Watch;
 use crate::control::{ControlError, Drain, Properties};
@@ -424,8 +424,15 @@ async fn what_is_stored_and_not_published_is_known_and_a_failed_write_changes_no
     assert!(snapshot.roster().is_empty() && snapshot.certificates().is_empty());
     assert!(egret.control.deploying(project.id()).is_empty());
     shelf.broken.store(false, std::sync::atomic::Ordering::Relaxed);
-    egret.held(Holder::Zone, "z").await;
+    let id = egret.held(Holder::Zone, "z").await;
     assert!(egret.control.deploying(project.id()).is_empty(), "it is published when the upload is answered");
+    let certificate = project.snapshot().certificate(&id).expect("held");
+    let underway = egret.control.inner.deploying.enter(project.id(), &certificate);
+    let deploying = egret.control.deploying(project.id());
+    assert_eq!((deploying.len(), deploying[0].holder, &deploying[0].certificate.info.id), (1, Holder::Zone, &id));
+    assert!(egret.control.deploying(&crate::domain::ProjectId::derived("other", None)).is_empty());
+    drop(underway);
+    assert!(egret.control.deploying(project.id()).is_empty());
 }
 
 #[tokio::test]
@@ -440,7 +447,6 @@ async fn a_deleted_project_takes_its_lists_with_it() {
     assert!(shelf.records.lock().unwrap().is_empty());
     let refused = egret.control.hold(&project, Holder::Zone, Material::new("y").held("t", false)).await;
     assert!(matches!(refused, Err(ControlError::NotFound("project"))));
-    assert_eq!(token("t").id, "t");
 }
 
 #[tokio::test]
