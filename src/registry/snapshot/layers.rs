@@ -10,7 +10,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use super::{Snapshot, SnapshotEdit};
-use crate::domain::{CertificateId, Pattern, Source};
+use crate::domain::{CertificateId, Holder, Pattern, Source};
 use crate::registry::{Binding, Held, Roster, Target, UNREADABLE_ID, Unavailable};
 
 impl Snapshot {
@@ -52,6 +52,16 @@ impl Snapshot {
     pub fn covered(&self) -> Option<&Arc<Binding>> {
         let wide = self.wide.as_ref()?;
         [&self.default, &self.zone].into_iter().flatten().find(|binding| !Arc::ptr_eq(binding, wide))
+    }
+
+    /// The project-wide binding that is in force in this certificate's stead: it is bound project-wide itself, or the zone
+    /// would present it if nothing else came later.
+    #[must_use]
+    pub fn covering(&self, id: &CertificateId) -> Option<&Arc<Binding>> {
+        let wide = self.wide.as_ref().filter(|wide| wide.target.certificate_id() != Some(id))?;
+        let is_bound = || self.covered().is_some_and(|covered| covered.target.certificate_id() == Some(id));
+        let is_zones = self.roster.zone_enabled && self.roster.of(Holder::Zone).any(|held| held.id == *id);
+        (is_zones || is_bound()).then_some(wide)
     }
 
     /// The binding of this pattern that names this certificate.
