@@ -197,7 +197,8 @@ impl Inner {
 
         self.accounts.insert(account, certificate.clone());
         tracing::info!(account, certificate = %id, ca, "account certificate uploaded");
-        let words = if ca { "a CA bundle was uploaded to an account" } else { "a certificate was uploaded to an account" };
+        let words =
+            if ca { "a CA bundle was uploaded to an account" } else { "a certificate was uploaded to an account" };
         self.events.emit(Event { certificate: Some(id), ..Event::new(EventKind::CertificateUploaded, words) });
         Ok(certificate)
     }

@@ -135,7 +135,9 @@ pub enum ControlError {
     #[error("{0}")]
     InUse(String),
     /// There are as many as a limit allows.
-    #[error("there are {most} {what}, as many as limits.{limit} allows; delete one that nothing needs, or raise the limit")]
+    #[error(
+        "there are {most} {what}, as many as limits.{limit} allows; delete one that nothing needs, or raise the limit"
+    )]
     Full {
         /// The key in `[limits]`.
         limit: &'static str,

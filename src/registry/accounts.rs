@@ -151,7 +151,10 @@ mod tests {
         }
         accounts.set_aside("a", LostOfAccount { id: id("lost"), why: "damaged".to_owned() });
         let names = |account| -> Vec<_> { accounts.list(account).iter().map(|c| c.info.id.to_string()).collect() };
-        assert_eq!((names("a"), names("b"), names("c")), (vec!["early".into(), "late".into()], vec!["other".into()], vec![]));
+        assert_eq!(
+            (names("a"), names("b"), names("c")),
+            (vec!["early".into(), "late".into()], vec!["other".into()], vec![])
+        );
         assert!(accounts.get("a", &id("late")).is_some() && accounts.get("a", &id("other")).is_none());
         assert!(accounts.get("a", &id("lost")).is_none());
         assert_eq!((accounts.count("a"), accounts.count("b"), accounts.count("c")), (3, 1, 0));

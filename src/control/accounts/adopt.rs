@@ -36,10 +36,10 @@ pub(in crate::control) fn target(
 }
 
 /// Gives every stored binding that names a certificate of an account what it leads to by now, and takes out what no binding
-/// names any more. True if anything changed.
+/// leads to any more. True if anything changed.
 pub(in crate::control) fn adopt(accounts: &Accounts, maker: &Maker, edit: &mut SnapshotEdit) -> bool {
     let mut changed = false;
-    for binding in edit.bindings() {
+    for binding in edit.settled().bindings() {
         let is_others = match &binding.target {
             Target::None => true,
             Target::Certificate(certificate) => certificate.info.holder != Holder::Account,
@@ -61,7 +61,8 @@ pub(in crate::control) fn adopt(accounts: &Accounts, maker: &Maker, edit: &mut S
     }
     for certificate in edit.so_far().certificates() {
         let id = &certificate.info.id;
-        if certificate.info.holder == Holder::Account && !edit.is_bound(id) {
+        let presented = || edit.so_far().bindings_of(id).iter().any(|b| matches!(b.target, Target::Certificate(_)));
+        if certificate.info.holder == Holder::Account && !presented() {
             changed = true;
             edit.remove_certificate(id);
         }

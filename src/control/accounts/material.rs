@@ -56,13 +56,7 @@ pub(super) async fn validated(upload: AccountUpload) -> Result<(AccountUpload, V
 }
 
 impl Valid {
-    fn judge(
-        ca: bool,
-        pem: &str,
-        key: &str,
-        skip_validation: bool,
-        now: OffsetDateTime,
-    ) -> Result<Self, Vec<Fault>> {
+    fn judge(ca: bool, pem: &str, key: &str, skip_validation: bool, now: OffsetDateTime) -> Result<Self, Vec<Fault>> {
         let what = if ca {
             What::Bundle(Box::new(validate_bundle(pem, now)?))
         } else {
@@ -91,11 +85,7 @@ impl Valid {
     }
 
     /// `warnings`: what validation said when it was uploaded; `None` = what it says now.
-    pub(super) fn certificate(
-        self,
-        given: Given,
-        warnings: Option<Vec<String>>,
-    ) -> Result<AccountCertificate, String> {
+    pub(super) fn certificate(self, given: Given, warnings: Option<Vec<String>>) -> Result<AccountCertificate, String> {
         let (chain, digest) = (self.chain, *self.digest());
         let Given { id, name, pem, by, updated_at } = given;
         let uploaded_at = updated_at.replace_nanosecond(0).unwrap_or(updated_at);
