@@ -6,6 +6,9 @@ use crate::control::apply::Maker;
 use crate::domain::{CertificateId, Holder, Source};
 use crate::registry::{Accounts, Binding, Snapshot, SnapshotEdit, Target, Unavailable};
 
+/// Why a binding leads to nothing once its project carries another account.
+pub(in crate::control) const OTHER_ACCOUNT: &str = "it is an mTLS certificate of another account than the one that the project carries now; put the project's account_id back, or bind another certificate";
+
 /// What a project's binding to this certificate leads to, if it is an account's: the certificate that the project has of it,
 /// or a new one that the caller adds.
 pub(in crate::control) fn target(
@@ -17,9 +20,7 @@ pub(in crate::control) fn target(
     let home = accounts.home(id)?;
     let unavailable = |why: String| Some(Target::Unavailable(Unavailable { id: id.clone(), why }));
     if project.info().account_id.as_deref() != Some(home.as_str()) {
-        let why = "it is an mTLS certificate of another account than the one that the project carries now; put the project's \
-                   account_id back, or bind another certificate";
-        return unavailable(why.to_owned());
+        return unavailable(OTHER_ACCOUNT.to_owned());
     }
     if let Some(certificate) = project.certificate(id) {
         return Some(Target::Certificate(certificate));

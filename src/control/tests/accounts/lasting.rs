@@ -5,8 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::backend::Backend as _;
 use crate::config::{DeclaredCertificate, PostQuantum};
+use crate::control::outline;
 use crate::domain::ProjectId;
+use crate::pki::seal::Sealer;
 
 /// A certificate that a file declares for project `one`.
 fn declared(folder: &Path, material: &Material, at: &str) -> DeclaredCertificate {
@@ -257,5 +260,29 @@ async fn who_binds_and_who_deletes_wait_for_each_other() {
         let egret = Egret::start(&shelf, &three()).await;
         assert_eq!(select(&egret.project("one"), "a.test").rule == Rule::Exact, bind_first);
         assert!(egret.control.report().quarantined.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn without_a_running_egret_its_id_is_known_and_that_it_is_another_accounts() {
+    let shelf = Shelf::new();
+    let egret = Egret::start(&shelf, &three()).await;
+    let id = egret.held("shared").await.info.id.clone();
+    for at in ["a.test", "*"] {
+        egret.bind("one", at, &id).await.expect("bound");
+    }
+    for (settings, is_for) in [(three(), true), (with(&[("one", THEIRS)]), false)] {
+        let loaded = shelf.load().await.expect("loaded");
+        let sealer = Arc::new(Sealer::new(Zeroizing::new([1; 32])));
+        let outline = outline(&settings, Some((loaded, sealer))).expect("read");
+        assert!(outline.damage.is_empty(), "{:?}", outline.damage);
+        assert_eq!(outline.snapshots.len(), settings.projects.len(), "the home of an account is no project");
+        let one = outline.snapshots.iter().find(|project| project.info().name == "one").expect("there");
+        assert_eq!(outline.unread[&id].is_for(one.info()), is_for);
+        assert_eq!(one.bindings_of(&id).len(), 2);
+        for binding in one.bindings_of(&id) {
+            let Target::Unavailable(unavailable) = &binding.target else { panic!("{binding:?}") };
+            assert_eq!(unavailable.why == "it was not read", is_for, "{unavailable:?}");
+        }
     }
 }
