@@ -198,6 +198,8 @@ limits! {
     max_api_connections: Count[1, 100_000],
     max_declared_certificates: Count[1, 1_000_000],
     reload_poll: Time[ms(100), DAY],
+    max_zone_certificates: Count[1, 10_000],
+    max_associations: Count[1, 1_000_000],
     max_account_certificates: Count[1, 100_000],
     create_retry_window: Time[Duration::ZERO, DAY],
     max_tokens: Count[1, 100_000],

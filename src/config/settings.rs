@@ -400,6 +400,10 @@ pub struct Limits {
     pub max_declared_certificates: usize,
     /// How often the configuration and the files that it names are looked at where nothing said that they changed.
     pub reload_poll: Duration,
+    /// Certificates in each of a zone's two lists (Cloudflare's dialect).
+    pub max_zone_certificates: usize,
+    /// Hostnames that one hostname certificate is associated with, switched on or off.
+    pub max_associations: usize,
     /// Certificates and CA bundles of one account (Cloudflare's dialect), over all projects that carry it.
     pub max_account_certificates: usize,
     /// A create that a client says it sends again answers with what its first try stored, for this long.
@@ -466,6 +470,8 @@ impl Default for Limits {
             max_api_connections: 256,
             max_declared_certificates: 100_000,
             reload_poll: MINUTE,
+            max_zone_certificates: 10,
+            max_associations: 100,
             max_account_certificates: 1000,
             create_retry_window: 5 * MINUTE,
             max_tokens: 4096,

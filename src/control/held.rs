@@ -1,10 +1,380 @@
 //! The lists of a project's zone: certificates that stay until they are deleted there, whatever names them.
+//!
+//! What must stay true: the certificate's record and the list's entry come and go in one commit; what is in force
+//! project-wide follows from the list (`registry::Snapshot::zone`), so nothing here says it a second time.
 
-use super::Inner;
-use super::records::BindingRecord;
+use std::sync::{Arc, Mutex};
+
+use zeroize::Zeroizing;
+
+use super::apply::Facts;
+use super::certificates::{new_id_of, not_declared, takes_changes, takes_uploads, whole};
+use super::layers::stamp;
+use super::records::{BindingRecord, CertificateRecord};
 use super::store::Write;
-use crate::domain::CertificateId;
-use crate::registry::{Association, Binding, Project, Roster, Snapshot, SnapshotEdit, Target};
+use super::{Control, ControlError, Drain, Inner};
+use crate::domain::{CertificateId, Holder, Pattern, PortRule, ProjectId, Source, time as clock};
+use crate::observe::{Event, EventKind};
+use crate::pki::validate::{Material, ValidCertificate, validate};
+use crate::registry::{
+    Association, Binding, Certificate, Held, Project, Roster, Snapshot, SnapshotEdit, Target, Token, UNREADABLE_ID,
+};
+
+/// A certificate for one of a zone's lists. Wiped when dropped.
+pub struct HeldUpload {
+    /// Client chain, PEM.
+    pub cert: Zeroizing<String>,
+    /// Private key, PEM.
+    pub key: Zeroizing<String>,
+    /// Whose upload it is.
+    pub by: Arc<Token>,
+    /// The client says that it tried the same before and heard no answer.
+    pub retry: bool,
+}
+
+/// What was deleted.
+#[derive(Debug)]
+pub struct Released {
+    /// Its id.
+    pub id: CertificateId,
+    /// The certificate; `None` if its record was damaged.
+    pub certificate: Option<Arc<Certificate>>,
+    /// How many connections of it are still finishing.
+    pub connections: usize,
+}
+
+/// Stored and not yet published (`pending_deployment`).
+#[derive(Debug, Clone)]
+pub struct Deploying {
+    /// Its list.
+    pub holder: Holder,
+    /// The certificate.
+    pub certificate: Arc<Certificate>,
+}
+
+/// What is stored and not published yet: one certificate per project at most, since that has one writer at a time.
+#[derive(Default)]
+pub(super) struct Deployment(Mutex<Vec<(ProjectId, Deploying)>>);
+
+impl Deployment {
+    /// From now until the guard is dropped.
+    fn enter(&self, project: &ProjectId, certificate: &Arc<Certificate>) -> Underway<'_> {
+        let (holder, certificate) = (certificate.info.holder, certificate.clone());
+        let id = certificate.info.id.clone();
+        let mut all = self.0.lock().expect("nothing panics while holding it");
+        all.push((project.clone(), Deploying { holder, certificate }));
+        Underway { all: self, id }
+    }
+}
+
+struct Underway<'a> {
+    all: &'a Deployment,
+    id: CertificateId,
+}
+
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        let mut all = self.all.0.lock().expect("nothing panics while holding it");
+        all.retain(|(_, deploying)| deploying.certificate.info.id != self.id);
+    }
+}
+
+impl Control {
+    /// Takes a certificate into one of the zone's lists ([`Holder::Zone`], [`Holder::Hostnames`]). A zone certificate is
+    /// presented project-wide from then on, if the zone is on; one for hostnames as soon as one names it.
+    ///
+    /// A certificate that the client says it sends again, and that the same token stored there less than
+    /// `limits.create_retry_window` ago, is answered with and nothing changes.
+    ///
+    /// # Errors
+    /// Every fault of the material at once; the same certificate in the list; a full list; a file that declares the
+    /// project-wide certificate, while the zone is on; the project's state; sealing and storing.
+    pub async fn hold(
+        &self,
+        project: &Arc<Project>,
+        holder: Holder,
+        upload: HeldUpload,
+    ) -> Result<Arc<Certificate>, ControlError> {
+        takes_uploads(&project.load())?;
+        let (inner, project) = (self.inner.clone(), project.clone());
+        whole(async move { inner.hold(&project, holder, upload).await }).await
+    }
+
+    /// Deletes a certificate that one of the zone's lists shows, by its id or its 32 hex digits. With a zone
+    /// certificate its bindings go, and the next newest takes over; a certificate for hostnames must not be in use.
+    ///
+    /// # Errors
+    /// An unknown id, one that was deleted and is finishing, one of another list; what is in use; a declared certificate;
+    /// the project's state; storing.
+    pub async fn release(
+        &self,
+        project: &Arc<Project>,
+        holder: Holder,
+        id: &CertificateId,
+    ) -> Result<Released, ControlError> {
+        let (inner, project, id) = (self.inner.clone(), project.clone(), id.clone());
+        whole(async move { inner.release_from(&project, holder, &id).await }).await
+    }
+
+    /// Says whether the newest zone certificate is presented project-wide. Saying it again changes nothing.
+    ///
+    /// # Errors
+    /// Switching it on where a file declares the project-wide certificate; the project's state; storing.
+    pub async fn set_zone(&self, project: &Arc<Project>, enabled: bool) -> Result<(), ControlError> {
+        let (inner, project) = (self.inner.clone(), project.clone());
+        whole(async move { inner.set_zone(&project, enabled).await }).await
+    }
+
+    /// What is stored in lists of this project and not published yet.
+    #[must_use]
+    pub fn deploying(&self, project: &ProjectId) -> Vec<Deploying> {
+        let all = self.inner.deploying.0.lock().expect("nothing panics while holding it");
+        all.iter().filter(|(of, _)| of == project).map(|(_, deploying)| deploying.clone()).collect()
+    }
+}
+
+/// Validation signs and verifies; that is kept off the threads that answer requests.
+async fn validated(upload: HeldUpload) -> Result<(HeldUpload, ValidCertificate), ControlError> {
+    let checked = tokio::task::spawn_blocking(move || {
+        let material = Material { cert: &upload.cert, key: &upload.key, ca: None, skip_validation: false };
+        let valid = validate(material, clock::now());
+        valid.map(|valid| (upload, valid))
+    });
+    match checked.await {
+        Ok(checked) => checked.map_err(ControlError::Invalid),
+        Err(error) => {
+            tracing::error!(%error, "validation ended early");
+            Err(ControlError::Storing("egret failed or is ending; see the log".to_owned()))
+        }
+    }
+}
+
+impl Inner {
+    async fn hold(
+        &self,
+        project: &Arc<Project>,
+        holder: Holder,
+        upload: HeldUpload,
+    ) -> Result<Arc<Certificate>, ControlError> {
+        let (upload, valid) = validated(upload).await?;
+        let id = new_id_of(CertificateId::bare)?;
+
+        let _writer = project.write().await;
+        let snapshot = project.snapshot();
+        takes_uploads(&snapshot)?;
+        let roster = snapshot.roster();
+        if let Some((held, same)) = twin(&snapshot, holder, &valid.digest) {
+            let is_recent = clock::now() - held.since <= self.limits.create_retry_window();
+            let is_retried = upload.retry && held.by == upload.by.id && is_recent;
+            return if is_retried { Ok(same) } else { Err(ControlError::Duplicate(held.id.clone())) };
+        }
+        let is_presented = holder == Holder::Zone && roster.zone_enabled;
+        if is_presented {
+            not_declared(&snapshot, &Pattern::Default)?;
+        }
+        let most = self.limits.max_zone_certificates();
+        if roster.of(holder).count() >= most {
+            self.metrics.store_limits_reached.add();
+            let what = if holder == Holder::Zone {
+                "certificates in the zone's own list"
+            } else {
+                "hostname certificates in the zone"
+            };
+            return Err(ControlError::Full { limit: "max_zone_certificates", most, what });
+        }
+        let facts = Facts {
+            id: id.clone(),
+            cert_pem: String::clone(&upload.cert),
+            ca_pem: String::new(),
+            uploaded_at: clock::now().replace_nanosecond(0).unwrap_or_else(|_| clock::now()),
+            skip_validation: false,
+            warnings: None,
+            source: Source::Api,
+            holder,
+        };
+        let certificate = self.maker.load_full().certificate(snapshot.info(), snapshot.vouching(), valid, facts);
+        let record = CertificateRecord {
+            cert: String::clone(&upload.cert),
+            ca: String::new(),
+            key: Zeroizing::new(String::clone(&upload.key)),
+            skip_validation: false,
+            uploaded_at: certificate.info.uploaded_at,
+            warnings: certificate.info.warnings.clone(),
+        };
+        let mut roster = Roster::clone(roster);
+        let since = stamp(&snapshot, &Pattern::Default);
+        roster.held.push(Held { id: id.clone(), holder, since, by: upload.by.id.clone() });
+        let mut writes = vec![
+            Write::Put(self.store.certificate_key(project.id(), &id), record.to_bytes()),
+            self.store.roster_write(project.id(), &roster),
+        ];
+        drop(record);
+        writes.extend(self.store.project_record(snapshot.info()));
+        self.store.write(writes).await?;
+
+        let underway = self.deploying.enter(project.id(), &certificate);
+        let mut edit = snapshot.edit();
+        edit.put_certificate(certificate.clone());
+        edit.set_roster(roster);
+        self.publish(project, &snapshot, edit, Drain::Grace);
+        drop(underway);
+        let list = holder.as_str();
+        tracing::info!(project = %project.id(), list, certificate = %id, "certificate uploaded to a list of the zone");
+        let words = match holder {
+            Holder::Zone => "a certificate was uploaded for the zone",
+            _ => "a certificate was uploaded for hostnames of the zone",
+        };
+        let event = Event::new(EventKind::CertificateUploaded, words).about(project.id(), &id);
+        self.events.emit(if is_presented { event.at_origin(&Pattern::Default) } else { event });
+        Ok(certificate)
+    }
+
+    async fn release_from(
+        &self,
+        project: &Arc<Project>,
+        holder: Holder,
+        id: &CertificateId,
+    ) -> Result<Released, ControlError> {
+        let _writer = project.write().await;
+        let snapshot = project.snapshot();
+        takes_changes(&snapshot)?;
+        let Some(id) = self.known(&snapshot, id) else {
+            return Err(ending(project, holder, id).unwrap_or(ControlError::NotFound("certificate")));
+        };
+        let lists = self.lists(&snapshot, &id);
+        if !lists.contains(&holder) {
+            let wrong = |held: &Holder| ControlError::WrongList { held: *held, wanted: holder };
+            return Err(lists.first().map_or(ControlError::NotFound("certificate"), wrong));
+        }
+        let certificate = snapshot.certificate(&id);
+        let is_zones = certificate.as_ref().map(|c| c.info.holder) == Some(Holder::Zone)
+            || snapshot.roster().entry(&id).is_some_and(|held| held.holder == Holder::Zone);
+        if !is_zones {
+            let mut uses = self.named_at(project, &snapshot, &id);
+            uses.retain(|pattern| holder != Holder::Zone || *pattern != Pattern::Default);
+            if !uses.is_empty() {
+                return Err(ControlError::InUse(in_use(&uses)));
+            }
+        }
+        self.delete_held(project, &id, Drain::Grace).await?;
+        let open = |certificate: &Arc<Certificate>| certificate.objects().map(|tls| tls.life().connections()).sum();
+        let connections = certificate.as_ref().map_or(0, open);
+        Ok(Released { id, certificate, connections })
+    }
+
+    async fn set_zone(&self, project: &Arc<Project>, enabled: bool) -> Result<(), ControlError> {
+        let _writer = project.write().await;
+        let snapshot = project.snapshot();
+        takes_changes(&snapshot)?;
+        let roster = snapshot.roster();
+        if roster.zone_enabled == enabled && !roster.damaged {
+            return Ok(());
+        }
+        if enabled {
+            not_declared(&snapshot, &Pattern::Default)?;
+        }
+        let roster = Roster { zone_enabled: enabled, damaged: false, ..Roster::clone(roster) };
+        let mut writes = vec![self.store.roster_write(project.id(), &roster)];
+        writes.extend(self.store.project_record(snapshot.info()));
+        self.store.write(writes).await?;
+
+        let mut edit = snapshot.edit();
+        edit.set_roster(roster);
+        self.publish(project, &snapshot, edit, Drain::Grace);
+        tracing::info!(project = %project.id(), enabled, "zone certificates switched");
+        Ok(())
+    }
+
+    /// The places whose bindings name a certificate or, presenting nothing, remember it; those that a declared binding
+    /// covers included. What the zone presents by itself is not among them.
+    pub(super) fn named_at(&self, project: &Project, snapshot: &Snapshot, id: &CertificateId) -> Vec<Pattern> {
+        let bound = snapshot.bindings_of(id).into_iter().filter(|binding| !binding.derived);
+        let mut places: Vec<_> = bound.map(|binding| binding.pattern.clone()).collect();
+        places.extend(remembering(snapshot, id).into_iter().map(|binding| binding.pattern));
+        let names = |binding: &Arc<Binding>| named(binding) == Some(id);
+        places.extend(self.covered(project.id()).into_values().filter(names).map(|binding| binding.pattern.clone()));
+        places.sort();
+        places.dedup();
+        places
+    }
+
+    /// The certificate that a caller means who may have left the prefix of its id out, or written one that it does not have.
+    pub(super) fn known(&self, snapshot: &Snapshot, id: &CertificateId) -> Option<CertificateId> {
+        let is_known = |id: &CertificateId| {
+            id.as_str() != UNREADABLE_ID
+                && (snapshot.certificate(id).is_some()
+                    || snapshot.roster().entry(id).is_some()
+                    || snapshot.is_bound(id)
+                    || self.is_of_account(snapshot, id))
+        };
+        if is_known(id) {
+            return Some(id.clone());
+        }
+        let digits = id.hex()?;
+        let other = if id.as_str() == digits { format!("cert_{digits}") } else { digits.to_owned() };
+        CertificateId::parse(&other).filter(is_known)
+    }
+
+    /// The lists that show a certificate which the project knows. One of the project's own is shown by the place that it is
+    /// bound to, so that it may be in both of a zone's; and in both, too, once nothing names it, so that it can be deleted.
+    pub(super) fn lists(&self, snapshot: &Snapshot, id: &CertificateId) -> Vec<Holder> {
+        if self.is_of_account(snapshot, id) {
+            return vec![Holder::Account];
+        }
+        let certificate = snapshot.certificate(id).map(|certificate| certificate.info.holder);
+        let held = certificate.filter(|holder| *holder != Holder::Project);
+        if let Some(holder) = held.or_else(|| snapshot.roster().entry(id).map(|held| held.holder)) {
+            return vec![holder];
+        }
+        let bindings = snapshot.bindings_of(id);
+        if bindings.is_empty() {
+            return vec![Holder::Zone, Holder::Hostnames];
+        }
+        let shown = |binding: Arc<Binding>| match binding.pattern {
+            Pattern::Default => Some(Holder::Zone),
+            Pattern::Host(_, PortRule::Any) => Some(Holder::Hostnames),
+            Pattern::Host(..) | Pattern::Wildcard(..) => None,
+        };
+        bindings.into_iter().filter_map(shown).collect()
+    }
+
+    fn is_of_account(&self, snapshot: &Snapshot, id: &CertificateId) -> bool {
+        let account = snapshot.info().account_id.as_deref();
+        account.is_some() && self.accounts.home(id).as_deref() == account
+    }
+}
+
+/// The certificate of a list that is of the same chain and key.
+fn twin<'a>(snapshot: &'a Snapshot, holder: Holder, digest: &[u8; 32]) -> Option<(&'a Held, Arc<Certificate>)> {
+    let of = |held: &'a Held| Some((held, snapshot.certificate(&held.id)?));
+    snapshot.roster().of(holder).filter_map(of).find(|(_, certificate)| certificate.digest == *digest)
+}
+
+/// What is said of a certificate that is not there any more and whose connections are.
+fn ending(project: &Project, holder: Holder, id: &CertificateId) -> Option<ControlError> {
+    let is_same = |other: &CertificateId| other == id || (id.hex().is_some() && other.hex() == id.hex());
+    let retired = project.retired().into_iter().rev().find(|retired| is_same(&retired.id))?;
+    let of_list = matches!(retired.info.holder, held if held == holder || held == Holder::Project);
+    of_list.then(|| ControlError::Ending(retired.id.clone(), retired.connections(), retired.last_deadline()))
+}
+
+/// Places that are named in one refusal at most.
+const MAX_NAMED: usize = 10;
+
+fn in_use(places: &[Pattern]) -> String {
+    let name = |pattern: &Pattern| match pattern {
+        Pattern::Host(host, PortRule::Any) => format!("hostname {host}"),
+        other => format!("binding {other}"),
+    };
+    let mut named: Vec<_> = places.iter().take(MAX_NAMED).map(name).collect();
+    if places.len() > MAX_NAMED {
+        named.push(format!("and {} more", places.len() - MAX_NAMED));
+    }
+    format!(
+        "the certificate is in use by {}; set enabled of its hostnames to null or give them another certificate, remove other bindings, and delete it then",
+        named.join(", ")
+    )
+}
 
 /// What changes beside its bindings when a certificate leaves its list.
 #[derive(Default)]
@@ -53,9 +423,14 @@ impl Inner {
     }
 }
 
+/// The certificate that a binding names, or presenting nothing remembers.
+pub(super) fn named(binding: &Binding) -> Option<&CertificateId> {
+    let remembered = || binding.association.as_ref()?.certificate.as_ref();
+    binding.target.certificate_id().or_else(remembered)
+}
+
 /// The associations that name a certificate and present nothing.
 pub(super) fn remembering(snapshot: &Snapshot, id: &CertificateId) -> Vec<Binding> {
-    let names = |binding: &Binding| binding.association.as_ref().is_some_and(|a| a.certificate.as_ref() == Some(id));
-    let remembers = |binding: &Binding| matches!(binding.target, Target::None) && names(binding);
+    let remembers = |binding: &Binding| matches!(binding.target, Target::None) && named(binding) == Some(id);
     snapshot.bindings().iter().filter(|binding| remembers(binding)).map(|binding| Binding::clone(binding)).collect()
 }

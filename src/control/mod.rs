@@ -8,6 +8,7 @@
 
 mod accounts;
 mod apply;
+mod associate;
 mod certificates;
 mod declared;
 mod disclosures;
@@ -15,6 +16,7 @@ mod expiry;
 mod held;
 mod layers;
 mod load;
+mod making_way;
 mod outline;
 mod plan;
 mod projects;
@@ -30,8 +32,10 @@ mod tests;
 mod tokens;
 
 pub use accounts::{AccountUpload, AccountUse};
+pub use associate::{EntryFault, EntryKind, Wanted};
 pub use declared::{Depth, Entry, Files, Listing, examine, list};
 pub use expiry::Warning;
+pub use held::{Deploying, HeldUpload, Released};
 pub use outline::{Outline, Unread, outline};
 pub use reload::{ReloadReport, TRUST};
 pub use stage::{Pending, Promoted, Refused, trial_origin};
@@ -41,11 +45,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use crate::backend::SealedRecord;
 use crate::config::LiveLimits;
-use crate::domain::{CertificateId, Pattern};
+use crate::domain::{CertificateId, Holder, Pattern, time as clock};
 use crate::observe::{Events, Metrics};
 use crate::pki::validate::Fault;
 use crate::registry::{Accounts, Certificate, Disclosures, Registry, Token};
@@ -123,7 +128,7 @@ pub enum ControlError {
         "there is no certificate to go back to: after an upload the one before is kept for limits.rollback_window, but not with drain=now, rollback = \"off\", or once it has expired"
     )]
     NoneKept,
-    /// Something is in the way: a project of this name, id, account or zone, a token of this name, a full house.
+    /// Something is in the way: a project of this name, id or zone, a token of this name, a full house.
     #[error("{0}")]
     Exists(String),
     /// The same certificate stands in this list already, under that id.
@@ -151,6 +156,23 @@ pub enum ControlError {
         "certificate {0} belongs to the account; remove its bindings (egret's DELETE …/bindings?origin=), or delete it among the account's mTLS certificates"
     )]
     OfAccount(CertificateId),
+    /// A certificate was deleted before, and connections of it are finishing: how many, and until when at most.
+    #[error(
+        "certificate {0} was deleted; {1} of its connections are finishing, until {until} at most",
+        until = clock::rfc3339(*.2)
+    )]
+    Ending(CertificateId, usize, OffsetDateTime),
+    /// The certificate is in another list than the one that was asked.
+    #[error("the certificate is one of {}, and this asks for one of {}", held.list(), wanted.list())]
+    WrongList {
+        /// Where it is.
+        held: Holder,
+        /// What was asked for.
+        wanted: Holder,
+    },
+    /// Associations that were not made, each with its fault; nothing was changed.
+    #[error("{}", associate::faults_text(.0))]
+    Entries(Vec<EntryFault>),
     /// The token of who asks for it ended while the request was on its way.
     #[error("your token was revoked or has expired meanwhile; nothing was changed")]
     Revoked,
@@ -222,6 +244,8 @@ struct Inner {
     keeping: rollback::Keeping,
     /// What is being tried out before it is put in force.
     staging: stage::Staging,
+    /// What is stored and not published yet.
+    deploying: held::Deployment,
     metrics: Arc<Metrics>,
 }
 

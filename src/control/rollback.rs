@@ -333,7 +333,7 @@ impl Inner {
     ) -> Result<bool, ControlError> {
         let _writer = project.write().await;
         let snapshot = project.snapshot();
-        let Some(binding) = snapshot.binding(pattern).filter(|_| !snapshot.is_removed()) else { return Ok(false) };
+        let Some(binding) = snapshot.in_force(pattern).filter(|_| !snapshot.is_removed()) else { return Ok(false) };
         if binding.target.certificate_id() != Some(refused) {
             // Another exchange has seen to it, or somebody put something else there.
             return Ok(matches!(binding.target, Target::Certificate(_)));
@@ -375,9 +375,10 @@ impl Inner {
         let id = &previous.certificate.info.id;
         // Still in force elsewhere: the same certificate. Else one that no connection and no ticket knows, and that trusts
         // whom the project trusts by now.
-        let certificate = snapshot
-            .certificate(id)
-            .unwrap_or_else(|| self.maker.load_full().anew(snapshot.info(), &previous.certificate, false));
+        let certificate = snapshot.certificate(id).unwrap_or_else(|| {
+            let maker = self.maker.load_full();
+            maker.anew(snapshot.info(), snapshot.vouching(), &previous.certificate, false)
+        });
         let target = Target::Certificate(certificate);
         let since = stamp(snapshot, &binding.pattern);
         let next = Binding { target, since, previous: None, ..binding.clone() };
@@ -410,7 +411,7 @@ impl Inner {
             // As after an upload, which it may have to make way for.
             None => replaced.and_then(|old| self.loosen(snapshot, &old, &mut edit)),
         };
-        self.publish(project, snapshot, edit);
+        self.publish(project, snapshot, edit, drain);
         if let Some(newer) = newer {
             retire(project, &newer, Some(&certificate.info.id), drain, Grace::of_replaced(&self.limits));
         }

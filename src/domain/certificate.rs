@@ -176,6 +176,17 @@ impl Holder {
             Self::Account => "account",
         }
     }
+
+    /// What the certificates of this list are called in a sentence.
+    #[must_use]
+    pub fn list(self) -> &'static str {
+        match self {
+            Self::Project => "the project's certificates",
+            Self::Zone => "the zone's own certificates",
+            Self::Hostnames => "the zone's hostname certificates",
+            Self::Account => "the account's mTLS certificates",
+        }
+    }
 }
 
 /// What may be told of a client certificate. Never key material.

@@ -38,6 +38,8 @@ pub struct Retired {
     pub tls: Vec<Weak<UpstreamTls>>,
     /// Facts for the details endpoint.
     pub info: Arc<CertificateInfo>,
+    /// Its chain as uploaded, byte for byte: a zone's lists tell it until the last connection is gone.
+    pub pem: Arc<str>,
     /// When what still runs is cut.
     pub deadline: time::OffsetDateTime,
     /// The same for connections that were upgraded.

@@ -168,6 +168,7 @@ fn forgets_a_retired_certificate_with_its_last_connection_and_holds_no_key() {
         heir: None,
         tls: vec![Arc::downgrade(&tls)],
         info: certificate("cert_1").info.clone(),
+        pem: "".into(),
         deadline: time::OffsetDateTime::UNIX_EPOCH,
         upgraded_deadline: time::OffsetDateTime::UNIX_EPOCH,
     };
@@ -203,6 +204,7 @@ fn knows_who_stands_in_the_place_of_a_retired_certificate_however_often_that_was
             heir: by.map(id),
             tls: vec![Arc::downgrade(tls)],
             info: certificate(name).info.clone(),
+            pem: "".into(),
             deadline: time::OffsetDateTime::UNIX_EPOCH,
             upgraded_deadline: time::OffsetDateTime::UNIX_EPOCH,
         });

@@ -68,7 +68,7 @@ impl Inner {
         all
     }
 
-    pub(super) fn covered(&self, project: &ProjectId) -> Covered {
+    pub(in crate::control) fn covered(&self, project: &ProjectId) -> Covered {
         self.shadowed.lock().expect("nothing panics while holding it").get(project).cloned().unwrap_or_default()
     }
 
