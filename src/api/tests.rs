@@ -1,6 +1,10 @@
 //! The whole API over a real registry and control, with the memory backend: what a client sees.
 
+mod account_leafs;
 mod cloudflare;
+mod cloudflare_accounts;
+mod cloudflare_hostnames;
+mod cloudflare_zones;
 mod events;
 mod explain;
 mod metrics;
