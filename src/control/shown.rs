@@ -32,12 +32,32 @@ pub struct Shown {
     pub id: CertificateId,
     /// What is known of it; `None` if it could not be loaded.
     pub info: Option<Arc<CertificateInfo>>,
-    /// The certificate, while there is one.
-    pub certificate: Option<Arc<Certificate>>,
+    /// Its chain as uploaded, byte for byte; `None` if it could not be loaded.
+    pub pem: Option<Pem>,
     /// How far it is.
     pub deployment: Deployment,
     /// Since when it is in the list.
     pub since: OffsetDateTime,
+}
+
+/// A chain as it was uploaded, wherever it is held.
+#[derive(Debug, Clone)]
+pub enum Pem {
+    /// By a certificate of the project.
+    Held(Arc<Certificate>),
+    /// By what is remembered of one that was deleted.
+    Left(Arc<str>),
+}
+
+impl Pem {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Held(certificate) => &certificate.cert_pem,
+            Self::Left(text) => text,
+        }
+    }
 }
 
 /// A hostname and the certificate that is named for it.
@@ -64,7 +84,7 @@ impl Shown {
         Self {
             id: certificate.info.id.clone(),
             info: Some(certificate.info.clone()),
-            certificate: Some(certificate),
+            pem: Some(Pem::Held(certificate)),
             deployment: Deployment::Active,
             since,
         }
@@ -79,7 +99,7 @@ impl Shown {
         }
         let bound = || snapshot.bindings_of(id).first().map(|binding| binding.since);
         let since = entry.or_else(bound).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        Self { id: id.clone(), info: None, certificate: None, deployment: Deployment::Failed, since }
+        Self { id: id.clone(), info: None, pem: None, deployment: Deployment::Failed, since }
     }
 }
 
@@ -142,7 +162,7 @@ impl Control {
             since: ended.info.uploaded_at,
             id: ended.id,
             info: Some(ended.info),
-            certificate: None,
+            pem: Some(Pem::Left(ended.pem)),
         })
     }
 

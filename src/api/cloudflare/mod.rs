@@ -27,7 +27,7 @@ pub(super) mod zones;
 use std::sync::Arc;
 
 use super::problem::Problem;
-use crate::control::{Deployment, Shown};
+use crate::control::{Deployment, Pem, Shown};
 use crate::domain::{CertificateId, Holder};
 use crate::registry::Certificate;
 
@@ -53,7 +53,7 @@ fn uploaded(certificate: &Arc<Certificate>) -> Shown {
     Shown {
         id: certificate.info.id.clone(),
         info: Some(certificate.info.clone()),
-        certificate: Some(certificate.clone()),
+        pem: Some(Pem::Held(certificate.clone())),
         deployment: Deployment::Active,
         since: certificate.info.uploaded_at,
     }

@@ -66,7 +66,7 @@ impl Facts {
 }
 
 /// A certificate of a zone's hostnames. Of one that could not be loaded, only id, status and date are known (deleted: not
-/// the date either); of one that was deleted a while ago, all but the certificate itself.
+/// the date either).
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CloudflareHostnameCertificate)]
 pub(in crate::api) struct HostnameCertificate {
@@ -106,7 +106,7 @@ impl HostnameCertificate {
     pub(super) fn of(shown: &Shown) -> Self {
         Self {
             id: id_of(&shown.id),
-            certificate: shown.certificate.as_ref().map(|certificate| certificate.cert_pem.clone()),
+            certificate: shown.pem.as_ref().map(|pem| pem.as_str().to_owned()),
             facts: shown.info.as_deref().map(Facts::of),
             status: shown.deployment.into(),
             uploaded_on: Some(rfc3339(shown.info.as_ref().map_or(shown.since, |info| info.uploaded_at))),
