@@ -11,3 +11,4 @@ mod start;
 mod support;
 mod tls13;
 mod tokens;
+mod vouching;

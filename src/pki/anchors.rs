@@ -5,7 +5,7 @@
 
 mod vouching;
 
-pub use vouching::{Vouching, towards};
+pub use vouching::{Bundle, Vouching, towards};
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -15,7 +15,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::CertificateDer;
 
 use super::{SharedAnchors, hash_all, is_ca, verifier};
-use crate::domain::{Origin, Pattern, PortRule};
+use crate::domain::{CertificateId, Origin, Pattern, PortRule};
 
 tokio::task_local! {
     static TOWARDS: Origin;
@@ -28,6 +28,17 @@ pub async fn towards<F: Future>(origin: Origin, handshake: F) -> F::Output {
     TOWARDS.scope(origin, handshake).await
 }
 
+/// A CA bundle, and the servers that it vouches for.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    /// Whose certificates they are; only told.
+    pub id: CertificateId,
+    /// Which servers.
+    pub pattern: Pattern,
+    /// Those that are no CA vouch for nobody.
+    pub certificates: Vec<CertificateDer<'static>>,
+}
+
 /// The bundles of one project. Never changed, only replaced.
 #[derive(Debug)]
 pub struct Vouching {
@@ -37,6 +48,7 @@ pub struct Vouching {
 
 #[derive(Debug)]
 struct Entry {
+    id: CertificateId,
     pattern: Pattern,
     /// `None` if no certificate of the bundle can be an anchor.
     verifier: Option<Arc<WebPkiServerVerifier>>,
@@ -61,6 +73,12 @@ impl Vouching {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// The bundles that vouch for the server of an origin, by id, each with the pattern that covers it.
+    pub fn of(&self, origin: &Origin) -> impl Iterator<Item = (&CertificateId, &Pattern)> {
+        let covering = self.entries.iter().filter(|entry| entry.pattern.covers(origin));
+        covering.map(|entry| (&entry.id, &entry.pattern))
     }
 
     /// The port of `origin`, if a bundle vouches for this host on that very port: what is remembered by name without port
@@ -88,26 +106,26 @@ impl Vouching {
 }
 
 impl SharedAnchors {
-    /// The bundles of a project, each with the servers that it vouches for. Certificates that are no CA vouch for nobody.
+    /// The bundles of a project.
     #[must_use]
-    pub fn vouching(&self, entries: &[(Pattern, Vec<CertificateDer<'static>>)]) -> Arc<Vouching> {
-        if entries.is_empty() {
+    pub fn vouching(&self, bundles: &[Bundle]) -> Arc<Vouching> {
+        if bundles.is_empty() {
             return Vouching::none();
         }
         // One bundle may be bound to many patterns.
         let mut verifiers: HashMap<[u8; 32], Option<Arc<WebPkiServerVerifier>>> = HashMap::new();
-        let mut digests = Vec::with_capacity(entries.len());
-        let one = |(pattern, bundle): &(Pattern, Vec<CertificateDer<'static>>)| {
-            let digest = hash_all(bundle);
+        let mut digests = Vec::with_capacity(bundles.len());
+        let one = |Bundle { id, pattern, certificates }: &Bundle| {
+            let digest = hash_all(certificates);
             digests.push((pattern.to_string(), digest));
             let made = verifiers.entry(digest).or_insert_with(|| {
                 let mut roots = RootCertStore::empty();
-                roots.add_parsable_certificates(bundle.iter().filter(|c| is_ca(c)).cloned());
+                roots.add_parsable_certificates(certificates.iter().filter(|c| is_ca(c)).cloned());
                 verifier(roots, &self.provider)
             });
-            Entry { pattern: pattern.clone(), verifier: made.clone() }
+            Entry { id: id.clone(), pattern: pattern.clone(), verifier: made.clone() }
         };
-        let entries = entries.iter().map(one).collect();
+        let entries = bundles.iter().map(one).collect();
         Arc::new(Vouching { entries, digest: digest_of(digests) })
     }
 }

@@ -8,6 +8,11 @@ use crate::pki::anchors::TrustAnchors;
 use crate::pki::pem;
 use crate::pki::testing::{Minted, ca, leaf};
 
+fn bundle(pattern: &str, certificates: Vec<CertificateDer<'static>>) -> Bundle {
+    let pattern = Pattern::parse(pattern).unwrap();
+    Bundle { id: CertificateId::parse("bundle").unwrap(), pattern, certificates }
+}
+
 struct World {
     shared: SharedAnchors,
     ca: Minted,
@@ -32,7 +37,7 @@ impl World {
     }
 
     fn vouching(&self, patterns: &[&str]) -> Arc<Vouching> {
-        let entry = |pattern: &&str| (Pattern::parse(pattern).unwrap(), der(&self.ca));
+        let entry = |pattern: &&str| bundle(pattern, der(&self.ca));
         self.shared.vouching(&patterns.iter().map(entry).collect::<Vec<_>>())
     }
 
@@ -96,13 +101,13 @@ fn a_bundle_vouches_for_nobody_outside_of_a_handshake_with_an_origin() {
 fn one_of_several_bundles_is_enough() {
     let world = World::new();
     let stranger = ca("another CA", None, clock::now(), |_| {});
-    let pattern = || Pattern::parse("https://a.example.test").unwrap();
+    let at_a = |certificates| bundle("https://a.example.test", certificates);
     for entries in [vec![der(&stranger), der(&world.ca)], vec![der(&world.ca), der(&stranger)]] {
-        let entries: Vec<_> = entries.into_iter().map(|bundle| (pattern(), bundle)).collect();
+        let entries: Vec<_> = entries.into_iter().map(at_a).collect();
         let trust = world.shared.set(ServerTrust::Ca, None, &[], &world.shared.vouching(&entries));
         assert_eq!(world.at(&trust, "https://a.example.test"), Ok(()));
     }
-    let trust = world.shared.set(ServerTrust::Ca, None, &[], &world.shared.vouching(&[(pattern(), der(&stranger))]));
+    let trust = world.shared.set(ServerTrust::Ca, None, &[], &world.shared.vouching(&[at_a(der(&stranger))]));
     assert_eq!(world.at(&trust, "https://a.example.test"), unknown());
 }
 
@@ -121,7 +126,7 @@ fn where_only_the_system_is_trusted_no_bundle_vouches() {
 #[test]
 fn a_certificate_of_a_bundle_that_is_no_ca_vouches_for_nobody() {
     let world = World::new();
-    let entries = [(Pattern::Default, world.server.clone())];
+    let entries = [bundle("*", world.server.clone())];
     let trust = world.shared.set(ServerTrust::Ca, None, &[], &world.shared.vouching(&entries));
     assert_eq!(world.at(&trust, "https://a.example.test"), unknown());
 }
@@ -149,5 +154,8 @@ fn the_digest_tells_bundles_and_patterns_apart_and_not_their_order() {
     assert_ne!(digest(&["https://a.test"]), digest(&["https://a.test:*"]));
     assert_ne!(digest(&["*"]), *other.vouching(&["*"]).digest());
     assert_eq!(digest(&[]), *Vouching::none().digest());
+    let vouching = world.vouching(&["*", "https://a.test", "https://b.test"]);
+    let of: Vec<_> = vouching.of(&Origin::parse("https://a.test").unwrap()).map(|(_, at)| at.to_string()).collect();
+    assert_eq!(of, ["*", "https://a.test"]);
     assert!(Vouching::none().is_empty() && !world.vouching(&["*"]).is_empty());
 }
