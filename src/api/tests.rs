@@ -1,5 +1,6 @@
 //! The whole API over a real registry and control, with the memory backend: what a client sees.
 
+mod bundles;
 mod events;
 mod explain;
 mod metrics;
