@@ -10,8 +10,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Management, bindings, certificates, disclosures, events, explain, metrics, openapi, projects, status, tokens,
-    vercel,
+    Management, bindings, certificates, cloudflare, disclosures, events, explain, metrics, openapi, projects, status,
+    tokens, vercel,
 };
 
 /// All of them, with their documentation.
@@ -20,6 +20,13 @@ pub(super) fn all() -> OpenApiRouter<Arc<Management>> {
         // Vercel's dialect
         .routes(routes!(vercel::list, vercel::upload))
         .routes(routes!(vercel::remove))
+        // Cloudflare's
+        .routes(routes!(cloudflare::verify::user))
+        .routes(routes!(cloudflare::verify::account))
+        .routes(routes!(cloudflare::accounts::list))
+        .routes(routes!(cloudflare::accounts::get))
+        .routes(routes!(cloudflare::zones::list))
+        .routes(routes!(cloudflare::zones::get))
         // egret's own
         .routes(routes!(projects::list, projects::create))
         .routes(routes!(projects::remove))

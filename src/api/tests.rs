@@ -1,6 +1,7 @@
 //! The whole API over a real registry and control, with the memory backend: what a client sees.
 
 mod bundles;
+mod cloudflare;
 mod events;
 mod explain;
 mod metrics;

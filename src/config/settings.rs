@@ -400,12 +400,12 @@ pub struct Limits {
     pub max_declared_certificates: usize,
     /// How often the configuration and the files that it names are looked at where nothing said that they changed.
     pub reload_poll: Duration,
-    /// Certificates and CA bundles of one account (Cloudflare's dialect), over all projects that carry it.
-    pub max_account_certificates: usize,
     /// Certificates in each of a zone's two lists (Cloudflare's dialect).
     pub max_zone_certificates: usize,
     /// Hostnames that one hostname certificate is associated with, switched on or off.
     pub max_associations: usize,
+    /// Certificates and CA bundles of one account (Cloudflare's dialect), over all projects that carry it.
+    pub max_account_certificates: usize,
     /// A create that a client says it sends again answers with what its first try stored, for this long.
     pub create_retry_window: Duration,
     /// CA bundles that vouch for servers of one project, each with each of its patterns.
@@ -472,9 +472,9 @@ impl Default for Limits {
             max_api_connections: 256,
             max_declared_certificates: 100_000,
             reload_poll: MINUTE,
-            max_account_certificates: 1000,
             max_zone_certificates: 10,
             max_associations: 100,
+            max_account_certificates: 1000,
             create_retry_window: 5 * MINUTE,
             max_ca_bindings: 100,
             max_tokens: 4096,

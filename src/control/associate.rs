@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::apply::{Grace, retire};
 use super::certificates::{not_declared, takes_changes, whole};
-use super::held::{known, lists, named};
+use super::held::named;
 use super::layers::stamp;
 use super::records::BindingRecord;
 use super::store::Write;
@@ -91,7 +91,7 @@ impl Inner {
         let mut faults = Vec::new();
         let mut changes = Vec::new();
         for (index, wanted) in once_each(&wanted, &mut faults) {
-            match change(&snapshot, index, wanted) {
+            match self.association_of(&snapshot, index, wanted) {
                 Ok(change) => changes.extend(change),
                 Err(fault) => faults.push(fault),
             }
@@ -136,7 +136,7 @@ impl Inner {
             let (_, known) = ended.entry(old.info.id.clone()).or_insert((old, None));
             *known = known.take().or(successor);
         }
-        self.publish(project, &snapshot, edit);
+        self.publish(project, &snapshot, edit, Drain::Grace);
         for (old, successor) in ended.into_values() {
             let grace =
                 if successor.is_some() { Grace::of_replaced(&self.limits) } else { Grace::of_deleted(&self.limits) };
@@ -213,72 +213,77 @@ fn once_each<'a>(wanted: &'a [Wanted], faults: &mut Vec<EntryFault>) -> Vec<(usi
     all
 }
 
-/// What has to change for `wanted` to be so; `None` if it is.
-fn change(snapshot: &Snapshot, index: usize, wanted: &Wanted) -> Result<Option<Change>, EntryFault> {
-    let fault = |field, kind, what: String| EntryFault { index, field, kind, what };
-    let pattern = Pattern::Host(wanted.hostname.clone(), PortRule::Any);
-    if let Err(ControlError::Declared(_, file)) = not_declared(snapshot, &pattern) {
-        let what = format!("what this hostname presents is declared in {file}; change it there");
-        return Err(fault("hostname", EntryKind::Declared, what));
-    }
-    let existing = snapshot.binding(&pattern);
-    let Some(enabled) = wanted.enabled else {
-        let is_there = existing.is_some() || snapshot.is_quarantined(&pattern);
-        return Ok(is_there.then_some(Change { index, pattern, existing, next: None }));
-    };
-    let certificate = usable(snapshot, wanted).map_err(|(kind, what)| fault("cert_id", kind, what))?;
-    let id = certificate.info.id.clone();
-    let is_so = existing.as_deref().is_some_and(|binding| {
-        let presents = !matches!(binding.target, Target::None);
-        presents == enabled && named(binding) == Some(&id)
-    });
-    if is_so {
-        return Ok(None);
-    }
-    let since = stamp(snapshot, &pattern);
-    let created_at = existing.as_ref().map_or(since, |binding| {
-        // One that was written otherwise stood for an association from its beginning.
-        binding.association.as_ref().map_or(binding.since, |association| association.created_at)
-    });
-    let binding = Binding {
-        pattern: pattern.clone(),
-        target: if enabled { Target::Certificate(certificate) } else { Target::None },
-        source: Source::Api,
-        since,
-        lift: existing.as_ref().is_none_or(|binding| binding.lift),
-        // Kept also where nothing is presented: switched on again it is as strict as before.
-        tls13_only: existing.as_ref().is_some_and(|binding| binding.tls13_only),
-        previous: None,
-        association: Some(Association { certificate: Some(id), created_at }),
-        derived: false,
-    };
-    Ok(Some(Change { index, pattern, existing, next: Some(binding) }))
-}
-
-/// The certificate that is wanted, if a hostname may name it.
-fn usable(snapshot: &Snapshot, wanted: &Wanted) -> Result<Arc<Certificate>, (EntryKind, String)> {
-    let Some(id) = &wanted.certificate else {
-        let what = "it is missing; name a hostname certificate of the zone (voiding alone, enabled: null, needs none)";
-        return Err((EntryKind::MissingCertificate, what.to_owned()));
-    };
-    let unknown = |what: &str| (EntryKind::UnknownCertificate, what.to_owned());
-    let none = "the zone has no hostname certificate with this id; upload one, or name one that GET …/hostnames/certificates lists";
-    let id = known(snapshot, id).ok_or_else(|| unknown(none))?;
-    let lists = lists(snapshot, &id);
-    if !lists.contains(&Holder::Hostnames) {
-        return Err(match lists.first() {
-            None => unknown(none),
-            Some(held) => {
-                let what = format!(
-                    "this is one of {}, and hostnames name {}; upload it to /hostnames/certificates, too, and name the id that it gets there",
-                    held.list(),
-                    Holder::Hostnames.list()
-                );
-                (EntryKind::WrongList, what)
-            }
+impl Inner {
+    /// What has to change for `wanted` to be so; `None` if it is.
+    fn association_of(&self, snapshot: &Snapshot, index: usize, wanted: &Wanted) -> Result<Option<Change>, EntryFault> {
+        let fault = |field, kind, what: String| EntryFault { index, field, kind, what };
+        let pattern = Pattern::Host(wanted.hostname.clone(), PortRule::Any);
+        if let Err(ControlError::Declared(_, file)) = not_declared(snapshot, &pattern) {
+            let what = format!("what this hostname presents is declared in {file}; change it there");
+            return Err(fault("hostname", EntryKind::Declared, what));
+        }
+        let existing = snapshot.binding(&pattern);
+        let Some(enabled) = wanted.enabled else {
+            let is_there = existing.is_some() || snapshot.is_quarantined(&pattern);
+            return Ok(is_there.then_some(Change { index, pattern, existing, next: None }));
+        };
+        let certificate = self.usable(snapshot, wanted).map_err(|(kind, what)| fault("cert_id", kind, what))?;
+        let id = certificate.info.id.clone();
+        let is_so = existing.as_deref().is_some_and(|binding| {
+            let presents = !matches!(binding.target, Target::None);
+            presents == enabled && named(binding) == Some(&id)
         });
+        if is_so {
+            return Ok(None);
+        }
+        let since = stamp(snapshot, &pattern);
+        let created_at = existing.as_ref().map_or(since, |binding| {
+            // One that was written otherwise stood for an association from its beginning.
+            binding.association.as_ref().map_or(binding.since, |association| association.created_at)
+        });
+        let binding = Binding {
+            pattern: pattern.clone(),
+            target: if enabled { Target::Certificate(certificate) } else { Target::None },
+            source: Source::Api,
+            since,
+            lift: existing.as_ref().is_none_or(|binding| binding.lift),
+            // Kept also where nothing is presented: switched on again it is as strict as before.
+            tls13_only: existing.as_ref().is_some_and(|binding| binding.tls13_only),
+            previous: None,
+            association: Some(Association { certificate: Some(id), created_at }),
+            derived: false,
+        };
+        Ok(Some(Change { index, pattern, existing, next: Some(binding) }))
     }
-    snapshot.certificate(&id).ok_or_else(|| {
-        unknown("the stored record of this certificate is damaged; upload it again, and name the id that it gets then")
-    })
+
+    /// The certificate that is wanted, if a hostname may name it.
+    fn usable(&self, snapshot: &Snapshot, wanted: &Wanted) -> Result<Arc<Certificate>, (EntryKind, String)> {
+        let Some(id) = &wanted.certificate else {
+            let what =
+                "it is missing; name a hostname certificate of the zone (voiding alone, enabled: null, needs none)";
+            return Err((EntryKind::MissingCertificate, what.to_owned()));
+        };
+        let unknown = |what: &str| (EntryKind::UnknownCertificate, what.to_owned());
+        let none = "the zone has no hostname certificate with this id; upload one, or name one that GET …/hostnames/certificates lists";
+        let id = self.known(snapshot, id).ok_or_else(|| unknown(none))?;
+        let lists = self.lists(snapshot, &id);
+        if !lists.contains(&Holder::Hostnames) {
+            return Err(match lists.first() {
+                None => unknown(none),
+                Some(held) => {
+                    let what = format!(
+                        "this is one of {}, and hostnames name {}; upload it to /hostnames/certificates, too, and name the id that it gets there",
+                        held.list(),
+                        Holder::Hostnames.list()
+                    );
+                    (EntryKind::WrongList, what)
+                }
+            });
+        }
+        snapshot.certificate(&id).ok_or_else(|| {
+            unknown(
+                "the stored record of this certificate is damaged; upload it again, and name the id that it gets then",
+            )
+        })
+    }
 }

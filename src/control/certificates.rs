@@ -16,10 +16,9 @@ use super::stage::Tried;
 use super::store::Write;
 use super::{Control, ControlError, Drain, Inner, Properties, Upload, Uploaded};
 use crate::domain::{CertificateId, Holder, Pattern, ProjectState, Source, time as clock};
-use crate::identity::UpstreamTls;
 use crate::observe::{Event, EventKind};
 use crate::pki::validate::{Material, ValidCertificate, validate};
-use crate::registry::{Binding, Certificate, Project, Snapshot, Target};
+use crate::registry::{Binding, Certificate, Project, Snapshot, Target, UNREADABLE_ID};
 
 impl Control {
     /// Uploads a certificate and binds it.
@@ -229,7 +228,7 @@ impl Inner {
             // It may stay for a binding that a declared one covers, and then nothing in force names it.
             None => existing.and_then(|old| self.loosen(&snapshot, &old, &mut edit)),
         };
-        self.publish(project, &snapshot, edit);
+        self.publish(project, &snapshot, edit, drain);
         if let Some(old) = old {
             retire(project, &old, Some(&id), drain, Grace::of_replaced(&self.limits));
         }
@@ -266,10 +265,14 @@ impl Inner {
             return Err(ControlError::OfAccount(id.clone()));
         }
         let key = self.store.certificate_key(project.id(), id);
+        let listed = snapshot.roster().entry(id).is_some();
         // What is only kept to go back to is no certificate of the project.
         let unknown = || self.store.version(&key).is_none() || self.keeping.place_of(project.id(), id).is_some();
-        if certificate.is_none() && bindings.is_empty() && unknown() {
+        if certificate.is_none() && bindings.is_empty() && !listed && unknown() {
             return Err(ControlError::NotFound("certificate"));
+        }
+        if id.as_str() == UNREADABLE_ID && bindings.iter().all(|binding| binding.derived) {
+            return Err(follows("certId"));
         }
         let sources = certificate.iter().map(|c| &c.info.source).chain(bindings.iter().map(|b| &b.source));
         if let Some(file) = sources.into_iter().find_map(file_of) {
@@ -294,7 +297,7 @@ impl Inner {
         }
         unlisted.apply(&mut edit);
         edit.remove_certificate(id);
-        self.publish(project, &snapshot, edit);
+        self.publish(project, &snapshot, edit, drain);
         if let Some(old) = certificate {
             retire(project, &old, None, drain, Grace::of_deleted(&self.limits));
         }
@@ -320,7 +323,8 @@ impl Inner {
             Some(id) => Target::Certificate(self.bindable(&snapshot, id)?),
         };
         let existing = snapshot.binding(&pattern);
-        let occupied = existing.is_some() || snapshot.is_quarantined(&pattern);
+        let in_force = snapshot.in_force(&pattern);
+        let occupied = in_force.is_some() || snapshot.is_quarantined(&pattern);
         let same = existing.as_ref().is_some_and(|b| b.target.certificate_id() == certificate.as_ref());
         let lift = wanted.lift.unwrap_or_else(|| existing.as_ref().is_none_or(|b| b.lift));
         // Of *none* nothing is presented, over no version.
@@ -330,7 +334,9 @@ impl Inner {
             let what = "nothing is presented by this binding, so there is nothing to present over TLS 1.3 only; leave it out, or name a certificate";
             return Err(ControlError::Field { field: "tls13Only", what: what.to_owned() });
         }
-        if same && existing.as_ref().is_some_and(|b| b.lift == lift && b.tls13_only == tls13_only) {
+        let as_it_is = existing.as_ref().is_some_and(|b| same && b.lift == lift && b.tls13_only == tls13_only);
+        // One that stands aside for a later one comes into force by being written again.
+        if as_it_is && in_force.zip(existing.as_ref()).is_some_and(|(in_force, own)| Arc::ptr_eq(&in_force, own)) {
             return Ok(true);
         }
         let previous = existing.as_ref().filter(|_| same).and_then(|b| b.previous.clone());
@@ -367,7 +373,7 @@ impl Inner {
         let (same, other) = existing.into_iter().partition::<Vec<_>, _>(|_| same);
         let loose = other.first().and_then(|b| self.loosen(&snapshot, b, &mut edit));
         let spent = same.first().and_then(|b| self.exchange(&snapshot, b, binding, &mut edit));
-        self.publish(project, &snapshot, edit);
+        self.publish(project, &snapshot, edit, Drain::Grace);
         if let Some(old) = loose {
             retire(project, &old, certificate.as_ref(), Drain::Grace, Grace::of_replaced(&self.limits));
         }
@@ -402,7 +408,10 @@ impl Inner {
         not_declared(&snapshot, pattern)?;
         let existing = snapshot.binding(pattern);
         if existing.is_none() && !snapshot.is_quarantined(pattern) {
-            return Err(ControlError::NotFound("binding"));
+            return Err(match snapshot.in_force(pattern) {
+                Some(_) => follows("origin"),
+                None => ControlError::NotFound("binding"),
+            });
         }
         let mut let_go = self.let_go(project, &snapshot, std::slice::from_ref(pattern), &[]);
         let mut writes = std::mem::take(&mut let_go.writes);
@@ -413,94 +422,12 @@ impl Inner {
         let_go.apply(&self.keeping, project.id(), &mut edit);
         edit.unbind(pattern);
         let loose = existing.and_then(|b| self.loosen(&snapshot, &b, &mut edit));
-        self.publish(project, &snapshot, edit);
+        self.publish(project, &snapshot, edit, Drain::Grace);
         if let Some(old) = loose {
             retire(project, &old, None, Drain::Grace, Grace::of_deleted(&self.limits));
         }
         tracing::info!(project = %project.id(), %pattern, "binding removed");
         Ok(())
-    }
-
-    /// A certificate that stays although its last binding went by what `edit` has changed: what was made under it ends, and
-    /// should it be bound again, then with objects of its own. Gives back the one to retire.
-    pub(super) fn loosen(
-        &self,
-        before: &Snapshot,
-        removed: &Binding,
-        edit: &mut crate::registry::SnapshotEdit,
-    ) -> Option<Arc<Certificate>> {
-        let Target::Certificate(certificate) = &removed.target else { return None };
-        if edit.settled().is_bound(&certificate.info.id) {
-            return None;
-        }
-        // The one in the snapshot has every object in use; the binding may hold one from before an exchange.
-        let certificate = before.certificate(&certificate.info.id)?;
-        if certificate.info.holder == Holder::Account {
-            // It is the account's, and made for the project by the first binding of it.
-            edit.remove_certificate(&certificate.info.id);
-        } else {
-            edit.put_certificate(self.maker.load_full().afresh(&certificate));
-        }
-        Some(certificate)
-    }
-
-    /// A binding whose certificate stays, and that uses another object of it from now on: the one that it used ends,
-    /// unless another binding uses it, and a fresh one takes its place in the certificate. Gives back what is to end.
-    fn exchange(
-        &self,
-        before: &Snapshot,
-        old: &Binding,
-        new: Binding,
-        edit: &mut crate::registry::SnapshotEdit,
-    ) -> Option<(Arc<Certificate>, Arc<UpstreamTls>)> {
-        let (was, is) = (old.tls()?.clone(), new.tls()?);
-        if Arc::ptr_eq(&was, is) || before.is_used_beside(old, &was) {
-            return None;
-        }
-        let certificate = before.certificate(old.target.certificate_id()?)?;
-        let certificate = self.maker.load_full().without(&certificate, |tls| Arc::ptr_eq(tls, &was));
-        edit.put_certificate(certificate.clone());
-        // All of them: one that kept the certificate of before would bring what ends now back when it is written again.
-        for other in before.bindings_of(&certificate.info.id) {
-            let binding = if other.pattern == new.pattern { new.clone() } else { Binding::clone(&other) };
-            edit.bind(Binding { target: Target::Certificate(certificate.clone()), ..binding });
-        }
-        Some((certificate, was))
-    }
-
-    /// The certificate that ends when `existing` makes way for another: no other binding names it.
-    pub(super) fn displaced(
-        &self,
-        project: &Project,
-        snapshot: &Snapshot,
-        existing: Option<&Binding>,
-    ) -> Option<CertificateId> {
-        let id = existing?.target.certificate_id()?;
-        // Declared ones stay with their file, those of a list in their list; one that a shadowed binding names comes back
-        // with it.
-        let is_of_place = |c: Arc<Certificate>| c.info.source == Source::Api && c.info.holder == Holder::Project;
-        let ends = snapshot.bindings_of(id).len() == 1
-            && snapshot.certificate(id).is_none_or(is_of_place)
-            && snapshot.roster().entry(id).is_none()
-            && self.shadowed_by(project, id).is_empty();
-        ends.then(|| id.clone())
-    }
-
-    /// Patterns whose stored binding to this certificate stands behind a declared one.
-    pub(super) fn shadowed_by(&self, project: &Project, id: &CertificateId) -> Vec<Pattern> {
-        let shadowed = self.shadowed.lock().expect("nothing panics while holding it");
-        let of_project = shadowed.get(project.id()).into_iter().flatten();
-        of_project
-            .filter(|(_, stored)| stored.target.certificate_id() == Some(id))
-            .map(|(pattern, _)| pattern.clone())
-            .collect()
-    }
-
-    pub(super) fn unshadow(&self, project: &Project, patterns: &[Pattern]) {
-        let mut shadowed = self.shadowed.lock().expect("nothing panics while holding it");
-        if let Some(of_project) = shadowed.get_mut(project.id()) {
-            of_project.retain(|pattern, _| !patterns.contains(pattern));
-        }
     }
 }
 
@@ -536,6 +463,12 @@ pub(super) fn not_declared(snapshot: &Snapshot, pattern: &Pattern) -> Result<(),
         Some(file) => Err(ControlError::Declared(format!("the certificate for {pattern}"), file)),
         None => Ok(()),
     }
+}
+
+/// Of what the zone presents project-wide, which is no binding that somebody wrote.
+fn follows(field: &'static str) -> ControlError {
+    let what = "what is presented project-wide follows from the certificates of the zone; switch the zone off, or delete its newest certificate";
+    ControlError::Field { field, what: what.to_owned() }
 }
 
 fn file_of(source: &Source) -> Option<String> {

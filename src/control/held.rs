@@ -175,9 +175,10 @@ impl Inner {
         let most = self.limits.max_zone_certificates();
         if roster.of(holder).count() >= most {
             self.metrics.store_limits_reached.add();
-            let what = match holder {
-                Holder::Zone => "zone-level certificates in this zone",
-                _ => "hostname certificates in this zone",
+            let what = if holder == Holder::Zone {
+                "certificates in the zone's own list"
+            } else {
+                "hostname certificates in the zone"
             };
             return Err(ControlError::Full { limit: "max_zone_certificates", most, what });
         }
@@ -215,7 +216,7 @@ impl Inner {
         let mut edit = snapshot.edit();
         edit.put_certificate(certificate.clone());
         edit.set_roster(roster);
-        self.publish(project, &snapshot, edit);
+        self.publish(project, &snapshot, edit, Drain::Grace);
         drop(underway);
         let list = holder.as_str();
         tracing::info!(project = %project.id(), list, certificate = %id, "certificate uploaded to a list of the zone");
@@ -237,10 +238,10 @@ impl Inner {
         let _writer = project.write().await;
         let snapshot = project.snapshot();
         takes_changes(&snapshot)?;
-        let Some(id) = known(&snapshot, id) else {
+        let Some(id) = self.known(&snapshot, id) else {
             return Err(ending(project, holder, id).unwrap_or(ControlError::NotFound("certificate")));
         };
-        let lists = lists(&snapshot, &id);
+        let lists = self.lists(&snapshot, &id);
         if !lists.contains(&holder) {
             let wrong = |held: &Holder| ControlError::WrongList { held: *held, wanted: holder };
             return Err(lists.first().map_or(ControlError::NotFound("certificate"), wrong));
@@ -249,7 +250,7 @@ impl Inner {
         let is_zones = certificate.as_ref().map(|c| c.info.holder) == Some(Holder::Zone)
             || snapshot.roster().entry(&id).is_some_and(|held| held.holder == Holder::Zone);
         if !is_zones {
-            let mut uses = self.uses(project, &snapshot, &id);
+            let mut uses = self.named_at(project, &snapshot, &id);
             uses.retain(|pattern| holder != Holder::Zone || *pattern != Pattern::Default);
             if !uses.is_empty() {
                 return Err(ControlError::InUse(in_use(&uses)));
@@ -279,14 +280,14 @@ impl Inner {
 
         let mut edit = snapshot.edit();
         edit.set_roster(roster);
-        self.publish(project, &snapshot, edit);
+        self.publish(project, &snapshot, edit, Drain::Grace);
         tracing::info!(project = %project.id(), enabled, "zone certificates switched");
         Ok(())
     }
 
     /// The places whose bindings name a certificate or, presenting nothing, remember it; those that a declared binding
     /// covers included. What the zone presents by itself is not among them.
-    pub(super) fn uses(&self, project: &Project, snapshot: &Snapshot, id: &CertificateId) -> Vec<Pattern> {
+    pub(super) fn named_at(&self, project: &Project, snapshot: &Snapshot, id: &CertificateId) -> Vec<Pattern> {
         let bound = snapshot.bindings_of(id).into_iter().filter(|binding| !binding.derived);
         let mut places: Vec<_> = bound.map(|binding| binding.pattern.clone()).collect();
         places.extend(remembering(snapshot, id).into_iter().map(|binding| binding.pattern));
@@ -296,46 +297,57 @@ impl Inner {
         places.dedup();
         places
     }
+
+    /// The certificate that a caller means who may have left the prefix of its id out, or written one that it does not have.
+    pub(super) fn known(&self, snapshot: &Snapshot, id: &CertificateId) -> Option<CertificateId> {
+        let is_known = |id: &CertificateId| {
+            id.as_str() != UNREADABLE_ID
+                && (snapshot.certificate(id).is_some()
+                    || snapshot.roster().entry(id).is_some()
+                    || snapshot.is_bound(id)
+                    || self.is_of_account(snapshot, id))
+        };
+        if is_known(id) {
+            return Some(id.clone());
+        }
+        let digits = id.hex()?;
+        let other = if id.as_str() == digits { format!("cert_{digits}") } else { digits.to_owned() };
+        CertificateId::parse(&other).filter(is_known)
+    }
+
+    /// The lists that show a certificate which the project knows. One of the project's own is shown by the place that it is
+    /// bound to, so that it may be in both of a zone's; and in both, too, once nothing names it, so that it can be deleted.
+    pub(super) fn lists(&self, snapshot: &Snapshot, id: &CertificateId) -> Vec<Holder> {
+        if self.is_of_account(snapshot, id) {
+            return vec![Holder::Account];
+        }
+        let certificate = snapshot.certificate(id).map(|certificate| certificate.info.holder);
+        let held = certificate.filter(|holder| *holder != Holder::Project);
+        if let Some(holder) = held.or_else(|| snapshot.roster().entry(id).map(|held| held.holder)) {
+            return vec![holder];
+        }
+        let bindings = snapshot.bindings_of(id);
+        if bindings.is_empty() {
+            return vec![Holder::Zone, Holder::Hostnames];
+        }
+        let shown = |binding: Arc<Binding>| match binding.pattern {
+            Pattern::Default => Some(Holder::Zone),
+            Pattern::Host(_, PortRule::Any) => Some(Holder::Hostnames),
+            Pattern::Host(..) | Pattern::Wildcard(..) => None,
+        };
+        bindings.into_iter().filter_map(shown).collect()
+    }
+
+    fn is_of_account(&self, snapshot: &Snapshot, id: &CertificateId) -> bool {
+        let account = snapshot.info().account_id.as_deref();
+        account.is_some() && self.accounts.home(id).as_deref() == account
+    }
 }
 
 /// The certificate of a list that is of the same chain and key.
 fn twin<'a>(snapshot: &'a Snapshot, holder: Holder, digest: &[u8; 32]) -> Option<(&'a Held, Arc<Certificate>)> {
     let of = |held: &'a Held| Some((held, snapshot.certificate(&held.id)?));
     snapshot.roster().of(holder).filter_map(of).find(|(_, certificate)| certificate.digest == *digest)
-}
-
-/// The certificate that a caller means who may have left the prefix of its id out, or written one that it does not have.
-pub(super) fn known(snapshot: &Snapshot, id: &CertificateId) -> Option<CertificateId> {
-    let is_known = |id: &CertificateId| {
-        id.as_str() != UNREADABLE_ID
-            && (snapshot.certificate(id).is_some() || snapshot.roster().entry(id).is_some() || snapshot.is_bound(id))
-    };
-    if is_known(id) {
-        return Some(id.clone());
-    }
-    let digits = id.hex()?;
-    let other = if id.as_str() == digits { format!("cert_{digits}") } else { digits.to_owned() };
-    CertificateId::parse(&other).filter(is_known)
-}
-
-/// The lists that show a certificate. One of the project's own is shown by the place that it is bound to, so that it may
-/// be in both of a zone's; and in both, too, once nothing names it, so that it can be deleted from either.
-pub(super) fn lists(snapshot: &Snapshot, id: &CertificateId) -> Vec<Holder> {
-    let certificate = snapshot.certificate(id).map(|certificate| certificate.info.holder);
-    let held = certificate.filter(|holder| *holder != Holder::Project);
-    if let Some(holder) = held.or_else(|| snapshot.roster().entry(id).map(|held| held.holder)) {
-        return vec![holder];
-    }
-    let bindings = snapshot.bindings_of(id);
-    if bindings.is_empty() {
-        return vec![Holder::Zone, Holder::Hostnames];
-    }
-    let shown = |binding: Arc<Binding>| match binding.pattern {
-        Pattern::Default => Some(Holder::Zone),
-        Pattern::Host(_, PortRule::Any) => Some(Holder::Hostnames),
-        Pattern::Host(..) | Pattern::Wildcard(..) => None,
-    };
-    bindings.into_iter().filter_map(shown).collect()
 }
 
 /// What is said of a certificate that is not there any more and whose connections are.

@@ -40,16 +40,16 @@ pub(super) fn recede(maker: &Maker, base: &Snapshot, edit: &mut SnapshotEdit) ->
 }
 
 impl Inner {
-    /// Publishes what `edit` makes of `base`, and retires what is covered project-wide from then on. The caller holds the
-    /// project's writer lock, has stored all of it, and retires whatever else ends.
-    pub(super) fn publish(&self, project: &Project, base: &Snapshot, mut edit: SnapshotEdit) {
+    /// Publishes what `edit` makes of `base`, and retires what is covered project-wide from then on, as `drain` says. The
+    /// caller holds the project's writer lock, has stored all of it, and retires whatever else ends.
+    pub(super) fn publish(&self, project: &Project, base: &Snapshot, mut edit: SnapshotEdit, drain: Drain) {
         let receded = recede(&self.maker.load_full(), base, &mut edit);
         project.publish(edit.finish());
         if let Some(Receded { certificate, tls, successor }) = receded {
             let grace =
                 if successor.is_some() { Grace::of_replaced(&self.limits) } else { Grace::of_deleted(&self.limits) };
             let objects = [&tls].into_iter();
-            retire_objects(project, &certificate, objects, successor.as_ref(), Drain::Grace, grace);
+            retire_objects(project, &certificate, objects, successor.as_ref(), drain, grace);
         }
     }
 }

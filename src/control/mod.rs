@@ -16,6 +16,7 @@ mod expiry;
 mod held;
 mod layers;
 mod load;
+mod making_way;
 mod outline;
 mod plan;
 mod projects;
@@ -128,7 +129,7 @@ pub enum ControlError {
         "there is no certificate to go back to: after an upload the one before is kept for limits.rollback_window, but not with drain=now, rollback = \"off\", or once it has expired"
     )]
     NoneKept,
-    /// Something is in the way: a project of this name, id, account or zone, a token of this name, a full house.
+    /// Something is in the way: a project of this name, id or zone, a token of this name, a full house.
     #[error("{0}")]
     Exists(String),
     /// The same certificate stands in this list already, under that id.

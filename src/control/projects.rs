@@ -22,7 +22,7 @@ impl Control {
     /// Makes a project.
     ///
     /// # Errors
-    /// Its id, name, account or zone is another project's; storing.
+    /// Its id, name or zone is another project's; storing.
     pub async fn create_project(&self, info: ProjectInfo) -> Result<Arc<Project>, ControlError> {
         let inner = self.inner.clone();
         whole(async move { inner.create_project(info).await }).await
@@ -134,9 +134,7 @@ fn unlike(new: &ProjectInfo, old: &ProjectInfo) -> Result<(), ControlError> {
     if new.name == old.name && same_team(new.team.as_ref(), old.team.as_ref()) {
         return taken("name");
     }
-    if new.account_id.is_some() && new.account_id == old.account_id {
-        return taken("account id");
-    }
+    // Several projects may be of one account; a zone is one project.
     if new.zone_id.is_some() && new.zone_id == old.zone_id {
         return taken("zone id");
     }

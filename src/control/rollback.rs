@@ -333,7 +333,7 @@ impl Inner {
     ) -> Result<bool, ControlError> {
         let _writer = project.write().await;
         let snapshot = project.snapshot();
-        let Some(binding) = snapshot.binding(pattern).filter(|_| !snapshot.is_removed()) else { return Ok(false) };
+        let Some(binding) = snapshot.in_force(pattern).filter(|_| !snapshot.is_removed()) else { return Ok(false) };
         if binding.target.certificate_id() != Some(refused) {
             // Another exchange has seen to it, or somebody put something else there.
             return Ok(matches!(binding.target, Target::Certificate(_)));
@@ -411,7 +411,7 @@ impl Inner {
             // As after an upload, which it may have to make way for.
             None => replaced.and_then(|old| self.loosen(snapshot, &old, &mut edit)),
         };
-        self.publish(project, snapshot, edit);
+        self.publish(project, snapshot, edit, drain);
         if let Some(newer) = newer {
             retire(project, &newer, Some(&certificate.info.id), drain, Grace::of_replaced(&self.limits));
         }

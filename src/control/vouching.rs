@@ -12,7 +12,7 @@ use super::apply::Maker;
 use super::certificates::{takes_changes, whole};
 use super::plan::{ends, renew};
 use super::quietly::quietly;
-use super::{Control, ControlError, Inner};
+use super::{Control, ControlError, Drain, Inner};
 use crate::domain::{CertificateId, Pattern, ProjectInfo, time as clock};
 use crate::identity::UpstreamTls;
 use crate::pki::anchors::{Bundle, Vouching};
@@ -128,7 +128,7 @@ impl Inner {
         });
         let (edit, anonymous) = made.await.map_err(ControlError::Storing)?;
         self.store.write(writes).await?;
-        self.publish(project, base, edit);
+        self.publish(project, base, edit, Drain::Grace);
         self.end_all(project, ends(base, &project.snapshot(), &HashMap::new()), Some(anonymous));
         Ok(())
     }

@@ -323,10 +323,10 @@ table! {
     declared_certificates_kept: gauge;
     /// Changes that could not be stored.
     store_failures;
+    /// Uploads, bindings and associations refused because there are as many as a limit allows.
+    store_limits_reached;
     /// Records quarantined at start.
     store_quarantined;
-    /// Uploads, associations and bindings refused because there are as many as a limit allows.
-    store_limits_reached;
 }
 
 #[cfg(test)]
