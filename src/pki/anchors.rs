@@ -223,6 +223,9 @@ impl ServerCertVerifier for Verifier {
             check_dates(end_entity, now)?;
             return Ok(ServerCertVerified::assertion());
         }
+        if refusal == Error::InvalidCertificate(CertificateError::UnknownIssuer) {
+            vouching::note_unknown(end_entity, intermediates);
+        }
         Err(refusal)
     }
 

@@ -77,14 +77,19 @@ fn a_server_of_a_private_ca_is_reached_by_the_project_that_has_bound_its_bundle_
     let origin = nginx.origin(NAME);
     assert_unknown(&get(&egret, "shop", &origin));
     let id = bundle(&egret, &world.stranger.pem());
-    assert_unknown(&get(&egret, "shop", &origin));
+    let refused = get(&egret, "shop", &origin);
+    assert_unknown(&refused);
+    let fix = format!("egret certs bind --project 'shop' {origin} {id}");
+    assert_eq!(refused.json()["fix"], json!(fix), "it names the bundle that could vouch");
     assert!(nginx.seen().is_empty(), "no request went to a server that nobody vouched for");
 
     let said = stdout_of(&mut egret.cli(&["certs", "bind", "--project", "shop", &origin, &id]));
     assert!(said.contains(&format!("CA bundle {id} vouches for the servers there")), "{said}");
     let first = get(&egret, "shop", &origin);
     assert_eq!(get(&egret, "shop", &origin).seen("connection"), first.seen("connection"), "it is kept");
-    assert_unknown(&get(&egret, "bank", &origin));
+    let refused = get(&egret, "bank", &origin);
+    assert_unknown(&refused);
+    assert!(refused.json()["detail"].to_string().contains(&id), "{}", refused.text());
     let listed = egret.api("GET", "/v1/projects/shop/bindings", None).1["bindings"].clone();
     assert_eq!((&listed[0]["certId"], &listed[0]["ca"]), (&json!(id), &json!(true)), "{listed}");
     let told = stdout_of(&mut egret.cli(&["explain", "--project", "shop", &origin]));

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use aws_lc_rs::digest;
 use rustls::RootCertStore;
@@ -16,16 +16,43 @@ use rustls::pki_types::CertificateDer;
 
 use super::{SharedAnchors, hash_all, is_ca, verifier};
 use crate::domain::{CertificateId, Origin, Pattern, PortRule};
+use crate::pki::names::issuer_of;
+
+/// Certificates of a chain that nobody vouched for that are looked at, the server's own first.
+const MAX_CHAIN: usize = 8;
+/// Bytes of a name that is remembered of it.
+const MAX_NAME: usize = 4096;
 
 tokio::task_local! {
-    static TOWARDS: Origin;
+    static TOWARDS: Towards;
 }
 
-/// Makes a handshake with `origin`. rustls tells a verifier the name of the server and never its port, and a verifier per
+struct Towards {
+    origin: Origin,
+    /// Set if nobody vouched for the server.
+    issuers: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+/// Makes a handshake with `origin`. If it fails because nobody vouches for the server's certificate, the second is whom
+/// that and the certificates with it name as their issuers (DER), so that it can be told who could vouch.
+///
+/// rustls tells a verifier the name of the server and never its port, and a verifier per
 /// connection would switch resumption off; so there is one per set of anchors, and whom it works for is found in a
 /// task-local.
-pub async fn towards<F: Future>(origin: Origin, handshake: F) -> F::Output {
-    TOWARDS.scope(origin, handshake).await
+pub async fn towards<F: Future>(origin: Origin, handshake: F) -> (F::Output, Vec<Vec<u8>>) {
+    let issuers = Arc::default();
+    let output = TOWARDS.scope(Towards { origin, issuers: Arc::clone(&issuers) }, handshake).await;
+    let issuers = std::mem::take(&mut *issuers.lock().expect("nothing panics while holding it"));
+    (output, issuers)
+}
+
+/// Remembers whom a chain that nobody vouches for names as issuers. Whoever answers for an origin may write anything there.
+pub(super) fn note_unknown(end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) {
+    let chain = [end_entity].into_iter().chain(intermediates).take(MAX_CHAIN);
+    let mut issuers: Vec<_> = chain.filter_map(issuer_of).filter(|name| name.len() <= MAX_NAME).collect();
+    issuers.dedup();
+    // Outside of `towards` there is nobody to tell.
+    let _ = TOWARDS.try_with(|at| *at.issuers.lock().expect("nothing panics while holding it") = issuers);
 }
 
 /// A CA bundle, and the servers that it vouches for.
@@ -97,8 +124,8 @@ impl Vouching {
         if self.entries.is_empty() {
             return Vec::new();
         }
-        let covering = |origin: &Origin| {
-            let covering = self.entries.iter().filter(|entry| entry.pattern.covers(origin));
+        let covering = |at: &Towards| {
+            let covering = self.entries.iter().filter(|entry| entry.pattern.covers(&at.origin));
             covering.filter_map(|entry| entry.verifier.as_ref()).collect()
         };
         TOWARDS.try_with(covering).unwrap_or_default()

@@ -5,6 +5,7 @@ use rustls::{CertificateError, Error};
 use super::*;
 use crate::domain::{ServerTrust, time as clock};
 use crate::pki::anchors::TrustAnchors;
+use crate::pki::names::rfc4514_of_der;
 use crate::pki::pem;
 use crate::pki::testing::{Minted, ca, leaf};
 
@@ -53,7 +54,8 @@ impl World {
 
     fn at(&self, trust: &TrustAnchors, origin: &str) -> Result<(), Error> {
         let origin = Origin::parse(origin).unwrap();
-        TOWARDS.sync_scope(origin.clone(), || self.verify(trust, origin.host().as_str()))
+        let at = Towards { origin: origin.clone(), issuers: Arc::default() };
+        TOWARDS.sync_scope(at, || self.verify(trust, origin.host().as_str()))
     }
 }
 
@@ -95,6 +97,18 @@ fn a_bundle_vouches_for_nobody_outside_of_a_handshake_with_an_origin() {
     let trust = world.trust(&["*", "https://a.example.test:*"]);
     assert_eq!(world.verify(&trust, "a.example.test"), unknown());
     assert_eq!(world.at(&trust, "https://a.example.test"), Ok(()));
+}
+
+#[tokio::test]
+async fn whom_a_chain_that_nobody_vouches_for_names_is_remembered() {
+    let world = World::new();
+    let origin = Origin::parse("https://a.example.test").unwrap();
+    for (patterns, names) in [(&["https://b.example.test"][..], vec!["CN=private CA"]), (&["*"], vec![])] {
+        let trust = world.trust(patterns);
+        let (outcome, issuers) = towards(origin.clone(), async { world.verify(&trust, "a.example.test") }).await;
+        assert_eq!(outcome.is_ok(), names.is_empty());
+        assert_eq!(issuers.iter().map(|name| rfc4514_of_der(name)).collect::<Vec<_>>(), names);
+    }
 }
 
 #[test]
