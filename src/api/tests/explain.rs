@@ -27,7 +27,7 @@ impl Foresight for Played {
     }
 }
 
-async fn explaining(deny: &[&str]) -> World {
+pub(super) async fn explaining(deny: &[&str]) -> World {
     let world = world().await;
     let egress = EgressSettings {
         allow: vec![Pattern::Default],
