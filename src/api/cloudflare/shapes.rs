@@ -50,7 +50,11 @@ pub(in crate::api) struct Facts {
     issuer: Option<String>,
     /// In decimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, pattern = "^(-?[0-9]+|-?0x[0-9A-F]+)$", example = "235217144297995885180570755458463043449861756659")]
+    #[schema(
+        nullable = false,
+        pattern = "^(-?[0-9]+|-?0x[0-9A-F]+)$",
+        example = "235217144297995885180570755458463043449861756659"
+    )]
     serial_number: Option<String>,
     /// The algorithm that its issuer signed it with.
     #[serde(skip_serializing_if = "Option::is_none")]
