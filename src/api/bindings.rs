@@ -138,7 +138,7 @@ struct BindingBody {
     /// The pattern: `https://host[:port]`, `https://host:*`, `https://*.example.com`, or `*` for the whole project.
     #[schema(min_length = 1, max_length = 2048, example = "https://api.example.com")]
     origin: String,
-    /// A certificate of the project; `null`: *none*, present nothing here.
+    /// A certificate of the project, or a leaf among its account's mTLS certificates; `null`: *none*, present nothing here.
     #[schema(required, example = "cert_0123456789abcdef0123456789abcdef")]
     cert_id: Option<String>,
     /// Whether plain http to it may be lifted to TLS. Left out: as it was, and true for a new binding.

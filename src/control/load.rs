@@ -120,7 +120,7 @@ impl Control {
             stored_bindings(&store, &info, records, &known, &mut edit);
             super::accounts::adopt(&accounts, &maker, &mut edit);
             // What is only kept to go back to is no certificate of the project.
-            let kept = keeping.learn(&id, &edit);
+            let kept = keeping.learn(&id, edit.settled());
             for certificate in known.into_values().filter(|certificate| !kept.contains(&certificate.info.id)) {
                 edit.put_certificate(certificate);
             }

@@ -1,5 +1,6 @@
 //! The writers against a store that can be stopped, broken and looked into.
 
+mod accounts;
 mod changes;
 mod disclosures;
 mod expiry;

@@ -173,6 +173,11 @@ pub(super) fn notes(facts: &Facts<'_>) -> Vec<String> {
                 "its binding presents it over TLS 1.3 only, so an origin that has only TLS 1.2 is not reached; to allow TLS 1.2: {lifted_by}"
             ));
         }
+        if facts.certificate.is_some_and(|c| c.holder == Some(Holder::Account.as_str())) {
+            say(
+                "it is one of the account's mTLS certificates, which other projects of the account may present as well",
+            );
+        }
         if let Some(why) = facts.certificate.and_then(|c| c.why.as_deref()) {
             say(&format!("of the certificate no more is known: {why}"));
         }
