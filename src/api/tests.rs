@@ -6,6 +6,7 @@ mod metrics;
 mod own;
 mod tokens;
 mod vercel;
+mod zone;
 
 use std::collections::HashMap;
 
