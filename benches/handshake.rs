@@ -7,7 +7,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use egret::config::PostQuantum;
 use egret::domain::ServerTrust;
 use egret::identity::{ClientIdentity, Show, TlsFactory, UpstreamTls};
-use egret::pki::anchors::SharedAnchors;
+use egret::pki::anchors::{SharedAnchors, Vouching};
 use egret::pki::validate::{Material, validate};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -90,7 +90,7 @@ fn world() -> World {
 
 impl World {
     fn tls(&self) -> Arc<UpstreamTls> {
-        let trust = self.anchors.set(ServerTrust::Ca, Some(&self.ca), &[]);
+        let trust = self.anchors.set(ServerTrust::Ca, Some(&self.ca), &[], &Vouching::none());
         self.factory.make(Some(self.identity.clone()), Show::Always, trust, 8)
     }
 

@@ -7,13 +7,13 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use egret::config::PostQuantum;
 use egret::domain::{Origin, Pattern, ProjectInfo, ServerTrust, Source};
 use egret::identity::{Show, TlsFactory};
-use egret::pki::anchors::SharedAnchors;
+use egret::pki::anchors::{SharedAnchors, Vouching};
 use egret::registry::{Binding, Snapshot, Target};
 
 fn snapshot(bindings: usize) -> Snapshot {
     let factory = TlsFactory::new(PostQuantum::Prefer);
     let anchors = SharedAnchors::load(&[], factory.provider()).unwrap();
-    let anonymous = factory.make(None, Show::Always, anchors.set(ServerTrust::Ca, None, &[]), 8);
+    let anonymous = factory.make(None, Show::Always, anchors.set(ServerTrust::Ca, None, &[], &Vouching::none()), 8);
     let mut edit = Snapshot::empty(Arc::new(ProjectInfo::named("bench")), anonymous).edit();
     for i in 0..bindings {
         let pattern =

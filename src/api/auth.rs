@@ -1,27 +1,25 @@
-//! Who calls, and what they may do: bearer tokens, roles, projects.
+//! Who calls, and what they may do: tokens, roles, projects.
 //!
 //! The order is fixed: who are you (401, 429), what does your role allow (403), which projects do you reach
 //! (403, existing or not), and only then what exists (404).
+
+mod credential;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::extract::FromRequestParts;
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
 use http::request::Parts;
 
-use super::Management;
+use self::credential::Credential;
 use super::host::Ends;
 use super::problem::Problem;
 use super::request::Query;
 use super::throttle::Throttle;
+use super::{Management, cloudflare};
 use crate::control::ControlError;
 use crate::domain::{Peer, ProjectId, Role};
 use crate::registry::{Project, Registry, Token, TokenScope};
-
-/// No token is longer.
-const MAX_TOKEN: usize = 1024;
 
 /// Where the name of the caller's token is left for the log line.
 #[derive(Debug, Clone, Default)]
@@ -55,7 +53,8 @@ impl FromRequestParts<Arc<Management>> for Caller {
     async fn from_request_parts(parts: &mut Parts, management: &Arc<Management>) -> Result<Self, Problem> {
         let source = parts.extensions.get::<Ends>().cloned().unwrap_or_default().peer;
         let lookup = |token: &[u8]| management.registry.token(token);
-        let checked = authenticate(&parts.headers, source, &management.throttle, Instant::now(), lookup);
+        let shown = Credential::of(&parts.headers, cloudflare::is_asked(parts.uri.path()));
+        let checked = authenticate(shown, source, &management.throttle, Instant::now(), lookup);
         let token = checked.inspect_err(|_| management.metrics.api_unauthorized.add())?;
         if let Some(Signature(name)) = parts.extensions.get() {
             let _ = name.set(token.name.clone());
@@ -72,17 +71,14 @@ impl FromRequestParts<Arc<Management>> for Caller {
 /// # Errors
 /// 401 for none or an unknown one, 429 for a source that failed too often.
 fn authenticate(
-    headers: &HeaderMap,
+    shown: Result<Credential<'_>, &'static str>,
     source: Peer,
     throttle: &Throttle,
     at: Instant,
     lookup: impl FnOnce(&[u8]) -> Option<Arc<Token>>,
 ) -> Result<Arc<Token>, Problem> {
-    let found = match bearer(headers) {
-        Ok(token) => lookup(token)
-            .ok_or("the token is unknown, or it has expired; send a valid one as Authorization: Bearer TOKEN"),
-        Err(why) => Err(why),
-    };
+    let found = shown
+        .and_then(|shown| lookup(shown.token()).filter(|token| shown.is_for(token)).ok_or_else(|| shown.refusal()));
     // A valid token always passes: whoever shares a source with someone who guesses is not locked out by him, and
     // 256-bit tokens are not found by guessing.
     found.or_else(|why| {
@@ -90,26 +86,6 @@ fn authenticate(
         throttle.failed(source, at);
         Err(Problem::unauthorized(why))
     })
-}
-
-/// The token of exactly one `Authorization: Bearer` (RFC 6750 section 2.1; the scheme in any case).
-fn bearer(headers: &HeaderMap) -> Result<&[u8], &'static str> {
-    const MISSING: &str = "no token; send one as Authorization: Bearer TOKEN";
-    const MALFORMED: &str = "the Authorization header is not one bearer token; send Authorization: Bearer TOKEN";
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = match (values.next(), values.next()) {
-        (None, _) => return Err(MISSING),
-        (Some(value), None) => value.as_bytes(),
-        (Some(_), Some(_)) => return Err(MALFORMED),
-    };
-    let (scheme, token) = value.split_at_checked("bearer ".len()).ok_or(MALFORMED)?;
-    let token = token.trim_ascii();
-    let plain = |b: &u8| (b'!'..=b'~').contains(b);
-    let ok = scheme.eq_ignore_ascii_case(b"bearer ")
-        && !token.is_empty()
-        && token.len() <= MAX_TOKEN
-        && token.iter().all(plain);
-    ok.then_some(token).ok_or(MALFORMED)
 }
 
 impl Caller {
@@ -216,45 +192,23 @@ mod tests {
         Arc::new(Token::declared("t", role, TokenScope::All, &[0; 32], "egret.toml"))
     }
 
-    fn headers(values: &[&str]) -> HeaderMap {
-        values.iter().map(|v| (AUTHORIZATION, v.parse().unwrap())).collect()
-    }
-
-    #[test]
-    fn reads_exactly_one_bearer_token() {
-        assert_eq!(bearer(&headers(&["Bearer abc"])), Ok(&b"abc"[..]));
-        assert_eq!(bearer(&headers(&["bEARER  abc.~+/="])), Ok(&b"abc.~+/="[..]));
-        let long = format!("Bearer {}", "x".repeat(MAX_TOKEN + 1));
-        for wrong in [
-            &[][..],
-            &["Bearer"],
-            &["Bearer "],
-            &["Basic abc"],
-            &["Bearer a b"],
-            &["abc"],
-            &["Bearer a", "Bearer a"],
-            &[&long],
-        ] {
-            assert!(bearer(&headers(wrong)).is_err(), "{wrong:?}");
-        }
-    }
-
     #[test]
     fn limits_who_guesses_and_nobody_else() {
         let (throttle, source) = (Throttle::default(), Peer::from(std::net::IpAddr::from([192, 0, 2, 1])));
         let first = Instant::now();
         let ask_at = |text: &str, at| {
             let lookup = |t: &[u8]| (t == b"right").then(|| token(Role::Read));
-            authenticate(&headers(&[text]), source, &throttle, at, lookup).map_err(|p| p.status().as_u16())
+            authenticate(Ok(Credential::Bearer(text.as_bytes())), source, &throttle, at, lookup)
+                .map_err(|p| p.status().as_u16())
         };
         let ask = |text: &str| ask_at(text, first);
-        assert_eq!(ask("Bearer right").unwrap().name, "t");
+        assert_eq!(ask("right").unwrap().name, "t");
         for _ in 0..10 {
-            assert_eq!(ask("Bearer wrong").unwrap_err(), 401);
+            assert_eq!(ask("wrong").unwrap_err(), 401);
         }
-        assert_eq!(ask("Bearer wrong").unwrap_err(), 429);
-        assert!(ask("Bearer right").is_ok());
-        assert_eq!(ask_at("Bearer wrong", first + std::time::Duration::from_secs(1)).unwrap_err(), 401);
+        assert_eq!(ask("wrong").unwrap_err(), 429);
+        assert!(ask("right").is_ok());
+        assert_eq!(ask_at("wrong", first + std::time::Duration::from_secs(1)).unwrap_err(), 401);
     }
 
     #[test]

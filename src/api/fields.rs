@@ -11,7 +11,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use super::problem::Problem;
+use super::problem::{Detail, Problem};
 
 /// No body of this API has more.
 const MAX_FIELDS: usize = 64;
@@ -22,10 +22,14 @@ const MAX_NAME: usize = 40;
 pub(super) struct Fields<'a> {
     entries: Vec<(String, &'a RawValue)>,
     known: Vec<String>,
-    missing: Vec<String>,
-    faults: Vec<String>,
-    /// `team.` in a nested object.
-    prefix: &'static str,
+    missing: Vec<Detail>,
+    faults: Vec<Detail>,
+    /// `team.` in a nested object, `config[3].` in one of a list.
+    prefix: String,
+    /// The same as a JSON pointer: `/team`, `/config/3`.
+    place: String,
+    /// Whether fields that nobody asks for are ignored.
+    lenient: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -42,7 +46,16 @@ impl<'a> Fields<'a> {
                 Category::Data => format!("the body must be a JSON object with at most {MAX_FIELDS} fields"),
             })
         })?;
-        Ok(Self { entries, known: Vec::new(), missing: Vec::new(), faults: Vec::new(), prefix: "" })
+        Ok(Self::of(entries, String::new(), String::new(), false))
+    }
+
+    fn of(entries: Vec<(String, &'a RawValue)>, prefix: String, place: String, lenient: bool) -> Self {
+        Self { entries, known: Vec::new(), missing: Vec::new(), faults: Vec::new(), prefix, place, lenient }
+    }
+
+    /// The same, in which fields that nobody asks for are no fault.
+    pub(super) fn lenient(self) -> Self {
+        Self { lenient: true, ..self }
     }
 
     /// Whether the field is there and not taken yet.
@@ -50,11 +63,14 @@ impl<'a> Fields<'a> {
         self.entries.iter().any(|(n, _)| n == name)
     }
 
+    /// Whether it is there, not taken yet, and a string.
+    pub(super) fn has_text(&self, name: &str) -> bool {
+        self.entries.iter().any(|(n, raw)| n == name && is_text(raw.get()))
+    }
+
     /// A string that must be there. What is given back without it is empty and never gets past [`Fields::finish`].
     pub(super) fn text(&mut self, name: &str) -> Zeroizing<String> {
-        if !self.has(name) {
-            self.missing.push(format!("{}{name}", self.prefix));
-        }
+        self.must_have(name);
         self.optional_text(name).unwrap_or_default()
     }
 
@@ -84,6 +100,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A string that may be left out or `null`, which is the same.
+    pub(super) fn optional_text_or_null(&mut self, name: &str) -> Option<Zeroizing<String>> {
+        if self.has(name) { self.text_or_null(name) } else { self.optional_text(name) }
+    }
+
     /// `true` or `false`; `false` if left out.
     pub(super) fn flag(&mut self, name: &str) -> bool {
         self.optional_flag(name).unwrap_or(false)
@@ -101,6 +122,51 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// `true` or `false`, one of which must be there. What is given back without it never gets past [`Fields::finish`].
+    pub(super) fn required_flag(&mut self, name: &str) -> bool {
+        self.must_have(name);
+        self.flag(name)
+    }
+
+    /// `true`, `false` or `null`, one of which must be there; as [`Fields::required_flag`] without it.
+    pub(super) fn flag_or_null(&mut self, name: &str) -> Option<bool> {
+        self.must_have(name);
+        match self.take(name)? {
+            "false" => Some(false),
+            "true" => Some(true),
+            "null" => None,
+            raw => {
+                self.wrong(name, raw, "true, false or null");
+                None
+            }
+        }
+    }
+
+    /// A list of at most `most` objects, which must be there. Their faults come back through [`Fields::absorb`].
+    pub(super) fn objects(&mut self, name: &str, most: usize) -> Vec<Fields<'a>> {
+        self.must_have(name);
+        let Some(raw) = self.take(name) else { return Vec::new() };
+        let Ok(list) = serde_json::from_str::<Vec<&'a RawValue>>(raw) else {
+            self.wrong(name, raw, "an array");
+            return Vec::new();
+        };
+        if list.len() > most {
+            self.fault(name, format_args!("has more than {most} entries"));
+            return Vec::new();
+        }
+        let mut objects = Vec::with_capacity(list.len());
+        for (at, raw) in list.into_iter().enumerate() {
+            let (prefix, place) = (format!("{}{name}[{at}].", self.prefix), format!("{}/{name}/{at}", self.place));
+            match serde_json::from_str::<Entries<'a>>(raw.get()) {
+                Ok(Entries(entries)) if raw.get().starts_with('{') => {
+                    objects.push(Fields::of(entries, prefix, place, self.lenient));
+                }
+                _ => self.wrong_at(&format!("{name}[{at}]"), &format!("{name}/{at}"), raw.get(), "an object"),
+            }
+        }
+        objects
+    }
+
     /// A list of at most `most` strings that may be left out.
     pub(super) fn optional_texts(&mut self, name: &str, most: usize) -> Option<Vec<String>> {
         let raw = self.take(name)?;
@@ -113,7 +179,10 @@ impl<'a> Fields<'a> {
                     None => self.fault(name, "has a string that is not valid Unicode"),
                 }
             }
-            Ok(_) => self.faults.push(format!("{}{name} must be an array of strings and nothing else", self.prefix)),
+            Ok(_) => {
+                let message = format!("{}{name} must be an array of strings and nothing else", self.prefix);
+                self.note(name, None, message);
+            }
             Err(_) => self.wrong(name, raw, "an array of strings"),
         }
         None
@@ -134,11 +203,12 @@ impl<'a> Fields<'a> {
     }
 
     /// An object that may be left out. Its faults come back through [`Fields::absorb`].
-    pub(super) fn object(&mut self, name: &str, prefix: &'static str) -> Option<Fields<'a>> {
+    pub(super) fn object(&mut self, name: &str) -> Option<Fields<'a>> {
         let raw = self.take(name)?;
         match serde_json::from_str::<Entries<'a>>(raw) {
             Ok(Entries(entries)) if raw.starts_with('{') => {
-                Some(Fields { entries, known: Vec::new(), missing: Vec::new(), faults: Vec::new(), prefix })
+                let (prefix, place) = (format!("{}{name}.", self.prefix), format!("{}/{name}", self.place));
+                Some(Fields::of(entries, prefix, place, self.lenient))
             }
             _ => {
                 self.wrong(name, raw, "an object");
@@ -156,35 +226,68 @@ impl<'a> Fields<'a> {
 
     /// Notes a fault of a value that was taken.
     pub(super) fn fault(&mut self, name: &str, what: impl fmt::Display) {
-        self.faults.push(format!("{}{name}: {what}", self.prefix));
+        let message = format!("{}{name}: {what}", self.prefix);
+        self.note(name, None, message);
+    }
+
+    /// As [`Fields::fault`], under a number of the dialect.
+    pub(super) fn numbered_fault(&mut self, name: &str, number: u16, what: impl fmt::Display) {
+        let message = format!("{}{name}: {what}", self.prefix);
+        self.note(name, Some(number), message);
+    }
+
+    /// Where a field stands, as a JSON pointer.
+    pub(super) fn pointer(&self, name: &str) -> String {
+        format!("{}/{name}", self.place)
     }
 
     /// All that is wrong, in one refusal.
     pub(super) fn finish(mut self) -> Result<(), Problem> {
         self.note_unknown();
-        let mut faults = Vec::new();
+        let mut parts = Vec::new();
         if !self.missing.is_empty() {
             let plural = if self.missing.len() == 1 { "" } else { "s" };
-            faults.push(format!("missing field{plural}: {}", self.missing.join(", ")));
+            let names: Vec<_> = self.missing.iter().map(|missing| missing.message.as_str()).collect();
+            parts.push(format!("missing field{plural}: {}", names.join(", ")));
         }
-        faults.append(&mut self.faults);
-        if faults.is_empty() { Ok(()) } else { Err(Problem::bad_request(faults.join("; "))) }
+        parts.extend(self.faults.iter().map(|fault| fault.message.clone()));
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let missing = self.missing.into_iter().map(|detail| {
+            let message = format!("{}: is missing; the body needs it", detail.message);
+            Detail { message, ..detail }
+        });
+        Err(Problem::faulty(parts.join("; "), missing.chain(self.faults).collect()))
     }
 
     fn note_unknown(&mut self) {
-        for (name, _) in &self.entries {
+        for (name, _) in std::mem::take(&mut self.entries) {
             let plain = name.len() <= MAX_NAME && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-            let fault = if self.known.contains(name) {
+            let fault = if self.known.contains(&name) {
                 format!("{}{name} is given twice", self.prefix)
+            } else if self.lenient {
+                continue;
             } else if plain && !name.is_empty() {
                 format!("unknown field {}{name} (known: {})", self.prefix, self.known.join(", "))
             } else {
                 format!("there is an unknown field (known: {})", self.known.join(", "))
             };
-            if !self.faults.contains(&fault) {
-                self.faults.push(fault);
+            if !self.faults.iter().any(|noted| noted.message == fault) {
+                self.faults.push(Detail { message: fault, number: None, pointer: None });
             }
         }
+    }
+
+    fn must_have(&mut self, name: &str) {
+        if !self.has(name) {
+            let missing = format!("{}{name}", self.prefix);
+            self.missing.push(Detail { message: missing, number: None, pointer: Some(self.pointer(name)) });
+        }
+    }
+
+    fn note(&mut self, name: &str, number: Option<u16>, message: String) {
+        self.faults.push(Detail { message, number, pointer: Some(self.pointer(name)) });
     }
 
     fn take(&mut self, name: &str) -> Option<&'a str> {
@@ -194,6 +297,10 @@ impl<'a> Fields<'a> {
     }
 
     fn wrong(&mut self, name: &str, raw: &str, wanted: &str) {
+        self.wrong_at(name, name, raw, wanted);
+    }
+
+    fn wrong_at(&mut self, name: &str, place: &str, raw: &str, wanted: &str) {
         let found = match raw.as_bytes().first() {
             Some(b'"') => "a string",
             Some(b'{') => "an object",
@@ -204,7 +311,8 @@ impl<'a> Fields<'a> {
         };
         let fault =
             if found == wanted { "is not valid Unicode".to_owned() } else { format!("must be {wanted}, not {found}") };
-        self.faults.push(format!("{}{name} {fault}", self.prefix));
+        let message = format!("{}{name} {fault}", self.prefix);
+        self.note(place, None, message);
     }
 }
 
@@ -279,80 +387,4 @@ impl<'de> Deserialize<'de> for Entries<'de> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn said(result: Result<(), Problem>) -> String {
-        format!("{:?}", result.expect_err("must be refused"))
-    }
-
-    #[test]
-    fn takes_what_is_known() {
-        let body = br#"{"a": "x\ny\u00e9\ud83d\ude00\\\"\/", "b": true, "c": null, "t": {"id": "team_1"}}"#;
-        let mut fields = Fields::parse(body).unwrap();
-        assert_eq!(*fields.text("a"), "x\ny\u{e9}\u{1f600}\\\"/");
-        assert!(fields.flag("b"));
-        assert!(fields.text_or_null("c").is_none());
-        assert!(fields.optional_text("d").is_none());
-        let mut team = fields.object("t", "t.").unwrap();
-        assert_eq!(*team.text("id"), "team_1");
-        fields.absorb(team);
-        fields.finish().unwrap();
-    }
-
-    #[test]
-    fn names_every_missing_field_at_once() {
-        let mut fields = Fields::parse(b"{}").unwrap();
-        let _ = (fields.text("cert"), fields.text("key"), fields.text_or_null("certId"));
-        let said = said(fields.finish());
-        assert!(said.contains("missing fields: cert, key, certId"), "{said}");
-    }
-
-    #[test]
-    fn names_every_fault_and_no_value() {
-        let body = br#"{"cert": 1234567, "skip": "SECRET", "origin": null, "t": [1], "half": "SECRET\ud800", "extra": "SECRET",
-            "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7": 1, "cert": "SECRET"}"#;
-        let mut fields = Fields::parse(body).unwrap();
-        let _ = (fields.text("cert"), fields.flag("skip"), fields.optional_text("origin"), fields.text("half"));
-        assert!(fields.object("t", "t.").is_none());
-        let said = said(fields.finish());
-        for part in [
-            "cert must be a string, not a number",
-            "skip must be true or false, not a string",
-            "origin must be a string, not null",
-            "t must be an object, not an array",
-            "half is not valid Unicode",
-            "unknown field extra (known: cert, skip, origin, half, t)",
-            "there is an unknown field",
-            "cert is given twice",
-        ] {
-            assert!(said.contains(part), "{part} in {said}");
-        }
-        for value in ["SECRET", "1234567", "MII", "missing"] {
-            assert!(!said.contains(value), "{value} in {said}");
-        }
-    }
-
-    #[test]
-    fn says_where_the_json_breaks_and_shows_none_of_it() {
-        for (body, place) in [
-            (&b"{\"key\":\n \"SECRET"[..], "line 2, column"),
-            (b"SECRET", "line 1, column 1"),
-            (b"{\"a\": \"\xff\"}", "line 1, column"),
-            (b"{} {}", "line 1, column 4"),
-            (b"{\"a\": \"\n\"}", "line 1, column 7"),
-            (b"[1]", "must be a JSON object"),
-            (b"\"SECRET\"", "must be a JSON object"),
-            (b" \n", "the body is empty"),
-        ] {
-            let said = format!("{:?}", Fields::parse(body).err().expect("must be refused"));
-            assert!(said.contains(place) && !said.contains("SECRET"), "{place} in {said}");
-        }
-    }
-
-    #[test]
-    fn bounds_the_number_of_fields() {
-        let many: Vec<String> = (0..=MAX_FIELDS).map(|n| format!("\"f{n}\":1")).collect();
-        assert!(Fields::parse(format!("{{{}}}", many.join(",")).as_bytes()).is_err());
-    }
-}
+mod tests;

@@ -1,19 +1,22 @@
 //! Floor 6: the management server.
 //!
-//! Two sets of routes over one registry and one control: Vercel's dialect (`vercel`) and egret's own.
+//! Three sets of routes over one registry and one control: Vercel's dialect (`vercel`), Cloudflare's (`cloudflare`) and
+//! egret's own.
 //! Reading looks at snapshots; every change goes through the control floor and is finished even if the client has
 //! gone away. What must stay true:
 //!
 //! - nothing is looked at before the caller is known (`/healthz`, `/readyz` and `/openapi.json` excepted, which tell
 //!   nothing);
 //! - a private key never leaves, and every copy made of what arrives is wiped (hyper's read buffer is not ours to wipe);
-//! - an answer is JSON (`/metrics` and `/v1/events` excepted), a success is 200, an error has the one shape of `problem` and holds no input;
+//! - an answer is JSON (`/metrics` and `/v1/events` excepted), a success is 200, an error has the one shape
+//!   of `problem` (below `/client/v4` that of `cloudflare::envelope`) and holds no input;
 //! - no redirects: SDKs follow them with the token in hand.
 
 mod auth;
 mod bindings;
 mod body;
 mod certificates;
+mod cloudflare;
 mod disclosures;
 mod events;
 mod explain;

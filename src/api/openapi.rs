@@ -5,39 +5,48 @@
 use std::sync::LazyLock;
 
 use axum::response::IntoResponse;
+use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde_json::json;
 use utoipa::openapi::path::{Operation, PathItem};
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{
     ContentBuilder, Header, HeaderBuilder, ObjectBuilder, OpenApi as Document, Ref, RefOr, Response, ResponseBuilder,
     Type,
 };
 use utoipa::{IntoParams, OpenApi};
 
-use super::paths;
+use super::{cloudflare, paths};
 
 const JSON: &str = "application/json";
 const BEARER: &str = "bearer";
+/// The two halves of the other way to authenticate, in Cloudflare's dialect.
+const EMAIL_AND_KEY: [(&str, &str, &str); 2] = [
+    ("authEmail", "X-Auth-Email", "The email that the token in X-Auth-Key has."),
+    ("authKey", "X-Auth-Key", "A token of this egret that has an email, together with X-Auth-Email."),
+];
 
 /// What the document says beside the operations.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "egret management API",
-        description = "Client certificates of an egress mTLS forward proxy: Vercel's dialect and egret's own.\n\n\
-            Success is 200. Every refusal has the body `Error`, whose message names the field, the fault and the \
-            remedy, and never repeats the request. A method that a path does not take answers 405 with `Allow`; a path \
+        description = "Client certificates of an egress mTLS forward proxy: the dialects of Vercel and Cloudflare, and egret's own.\n\n\
+            Success is 200. Every refusal has the body `Error` (below `/client/v4` `CloudflareError`), whose message names the field, \
+            the fault and the remedy, and never repeats the request. A method that a path does not take answers 405 with `Allow`; a path \
             that does not exist answers 404. What is no HTTP request, or has too large a head, is answered without a body.\n\n\
             A token limited to projects gets 403 for everything outside them, existing or not. Unknown query parameters \
-            are ignored, unknown fields of a body are refused.",
+            are ignored, unknown fields of a body are refused (below `/client/v4` they are ignored).",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     servers((url = "/", description = "the egret that serves this document")),
     security(("bearer" = [])),
-    components(schemas(super::events::Told)),
+    components(schemas(super::events::Told, cloudflare::envelope::Refusal)),
     tags(
         (name = "client-cert", description = "Vercel's dialect: a project's client certificates"),
+        (name = "cloudflare", description = "Cloudflare's dialect: account mTLS certificates and origin pulls"),
         (name = "egret", description = "egret's own: projects, bindings, certificates, tokens, and how it all is"),
         (name = "health", description = "For orchestrators; no token, whatever the Host"),
         (name = "meta", description = "The API about itself"),
@@ -66,12 +75,19 @@ pub(super) fn complete(mut document: Document) -> Document {
         "A token of this egret: EGRET_TOKEN, one of [[tokens]], or the one in <data_dir>/admin.token.",
     ));
     components.security_schemes.insert(BEARER.to_owned(), RefOr::T(SecurityScheme::Http(scheme.build())));
-    for common in COMMON {
-        components.responses.insert(common.name.to_owned(), RefOr::T(common.response()));
+    for (name, header, description) in EMAIL_AND_KEY {
+        let scheme = ApiKey::Header(ApiKeyValue::with_description(header, description));
+        components.security_schemes.insert(name.to_owned(), RefOr::T(SecurityScheme::ApiKey(scheme)));
     }
-    for item in document.paths.paths.values_mut() {
+    for common in COMMON {
+        for dialect in [Dialect::Own, Dialect::Cloudflare] {
+            components.responses.insert(common.name_in(dialect), RefOr::T(common.response(dialect)));
+        }
+    }
+    for (path, item) in &mut document.paths.paths {
+        let dialect = if cloudflare::is_asked(path) { Dialect::Cloudflare } else { Dialect::Own };
         for operation in operations(item) {
-            supply(operation);
+            supply(operation, dialect);
         }
     }
     document
@@ -81,8 +97,15 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten()
 }
 
+/// In whose words an operation refuses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    Own,
+    Cloudflare,
+}
+
 /// Gives an operation the answers that it shares with others; what it says itself of a status goes first.
-fn supply(operation: &mut Operation) {
+fn supply(operation: &mut Operation, dialect: Dialect) {
     let open = operation.security.is_some();
     // Probes come under whatever name an orchestrator has for this machine: nothing is checked that could fail.
     let probe = operation.tags.as_ref().is_some_and(|tags| tags.iter().any(|tag| tag == "health"));
@@ -93,9 +116,15 @@ fn supply(operation: &mut Operation) {
             To::Bodies => operation.request_body.is_some(),
         };
         if applies {
-            let reference = RefOr::Ref(Ref::from_response_name(common.name));
+            let reference = RefOr::Ref(Ref::from_response_name(common.name_in(dialect)));
             operation.responses.responses.entry(common.status.to_owned()).or_insert(reference);
         }
+    }
+    if dialect == Dialect::Cloudflare && !open {
+        let none = Vec::<String>::new();
+        let pair =
+            EMAIL_AND_KEY.iter().fold(SecurityRequirement::default(), |both, (name, ..)| both.add(*name, none.clone()));
+        operation.security = Some(vec![SecurityRequirement::new(BEARER, none.clone()), pair]);
     }
     if let Some(RefOr::T(body)) = &mut operation.request_body {
         body.required = Some(utoipa::openapi::Required::True);
@@ -184,7 +213,14 @@ const COMMON: &[Common] = &[
 ];
 
 impl Common {
-    fn response(&self) -> Response {
+    fn name_in(&self, dialect: Dialect) -> String {
+        match dialect {
+            Dialect::Own => self.name.to_owned(),
+            Dialect::Cloudflare => format!("Cloudflare{}", self.name),
+        }
+    }
+
+    fn response(&self, dialect: Dialect) -> Response {
         let mut error = json!({"code": self.code, "message": self.message});
         let mut response = ResponseBuilder::new().description(self.description).header("X-Request-Id", request_id());
         match self.status {
@@ -198,10 +234,16 @@ impl Common {
             }
             _ => {}
         }
-        let content = ContentBuilder::new()
-            .schema(Some(Ref::from_schema_name("Error")))
-            .example(Some(json!({ "error": error })))
-            .build();
+        let (schema, example) = match dialect {
+            Dialect::Own => ("Error", json!({ "error": error })),
+            Dialect::Cloudflare => {
+                let status: u16 = self.status.parse().expect("the statuses of the table are numbers");
+                let code = cloudflare::codes::of(StatusCode::from_u16(status).expect("and statuses"));
+                let errors = json!([{"code": code, "message": self.message}]);
+                ("CloudflareError", json!({"success": false, "errors": errors, "messages": [], "result": null}))
+            }
+        };
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(schema))).example(Some(example)).build();
         response.content(JSON, content).build()
     }
 }
@@ -233,6 +275,26 @@ pub(super) struct CertificatePath {
     /// Id of the certificate
     #[param(rename = "certId", min_length = 1, example = "cert_0123456789abcdef0123456789abcdef")]
     certificate: String,
+}
+
+/// The account of a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "documentation; handlers read `request::Segments`")]
+pub(super) struct AccountPath {
+    /// The account id that projects carry
+    #[param(min_length = 1, example = "0123456789abcdef0123456789abcdef")]
+    account_id: String,
+}
+
+/// The zone of a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "documentation; handlers read `request::Segments`")]
+pub(super) struct ZonePath {
+    /// The zone id of a project
+    #[param(min_length = 1, example = "fedcba9876543210fedcba9876543210")]
+    zone_id: String,
 }
 
 /// The token of a path.

@@ -10,8 +10,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Management, bindings, certificates, disclosures, events, explain, metrics, openapi, projects, status, tokens,
-    vercel,
+    Management, bindings, certificates, cloudflare, disclosures, events, explain, metrics, openapi, projects, status,
+    tokens, vercel,
 };
 
 /// All of them, with their documentation.
@@ -20,6 +20,23 @@ pub(super) fn all() -> OpenApiRouter<Arc<Management>> {
         // Vercel's dialect
         .routes(routes!(vercel::list, vercel::upload))
         .routes(routes!(vercel::remove))
+        // Cloudflare's
+        .routes(routes!(cloudflare::verify::user))
+        .routes(routes!(cloudflare::verify::account))
+        .routes(routes!(cloudflare::accounts::list))
+        .routes(routes!(cloudflare::accounts::get))
+        .routes(routes!(cloudflare::mtls_certificates::list, cloudflare::mtls_certificates::create))
+        .routes(routes!(cloudflare::mtls_certificates::get, cloudflare::mtls_certificates::remove))
+        .routes(routes!(cloudflare::mtls_certificates::associations))
+        .routes(routes!(cloudflare::zones::list))
+        .routes(routes!(cloudflare::zones::get))
+        .routes(routes!(cloudflare::zone_certificates::list, cloudflare::zone_certificates::create))
+        .routes(routes!(cloudflare::zone_certificates::get, cloudflare::zone_certificates::remove))
+        .routes(routes!(cloudflare::zone_certificates::settings, cloudflare::zone_certificates::set))
+        .routes(routes!(cloudflare::hostnames::put))
+        .routes(routes!(cloudflare::hostnames::get))
+        .routes(routes!(cloudflare::hostname_certificates::list, cloudflare::hostname_certificates::create))
+        .routes(routes!(cloudflare::hostname_certificates::get, cloudflare::hostname_certificates::remove))
         // egret's own
         .routes(routes!(projects::list, projects::create))
         .routes(routes!(projects::remove))

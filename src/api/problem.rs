@@ -1,4 +1,5 @@
-//! Refusals: one shape for every error of the API, `{"error":{"code","message"}}`.
+//! Refusals: one shape for every error of the API, `{"error":{"code","message"}}`; below `/client/v4` it is the envelope
+//! of that dialect, which the shell makes of the same [`Problem`] (`cloudflare::envelope`).
 //!
 //! A message names the field, the fault and the remedy. It never holds a piece of the request: the
 //! clients that read it put it whole into logs.
@@ -22,8 +23,23 @@ pub(super) struct Problem {
     status: StatusCode,
     code: &'static str,
     message: String,
+    /// Number of a dialect that has numbers, where it is not that of the status.
+    number: Option<u16>,
+    /// What is wrong, each by itself; empty: `message` is all of it.
+    details: Vec<Detail>,
     limit: Option<Limit>,
     probe: Option<Box<Diagnosis>>,
+}
+
+/// One of several things that are wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Detail {
+    /// The field, the fault and the remedy.
+    pub(super) message: String,
+    /// As [`Problem::number`].
+    pub(super) number: Option<u16>,
+    /// Where in the body: a JSON pointer (RFC 6901).
+    pub(super) pointer: Option<String>,
 }
 
 /// The body of every refusal.
@@ -107,11 +123,15 @@ pub(super) struct Limit {
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), limit: None, probe: None }
+        Self { status, code, message: message.into(), number: None, details: Vec::new(), limit: None, probe: None }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+    /// 400 for all of these, of which `message` is the whole.
+    pub(super) fn faulty(message: impl Into<String>, details: Vec<Detail>) -> Self {
+        Self::bad_request(message).of(details)
     }
     pub(super) fn unauthorized(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
@@ -120,7 +140,11 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
     pub(super) fn not_found(what: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", format!("{what} not found"))
+        Self::missing(format!("{what} not found"))
+    }
+    /// 404 in these words.
+    pub(super) fn missing(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
     /// The router adds `Allow` (RFC 9110 section 15.5.6): it knows the methods.
     pub(super) fn method() -> Self {
@@ -154,10 +178,38 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", message)
     }
 
+    /// The same under this number.
+    pub(super) fn numbered(self, number: u16) -> Self {
+        Self { number: Some(number), ..self }
+    }
+
+    /// The same in another status.
+    pub(super) fn with_status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
+    /// The same, being all of these.
+    pub(super) fn of(self, details: Vec<Detail>) -> Self {
+        Self { details, ..self }
+    }
+
     /// The status that it answers with.
     #[cfg(test)]
     pub(super) fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// The number of all that have none of their own.
+    pub(super) fn number(&self) -> Option<u16> {
+        self.number
+    }
+
+    /// What is wrong, each by itself; at least one.
+    pub(super) fn into_details(self) -> Vec<Detail> {
+        if self.details.is_empty() {
+            return vec![Detail { message: self.message, number: None, pointer: None }];
+        }
+        self.details
     }
 }
 
@@ -179,7 +231,7 @@ impl From<ControlError> for Problem {
             ControlError::Busy(_) => Self::unavailable(text),
             ControlError::Declared(..) | ControlError::OfAccount(_) => Self::forbidden(text),
             ControlError::NotFound(what) => Self::not_found(what),
-            ControlError::NoneKept => Self::new(StatusCode::NOT_FOUND, "not_found", text),
+            ControlError::NoneKept => Self::missing(text),
             ControlError::Revoked => Self::unauthorized(text),
             ControlError::Exists(_) | ControlError::Transferring => Self::new(StatusCode::CONFLICT, "conflict", text),
             ControlError::Blocked => Self::new(StatusCode::PAYMENT_REQUIRED, "payment_required", text),
@@ -194,11 +246,13 @@ impl From<ControlError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Self { code, message, limit, probe, .. } = self;
+        let Self { status, code, message, limit, probe, .. } = self.clone();
         let body = ErrorBody { error: ErrorDetail { code, message, limit, probe } };
-        let mut response = (self.status, Json(body)).into_response();
+        let mut response = (status, Json(body)).into_response();
+        // For the shell, which knows what dialect the request is in.
+        response.extensions_mut().insert(self);
         let headers = response.headers_mut();
-        match self.status {
+        match status {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }

@@ -30,11 +30,11 @@ pub(super) struct ShownProject {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     team: Option<Team>,
-    /// A Cloudflare account.
+    /// A Cloudflare account; several projects may carry the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, pattern = "^[0-9a-f]{32}$")]
     account_id: Option<String>,
-    /// A Cloudflare zone.
+    /// A Cloudflare zone, which no other project carries.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, pattern = "^[0-9a-f]{32}$")]
     zone_id: Option<String>,
@@ -64,10 +64,10 @@ struct ProjectBody {
     id: Option<String>,
     #[schema(nullable = false)]
     team: Option<Team>,
-    /// A Cloudflare account.
+    /// A Cloudflare account; several projects may carry the same.
     #[schema(nullable = false, pattern = "^[0-9a-f]{32}$")]
     account_id: Option<String>,
-    /// A Cloudflare zone.
+    /// A Cloudflare zone, which no other project carries.
     #[schema(nullable = false, pattern = "^[0-9a-f]{32}$")]
     zone_id: Option<String>,
     #[schema(nullable = false)]
@@ -125,7 +125,7 @@ pub(super) async fn list(State(management): State<Arc<Management>>, caller: Call
     post, path = "/v1/projects", operation_id = "createProject", tag = "egret", request_body = ProjectBody,
     responses(
         (status = 200, description = "Made.", body = ShownProject),
-        (status = 409, description = "A project of this id, name, account or zone exists.", body = ErrorBody),
+        (status = 409, description = "A project of this id, name or zone exists.", body = ErrorBody),
         (status = 500, description = "It could not be stored; nothing was changed.", body = ErrorBody),
     )
 )]
@@ -184,7 +184,7 @@ fn read_project(body: &[u8]) -> Result<ProjectInfo, Problem> {
     if let Some(None) = id {
         fields.fault("id", "must begin with prj_ and have at most 64 letters, digits, dashes and underscores");
     }
-    let team = fields.object("team", "team.").map(|mut inner| {
+    let team = fields.object("team").map(|mut inner| {
         let mut text = |name| inner.optional_text(name).map(|t| t.to_string());
         let team = Team { id: text("id"), slug: text("slug") };
         fields.absorb(inner);

@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue, Method};
 use tokio::time::Instant;
 
 use super::auth::Signature;
+use super::cloudflare::{self, envelope};
 use super::host::{self, Ends};
 use super::problem::Problem;
 use crate::domain::hex;
@@ -38,6 +39,7 @@ async fn around(State(metrics): State<Arc<Metrics>>, mut request: Request, next:
     let signature = Signature::default();
     request.extensions_mut().insert(signature.clone());
     let method = request.method().clone();
+    let in_cloudflares = cloudflare::is_asked(request.uri().path());
     // The template: a path holds names of projects, a query holds origins.
     let route = request.extensions().get::<MatchedPath>().map_or("none".into(), |m| m.as_str().to_owned());
     let probe = route == HEALTHZ || route == READYZ;
@@ -51,6 +53,9 @@ async fn around(State(metrics): State<Arc<Metrics>>, mut request: Request, next:
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };
+    if in_cloudflares {
+        response = envelope::around(response);
+    }
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(X_REQUEST_ID, value);

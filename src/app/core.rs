@@ -14,7 +14,7 @@ use crate::control::{Control, Outline, outline};
 use crate::domain::ServerTrust;
 use crate::identity::{Show, TlsFactory, UpstreamTls};
 use crate::observe::Metrics;
-use crate::pki::anchors::{self, AnchorFile, SharedAnchors};
+use crate::pki::anchors::{self, AnchorFile, SharedAnchors, Vouching};
 use crate::pki::kek;
 use crate::pki::seal::Sealer;
 use crate::policy::EgressPolicy;
@@ -117,7 +117,8 @@ pub(super) async fn core(settings: &Settings, metrics: Arc<Metrics>) -> anyhow::
         registry.insert_token(*sha256, token.clone());
     }
     let sealer = Arc::new(Sealer::new(key));
-    let errands = factory.make(None, Show::Always, anchors.set(ServerTrust::System, None, &[]), ERRAND_SESSIONS);
+    let trust = anchors.set(ServerTrust::System, None, &[], &Vouching::none());
+    let errands = factory.make(None, Show::Always, trust, ERRAND_SESSIONS);
     let control = Control::load(settings, registry.clone(), backend, sealer, factory, anchors, metrics.clone()).await?;
     let control = Arc::new(control);
     let local_ca = LocalCa::new(control.clone(), settings.limits.max_leafs, metrics.clone(), data_dir);

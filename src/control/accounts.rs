@@ -124,7 +124,7 @@ impl Control {
     /// Every binding of it in any project, by project and pattern; those that a declared binding covers included.
     #[must_use]
     pub fn account_associations(&self, id: &CertificateId) -> Vec<AccountUse> {
-        self.inner.uses(id)
+        self.inner.account_uses(id)
     }
 }
 
@@ -210,7 +210,7 @@ impl Inner {
         if self.accounts.home(id).as_deref() != Some(account) {
             return Err(ControlError::NotFound("certificate"));
         }
-        let uses = self.uses(id);
+        let uses = self.account_uses(id);
         if !uses.is_empty() {
             return Err(ControlError::InUse(self.in_use(account, &uses)));
         }
@@ -229,7 +229,7 @@ impl Inner {
     }
 
     /// See [`Control::account_associations`].
-    fn uses(&self, id: &CertificateId) -> Vec<AccountUse> {
+    fn account_uses(&self, id: &CertificateId) -> Vec<AccountUse> {
         let mut uses = Vec::new();
         for project in self.registry.every_project() {
             let of_project = |pattern: &Pattern, in_force, unavailable| AccountUse {

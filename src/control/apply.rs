@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
-use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -15,7 +14,7 @@ use crate::domain::{
     CertificateId, CertificateInfo, DefaultScope, Holder, ProjectInfo, ServerTrust, Source, time as clock,
 };
 use crate::identity::{ClientIdentity, Show, TlsFactory, Until, UpstreamTls};
-use crate::pki::anchors::{SharedAnchors, TrustAnchors};
+use crate::pki::anchors::{SharedAnchors, TrustAnchors, Vouching, hash_all};
 use crate::pki::pem;
 use crate::pki::validate::ValidCertificate;
 use crate::registry::{AccountCertificate, Certificate, Project, Retired, Tls13Objects};
@@ -26,7 +25,7 @@ const SESSIONS_BOUND: usize = 8;
 const SESSIONS_GENERAL: usize = 256;
 
 /// Trust sets by content, so that a thousand certificates of one partner share one verifier.
-type Sets = HashMap<(ServerTrust, bool, [u8; 32]), Weak<TrustAnchors>>;
+type Sets = HashMap<(ServerTrust, bool, [u8; 32], [u8; 32]), Weak<TrustAnchors>>;
 
 /// Makes everything that rustls needs.
 pub(super) struct Maker {
@@ -83,13 +82,19 @@ impl Maker {
     }
 
     /// Ordinary TLS with the project's trust.
-    pub(super) fn anonymous(&self, info: &ProjectInfo) -> Arc<UpstreamTls> {
-        let trust = self.trust(info.servers, false, &[]);
+    pub(super) fn anonymous(&self, info: &ProjectInfo, vouching: &Arc<Vouching>) -> Arc<UpstreamTls> {
+        let trust = self.trust(info.servers, false, &[], vouching);
         self.factory.make(None, Show::Always, trust, SESSIONS_GENERAL)
     }
 
     /// A certificate, ready to be presented.
-    pub(super) fn certificate(&self, project: &ProjectInfo, valid: ValidCertificate, facts: Facts) -> Arc<Certificate> {
+    pub(super) fn certificate(
+        &self,
+        project: &ProjectInfo,
+        vouching: &Arc<Vouching>,
+        valid: ValidCertificate,
+        facts: Facts,
+    ) -> Arc<Certificate> {
         let info = Arc::new(facts.describe(&valid));
         let identity = Arc::new(ClientIdentity::new(info.clone(), valid.certified, valid.issuer_names));
         Arc::new(Certificate {
@@ -97,8 +102,8 @@ impl Maker {
             cert_pem: facts.cert_pem,
             ca_pem: facts.ca_pem,
             digest: valid.digest,
-            bound: self.bound(project, &identity, &valid.ca),
-            general: self.general(project, &identity, &valid.ca),
+            bound: self.bound(project, &identity, &valid.ca, vouching),
+            general: self.general(project, &identity, &valid.ca, vouching),
             tls13: Tls13Objects::default(),
             identity,
         })
@@ -106,15 +111,20 @@ impl Maker {
 
     /// What a project has of a leaf of its account: the key, and nothing else that another project has of it. `None` for a
     /// CA bundle.
-    pub(super) fn of_account(&self, project: &ProjectInfo, held: &AccountCertificate) -> Option<Arc<Certificate>> {
+    pub(super) fn of_account(
+        &self,
+        project: &ProjectInfo,
+        vouching: &Arc<Vouching>,
+        held: &AccountCertificate,
+    ) -> Option<Arc<Certificate>> {
         let identity = held.identity.clone()?;
         Some(Arc::new(Certificate {
             info: held.info.clone(),
             cert_pem: held.pem.clone(),
             ca_pem: String::new(),
             digest: held.digest,
-            bound: self.bound(project, &identity, &[]),
-            general: self.general(project, &identity, &[]),
+            bound: self.bound(project, &identity, &[], vouching),
+            general: self.general(project, &identity, &[], vouching),
             tls13: Tls13Objects::default(),
             identity,
         }))
@@ -125,8 +135,9 @@ impl Maker {
         project: &ProjectInfo,
         identity: &Arc<ClientIdentity>,
         ca: &[CertificateDer<'static>],
+        vouching: &Arc<Vouching>,
     ) -> Arc<UpstreamTls> {
-        let trust = self.trust(project.servers, true, ca);
+        let trust = self.trust(project.servers, true, ca, vouching);
         self.factory.make(Some(identity.clone()), Show::Always, trust, SESSIONS_BOUND)
     }
 
@@ -135,14 +146,21 @@ impl Maker {
         project: &ProjectInfo,
         identity: &Arc<ClientIdentity>,
         ca: &[CertificateDer<'static>],
+        vouching: &Arc<Vouching>,
     ) -> Arc<UpstreamTls> {
-        let trust = self.trust(project.servers, false, ca);
+        let trust = self.trust(project.servers, false, ca, vouching);
         self.factory.make(Some(identity.clone()), show(project), trust, SESSIONS_GENERAL)
     }
 
     /// The same certificate as the project and its trust are now: with new objects throughout, or, if only to whom the
     /// project-wide certificate is shown has changed, with a new one for the default slot alone.
-    pub(super) fn anew(&self, project: &ProjectInfo, old: &Certificate, only_shown: bool) -> Arc<Certificate> {
+    pub(super) fn anew(
+        &self,
+        project: &ProjectInfo,
+        vouching: &Arc<Vouching>,
+        old: &Certificate,
+        only_shown: bool,
+    ) -> Arc<Certificate> {
         let ca = match old.ca_pem.as_str() {
             "" => Vec::new(),
             pem => pem::certificates(pem).expect("it was understood when the certificate was loaded"),
@@ -150,10 +168,10 @@ impl Maker {
         let identity = &old.identity;
         let (bound, over_tls13) = match only_shown {
             true => (old.bound.clone(), old.tls13.bound.clone()),
-            false => (self.bound(project, identity, &ca), OnceLock::new()),
+            false => (self.bound(project, identity, &ca, vouching), OnceLock::new()),
         };
         let tls13 = Tls13Objects { bound: over_tls13, general: OnceLock::new() };
-        Arc::new(Certificate { bound, general: self.general(project, identity, &ca), tls13, ..clone(old) })
+        Arc::new(Certificate { bound, general: self.general(project, identity, &ca, vouching), tls13, ..clone(old) })
     }
 
     /// The same certificate and the same objects, declared at another place.
@@ -193,20 +211,15 @@ impl Maker {
         &self,
         servers: ServerTrust,
         bound: bool,
-        ca: &[rustls::pki_types::CertificateDer<'static>],
+        ca: &[CertificateDer<'static>],
+        vouching: &Arc<Vouching>,
     ) -> Arc<TrustAnchors> {
-        let mut hash = digest::Context::new(&digest::SHA256);
-        for certificate in ca {
-            hash.update(&u64::try_from(certificate.len()).unwrap_or(u64::MAX).to_be_bytes());
-            hash.update(certificate);
-        }
-        let hash = hash.finish();
-        let key = (servers, bound, hash.as_ref().try_into().expect("SHA-256 has 32 bytes"));
+        let key = (servers, bound, hash_all(ca), *vouching.digest());
         let mut sets = self.sets.lock().expect("nothing panics while holding it");
         if let Some(set) = sets.get(&key).and_then(Weak::upgrade) {
             return set;
         }
-        let set = self.anchors.set(servers, bound.then_some(ca), ca);
+        let set = self.anchors.set(servers, bound.then_some(ca), ca, vouching);
         if sets.len() == sets.capacity() {
             // Before the map would grow, so that what has died never makes it grow.
             sets.retain(|_, set| set.strong_count() > 0);

@@ -15,7 +15,7 @@ use super::rollback::LetGo;
 use super::stage::Tried;
 use super::store::Write;
 use super::{Control, ControlError, Drain, Inner, Properties, Upload, Uploaded};
-use crate::domain::{CertificateId, Holder, Pattern, ProjectInfo, ProjectState, Source, time as clock};
+use crate::domain::{CertificateId, Holder, Pattern, ProjectState, Source, time as clock};
 use crate::observe::{Event, EventKind};
 use crate::pki::validate::{Material, ValidCertificate, validate};
 use crate::registry::{Binding, Certificate, Project, Snapshot, Target, UNREADABLE_ID};
@@ -34,7 +34,7 @@ impl Control {
         let (inner, project) = (self.inner.clone(), project.clone());
         whole(async move {
             let (upload, valid) = validated(upload).await?;
-            let certificate = inner.made(project.load().info(), &upload, valid)?;
+            let certificate = inner.made(&project.snapshot(), &upload, valid)?;
             inner.place(&project, upload, certificate, drain, None).await
         })
         .await
@@ -128,7 +128,7 @@ impl Inner {
     /// What an upload becomes. Made before anything is stored: what cannot be made must not be acknowledged.
     pub(super) fn made(
         &self,
-        project: &ProjectInfo,
+        project: &Snapshot,
         upload: &Upload,
         valid: ValidCertificate,
     ) -> Result<Arc<Certificate>, ControlError> {
@@ -142,7 +142,7 @@ impl Inner {
             source: Source::Api,
             holder: Holder::Project,
         };
-        Ok(self.maker.load_full().certificate(project, valid, facts))
+        Ok(self.maker.load_full().certificate(project.info(), project.vouching(), valid, facts))
     }
 
     /// The part of an upload that comes after validation. `tried`: where the certificate was tried out, and what the place
@@ -179,7 +179,7 @@ impl Inner {
         }
         // With objects of its own, made under the lock: a reload may have changed meanwhile whom the project trusts, and
         // what a probe left behind is nobody's.
-        let certificate = self.maker.load_full().anew(snapshot.info(), &certificate, false);
+        let certificate = self.maker.load_full().anew(snapshot.info(), snapshot.vouching(), &certificate, false);
         let displaced = self.displaced(project, &snapshot, existing.as_deref());
         let previous = self.keep(&snapshot, existing.as_deref(), drain, (displaced.is_some(), tried.map(Tried::at)));
         // One that is not kept here, and is in force nowhere any more, is kept nowhere.
@@ -394,7 +394,7 @@ impl Inner {
         let account = snapshot.info().account_id.as_deref();
         let held = account.and_then(|account| self.accounts.get(account, id));
         let held = held.ok_or(ControlError::NotFound("certificate"))?;
-        self.maker.load_full().of_account(snapshot.info(), &held).ok_or_else(|| {
+        self.maker.load_full().of_account(snapshot.info(), snapshot.vouching(), &held).ok_or_else(|| {
             let what = "it is a CA bundle, which vouches for servers and cannot be presented to them; name a certificate that \
                         was uploaded with its private key";
             ControlError::Field { field: "certId", what: what.to_owned() }

@@ -193,7 +193,7 @@ impl Inner {
             source: Source::Api,
             holder,
         };
-        let certificate = self.maker.load_full().certificate(snapshot.info(), valid, facts);
+        let certificate = self.maker.load_full().certificate(snapshot.info(), snapshot.vouching(), valid, facts);
         let record = CertificateRecord {
             cert: String::clone(&upload.cert),
             ca: String::new(),

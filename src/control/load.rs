@@ -24,7 +24,7 @@ use crate::config::{LiveLimits, Settings};
 use crate::domain::{CertificateId, CertificateInfo, Holder, ProjectId, ProjectInfo, Rollback, Source, time as clock};
 use crate::identity::TlsFactory;
 use crate::observe::{Events, Metrics};
-use crate::pki::anchors::SharedAnchors;
+use crate::pki::anchors::{SharedAnchors, Vouching};
 use crate::pki::seal::{SealError, Sealer};
 use crate::pki::validate::{Material, validate};
 use crate::registry::{
@@ -112,8 +112,10 @@ impl Control {
             refresh(&store, &info, &records).await;
             let pages = std::mem::take(&mut records.disclosures);
             super::disclosures::restore(&store, &disclosures, &id, pages);
-            let mut edit = Snapshot::empty(Arc::new(info.clone()), maker.anonymous(&info)).edit();
-            let known = certificates(&store, &maker, &info, &mut records);
+            let vouching = Vouching::none();
+            let mut edit = Snapshot::empty(Arc::new(info.clone()), maker.anonymous(&info, &vouching)).edit();
+            let known = certificates(&store, &maker, (&info, &vouching), &mut records);
+            edit.set_vouching(vouching);
             edit.set_roster(records.roster.clone());
             stored_bindings(&store, &info, records, &known, &mut edit);
             super::accounts::adopt(&accounts, &maker, &mut edit);
@@ -351,10 +353,10 @@ async fn refresh(store: &Store, info: &ProjectInfo, records: &Records) {
 pub(super) type Known = HashMap<CertificateId, Arc<Certificate>>;
 
 /// Every stored certificate of the project that can be used. Damaged ones are added to `records.lost`.
-fn certificates(store: &Store, maker: &Maker, info: &ProjectInfo, records: &mut Records) -> Known {
+fn certificates(store: &Store, maker: &Maker, project: (&ProjectInfo, &Arc<Vouching>), records: &mut Records) -> Known {
     let mut known = Known::new();
     for (key, plain) in std::mem::take(&mut records.certificates) {
-        match stored_certificate(maker, info, &records.roster, &key, &plain) {
+        match stored_certificate(maker, project, &records.roster, &key, &plain) {
             Ok(certificate) => {
                 known.insert(certificate.info.id.clone(), certificate);
             }
@@ -392,7 +394,7 @@ fn recover(roster: &mut Roster, known: &Known) {
 
 fn stored_certificate(
     maker: &Maker,
-    info: &ProjectInfo,
+    (info, vouching): (&ProjectInfo, &Arc<Vouching>),
     roster: &Roster,
     key: &RecordKey,
     plain: &[u8],
@@ -423,7 +425,7 @@ fn stored_certificate(
         warnings: Some(record.warnings),
         source: Source::Api,
     };
-    Ok(maker.certificate(info, valid, facts))
+    Ok(maker.certificate(info, vouching, valid, facts))
 }
 
 pub(super) fn stored_bindings(

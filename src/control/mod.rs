@@ -25,6 +25,7 @@ mod records;
 pub mod rekey;
 mod reload;
 mod rollback;
+mod shown;
 mod stage;
 mod store;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use expiry::Warning;
 pub use held::{Deploying, HeldUpload, Released};
 pub use outline::{Outline, Unread, outline};
 pub use reload::{ReloadReport, TRUST};
+pub use shown::{Associated, Deployment, Shown};
 pub use stage::{Pending, Promoted, Refused, trial_origin};
 
 use std::collections::HashMap;
@@ -128,7 +130,7 @@ pub enum ControlError {
         "there is no certificate to go back to: after an upload the one before is kept for limits.rollback_window, but not with drain=now, rollback = \"off\", or once it has expired"
     )]
     NoneKept,
-    /// Something is in the way: a project of this name, id, account or zone, a token of this name, a full house.
+    /// Something is in the way: a project of this name, id or zone, a token of this name, a full house.
     #[error("{0}")]
     Exists(String),
     /// The same certificate stands in this list already, under that id.

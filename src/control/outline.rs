@@ -16,7 +16,7 @@ use crate::backend::{Loaded, MemoryBackend, RecordKind};
 use crate::config::{PostQuantum, Settings};
 use crate::domain::{CertificateId, CertificateInfo, Source, time as clock};
 use crate::identity::TlsFactory;
-use crate::pki::anchors::SharedAnchors;
+use crate::pki::anchors::{SharedAnchors, Vouching};
 use crate::pki::seal::Sealer;
 use crate::pki::validate::{Field, describe};
 use crate::pki::{bundle, files};
@@ -78,7 +78,7 @@ pub fn outline(settings: &Settings, stored: Option<(Loaded, Arc<Sealer>)>) -> an
     let entries: Vec<_> = listing.entries.into_iter().filter(|entry| !entry.is_empty()).enumerate().collect();
     let mut snapshots = Vec::new();
     for (info, records) in load::projects(settings, &store, homes) {
-        let mut edit = Snapshot::empty(Arc::new(info.clone()), maker.anonymous(&info)).edit();
+        let mut edit = Snapshot::empty(Arc::new(info.clone()), maker.anonymous(&info, &Vouching::none())).edit();
         edit.set_roster(records.roster.clone());
         load::stored_bindings(&store, &info, records, &Known::new(), &mut edit);
         for (n, entry) in entries.iter().filter(|(_, entry)| entry.project == info.id) {

@@ -151,14 +151,14 @@ impl Planner<'_> {
         if anew || show(info) != show(before) {
             self.changed = true;
             for old in base.certificates() {
-                self.edit.put_certificate(maker.anew(info, &old, !anew));
+                self.edit.put_certificate(maker.anew(info, base.vouching(), &old, !anew));
                 self.rebind(&old.info.id);
             }
         }
         if info.account_id != before.account_id {
             self.changed |= adopt(self.ground.accounts, maker, &mut self.edit);
         }
-        anew.then(|| self.edit.set_anonymous(maker.anonymous(info)))
+        anew.then(|| self.edit.set_anonymous(maker.anonymous(info, base.vouching())))
     }
 
     /// Puts a declared certificate into its slot; false if there is nothing to put there.
@@ -282,7 +282,7 @@ impl Planner<'_> {
             source: source.clone(),
             holder: Holder::Project,
         };
-        self.ground.maker.certificate(self.info, valid, facts)
+        self.ground.maker.certificate(self.info, self.edit.so_far().vouching(), valid, facts)
     }
 
     /// A stored binding stands aside. A certificate that nothing names any more ends for new requests, and comes back

@@ -11,6 +11,7 @@ use super::tokens::write_of;
 use super::{Control, ControlError, Drain, Inner};
 use crate::backend::{RecordKey, RecordKind};
 use crate::domain::{ProjectInfo, Team};
+use crate::pki::anchors::Vouching;
 use crate::pki::seal::SealError;
 use crate::registry::{Project, Snapshot};
 
@@ -21,7 +22,7 @@ impl Control {
     /// Makes a project.
     ///
     /// # Errors
-    /// Its id, name, account or zone is another project's; storing.
+    /// Its id, name or zone is another project's; storing.
     pub async fn create_project(&self, info: ProjectInfo) -> Result<Arc<Project>, ControlError> {
         let inner = self.inner.clone();
         whole(async move { inner.create_project(info).await }).await
@@ -83,7 +84,7 @@ impl Inner {
         self.store.settle_anew(&info.id);
         let written = self.store.write(self.store.project_record(&info).into_iter().collect()).await;
         written.inspect_err(|_| self.store.unsettle(&info.id))?;
-        let anonymous = self.maker.load_full().anonymous(&info);
+        let anonymous = self.maker.load_full().anonymous(&info, &Vouching::none());
         let project = Project::new(Snapshot::empty(Arc::new(info), anonymous));
         self.registry.insert(project.clone());
         tracing::info!(project = %project.id(), "project created");
@@ -133,9 +134,7 @@ fn unlike(new: &ProjectInfo, old: &ProjectInfo) -> Result<(), ControlError> {
     if new.name == old.name && same_team(new.team.as_ref(), old.team.as_ref()) {
         return taken("name");
     }
-    if new.account_id.is_some() && new.account_id == old.account_id {
-        return taken("account id");
-    }
+    // Several projects may be of one account; a zone is one project.
     if new.zone_id.is_some() && new.zone_id == old.zone_id {
         return taken("zone id");
     }

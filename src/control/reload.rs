@@ -21,7 +21,7 @@ use super::{Control, Drain, Inner};
 use crate::config::Settings;
 use crate::domain::{ProjectId, ProjectInfo, Rollback, Source};
 use crate::identity::TlsFactory;
-use crate::pki::anchors::{self, SharedAnchors};
+use crate::pki::anchors::{self, SharedAnchors, Vouching};
 use crate::registry::{Project, Snapshot, Target, Token, TokenScope};
 
 /// The word in [`ReloadReport::changes`] for trust anchors or key exchange.
@@ -200,7 +200,7 @@ impl Inner {
         let Some(project) = project else {
             self.store.settle_anew(&step.info.id);
             let info = Arc::new(step.info.clone());
-            let base = Snapshot::empty(info, self.maker.load_full().anonymous(&step.info));
+            let base = Snapshot::empty(info, self.maker.load_full().anonymous(&step.info, &Vouching::none()));
             let (mut plan, base) = self.planned(Arc::new(base), step).await?;
             let next = plan.next.take().unwrap_or_else(|| Snapshot::clone(&base));
             self.registry.insert(Project::new(next));

@@ -375,9 +375,10 @@ impl Inner {
         let id = &previous.certificate.info.id;
         // Still in force elsewhere: the same certificate. Else one that no connection and no ticket knows, and that trusts
         // whom the project trusts by now.
-        let certificate = snapshot
-            .certificate(id)
-            .unwrap_or_else(|| self.maker.load_full().anew(snapshot.info(), &previous.certificate, false));
+        let certificate = snapshot.certificate(id).unwrap_or_else(|| {
+            let maker = self.maker.load_full();
+            maker.anew(snapshot.info(), snapshot.vouching(), &previous.certificate, false)
+        });
         let target = Target::Certificate(certificate);
         let since = stamp(snapshot, &binding.pattern);
         let next = Binding { target, since, previous: None, ..binding.clone() };

@@ -213,7 +213,7 @@ impl Inner {
         let snapshot = project.snapshot();
         takes_uploads(&snapshot)?;
         let slot = Slot::of(&snapshot, &upload.pattern);
-        let certificate = self.made(snapshot.info(), &upload, valid)?;
+        let certificate = self.made(&snapshot, &upload, valid)?;
         let pending = Pending {
             project: project.id().clone(),
             pattern: upload.pattern.clone(),

@@ -14,7 +14,7 @@ use rustls::{NamedGroup, SignatureScheme};
 use super::asked::{Presented, record};
 use super::{Asked, ClientIdentity, Life};
 use crate::config::PostQuantum;
-use crate::domain::Host;
+use crate::domain::{Host, Origin};
 use crate::pki::anchors::TrustAnchors;
 
 /// A number handed out once per process and never again.
@@ -142,13 +142,24 @@ pub struct UpstreamTls {
     /// Built on the first handshake; owns its ticket store, which dies with it.
     config: OnceLock<Arc<ClientConfig>>,
     classical_config: OnceLock<Arc<ClientConfig>>,
-    /// The ticket stores of other ways than the direct one, with and without hybrid groups. As many as there are
-    /// parents, which the configuration bounds.
-    via: Mutex<HashMap<(RouteId, bool), Resumption>>,
+    /// The ticket stores beside those of the configurations. As many as there are parents, and ports that bundles are
+    /// bound to, both of which the configuration bounds.
+    stores: Mutex<HashMap<TicketStore, Resumption>>,
     life: Life,
-    /// What each host asked for in its last full handshake. Beside the tickets, and like them by name without port:
-    /// a resumed handshake asks nothing.
-    asked: Mutex<HashMap<Host, Asked>>,
+    /// What each host asked for in its last full handshake. Beside the tickets, and like them by name without port (but
+    /// for ports that are kept apart): a resumed handshake asks nothing.
+    asked: Mutex<HashMap<(Host, Option<u16>), Asked>>,
+}
+
+/// Which tickets: rustls keeps them by the name of the server, without its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct TicketStore {
+    /// Over another way than the direct one.
+    route: Option<RouteId>,
+    /// Of a port that a bundle vouches for: see [`TrustAnchors::apart`].
+    port: Option<u16>,
+    /// Without hybrid groups.
+    classical: bool,
 }
 
 impl UpstreamTls {
@@ -209,7 +220,7 @@ impl UpstreamTls {
             classical,
             config: OnceLock::new(),
             classical_config: OnceLock::new(),
-            via: Mutex::default(),
+            stores: Mutex::default(),
             life: Life::default(),
             asked: Mutex::default(),
         })
@@ -239,33 +250,39 @@ impl UpstreamTls {
         self.classical_config.get_or_init(|| self.build(&self.classical)).clone()
     }
 
-    /// The ticket store for connections over `route`, to stand in the configuration in place of its own, which is that
-    /// of direct connections. `classical` tells which configuration.
+    /// The ticket store for connections with `origin` over `route` (`None` = the direct way), to stand in the configuration
+    /// in place of its own; `None` if its own is the one. `classical` tells which configuration.
     #[must_use]
-    pub fn sessions_via(&self, route: RouteId, classical: bool) -> Resumption {
-        let mut via = self.via.lock().expect("nothing panics while holding it");
+    pub fn sessions(&self, origin: &Origin, route: Option<RouteId>, classical: bool) -> Option<Resumption> {
+        let store = TicketStore { route, port: self.trust.apart(origin), classical };
+        if store.route.is_none() && store.port.is_none() {
+            return None;
+        }
+        let mut stores = self.stores.lock().expect("nothing panics while holding it");
         let fresh = || Resumption::in_memory_sessions(self.sessions);
-        via.entry((route, classical)).or_insert_with(fresh).clone()
+        Some(stores.entry(store).or_insert_with(fresh).clone())
     }
 
-    /// What `host` asked for when the session that is resumed now began.
+    /// What `origin` asked for when the session that is resumed now began.
     #[must_use]
-    pub fn last_asked(&self, host: &Host) -> Option<Asked> {
-        self.asked.lock().expect("nothing panics while holding it").get(host).cloned()
+    pub fn last_asked(&self, origin: &Origin) -> Option<Asked> {
+        let key = (origin.host().clone(), self.trust.apart(origin));
+        self.asked.lock().expect("nothing panics while holding it").get(&key).cloned()
     }
 
     /// Remembers the answer of a full handshake. Bounded as the tickets are: at the bound all is forgotten, and
     /// the next full handshakes fill it again.
-    pub fn remember_asked(&self, host: &Host, asked: Option<&Asked>) {
+    pub fn remember_asked(&self, origin: &Origin, asked: Option<&Asked>) {
+        let key = (origin.host().clone(), self.trust.apart(origin));
         let mut held = self.asked.lock().expect("nothing panics while holding it");
         let Some(asked) = asked else {
-            held.remove(host);
+            held.remove(&key);
             return;
         };
-        if held.len() >= self.sessions && !held.contains_key(host) {
+        if held.len() >= self.sessions && !held.contains_key(&key) {
             held.clear();
         }
-        held.insert(host.clone(), asked.clone());
+        held.insert(key, asked.clone());
     }
 
     fn build(&self, provider: &Arc<CryptoProvider>) -> Arc<ClientConfig> {

@@ -1,6 +1,11 @@
-//! Who vouches for servers: the system's roots, configured anchors, a binding's own `ca`, pins.
+//! Who vouches for servers: the system's roots, configured anchors, a binding's own `ca`, pins, and the CA bundles that
+//! a project has bound to them.
 //!
 //! There is no switch that turns verification off.
+
+mod vouching;
+
+pub use vouching::{Vouching, towards};
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +19,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::{files, pem};
-use crate::domain::ServerTrust;
+use crate::domain::{Origin, ServerTrust};
 
 /// A file of `[trust] anchors` with what is in it.
 pub type AnchorFile = (PathBuf, Vec<CertificateDer<'static>>);
@@ -38,8 +43,14 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<AnchorFile>, AnchorError> {
 /// SHA-256 over all of them: equal anchors, equal digest, wherever they lie.
 #[must_use]
 pub fn digest_of(anchors: &[AnchorFile]) -> [u8; 32] {
+    hash_all(anchors.iter().flat_map(|(_, certificates)| certificates))
+}
+
+/// SHA-256 over these certificates, in their order.
+#[must_use]
+pub fn hash_all<'a>(certificates: impl IntoIterator<Item = &'a CertificateDer<'static>>) -> [u8; 32] {
     let mut hash = digest::Context::new(&digest::SHA256);
-    for certificate in anchors.iter().flat_map(|(_, certificates)| certificates) {
+    for certificate in certificates {
         hash.update(&u64::try_from(certificate.len()).unwrap_or(u64::MAX).to_be_bytes());
         hash.update(certificate);
     }
@@ -108,13 +119,15 @@ impl SharedAnchors {
         &self.digest
     }
 
-    /// The set for a project and, for an exact or wildcard binding, its own `ca`.
+    /// The set for a project with its bundles and, for an exact or wildcard binding, its own `ca`. Where only the system
+    /// is trusted, neither vouches.
     #[must_use]
     pub fn set(
         &self,
         servers: ServerTrust,
         ca: Option<&[CertificateDer<'static>]>,
         pins: &[CertificateDer<'static>],
+        vouching: &Arc<Vouching>,
     ) -> Arc<TrustAnchors> {
         let shared = match servers {
             ServerTrust::SystemAndCa | ServerTrust::System => self.system.clone(),
@@ -129,8 +142,12 @@ impl SharedAnchors {
                 verifier(roots, &self.provider)
             }),
         };
-        let pins = if servers == ServerTrust::System { Vec::new() } else { pins.to_vec() };
-        Arc::new(TrustAnchors { verifier: Arc::new(Verifier { algorithms: self.algorithms, shared, own, pins }) })
+        let (pins, vouching) = match servers {
+            ServerTrust::System => (Vec::new(), Vouching::none()),
+            ServerTrust::SystemAndCa | ServerTrust::Ca => (pins.to_vec(), vouching.clone()),
+        };
+        let verifier = Verifier { algorithms: self.algorithms, shared, own, vouching, pins };
+        Arc::new(TrustAnchors { verifier: Arc::new(verifier) })
     }
 }
 
@@ -165,6 +182,12 @@ impl TrustAnchors {
     pub fn verifier(&self) -> Arc<dyn ServerCertVerifier> {
         self.verifier.clone()
     }
+
+    /// See [`Vouching::apart`].
+    #[must_use]
+    pub fn apart(&self, origin: &Origin) -> Option<u16> {
+        self.verifier.vouching.apart(origin)
+    }
 }
 
 #[derive(Debug)]
@@ -172,6 +195,7 @@ struct Verifier {
     algorithms: WebPkiSupportedAlgorithms,
     shared: Option<Arc<WebPkiServerVerifier>>,
     own: Option<Arc<WebPkiServerVerifier>>,
+    vouching: Arc<Vouching>,
     pins: Vec<CertificateDer<'static>>,
 }
 
@@ -185,7 +209,8 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let mut refusal = Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        for verifier in [&self.shared, &self.own].into_iter().flatten() {
+        let bundles = self.vouching.at_hand();
+        for verifier in [&self.shared, &self.own].into_iter().flatten().chain(bundles) {
             match verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
                 Ok(verified) => return Ok(verified),
                 // A path that the next one finds is as good; if none does, a reason that says more than this is told.

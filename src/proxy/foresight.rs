@@ -150,7 +150,7 @@ impl Foresight for Outlook {
     fn remembers(&self, snapshot: &Snapshot, origin: &Origin) -> Option<Remembered> {
         let selection = snapshot.select(origin);
         // The last real handshake with this host says more than a question. Kept by name, as tickets are.
-        let (asked, presented) = match selection.tls.last_asked(origin.host()) {
+        let (asked, presented) = match selection.tls.last_asked(origin) {
             Some(asked) => (Some(Arc::new(asked.clone())), Some(asked.presented)),
             None => (self.asked_before(snapshot, origin)?, None),
         };

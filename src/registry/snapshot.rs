@@ -16,6 +16,7 @@ use super::roster::Roster;
 use super::table::Table;
 use crate::domain::{CertificateId, Host, Origin, Pattern, PortRule, ProjectInfo, Rule};
 use crate::identity::UpstreamTls;
+use crate::pki::anchors::Vouching;
 
 /// What [`Snapshot::select`] answers.
 #[derive(Debug, Clone)]
@@ -70,6 +71,8 @@ pub struct Snapshot {
     uses: Table<Arc<BTreeSet<Pattern>>>,
     roster: Arc<Roster>,
     quarantine: Option<Arc<Quarantine>>,
+    /// Who vouches for servers beside the anchors of all: what every object of this snapshot was made with.
+    vouching: Arc<Vouching>,
     removed: bool,
 }
 
@@ -91,6 +94,7 @@ impl Snapshot {
             uses: Table::default(),
             roster: Arc::default(),
             quarantine: None,
+            vouching: Vouching::none(),
             removed: false,
         }
     }
@@ -111,6 +115,12 @@ impl Snapshot {
     #[must_use]
     pub fn info(&self) -> &Arc<ProjectInfo> {
         &self.info
+    }
+
+    /// The CA bundles that vouch for servers: what every object of this snapshot was made with.
+    #[must_use]
+    pub fn vouching(&self) -> &Arc<Vouching> {
+        &self.vouching
     }
 
     /// Ordinary TLS with this project's trust.
@@ -381,6 +391,11 @@ impl SnapshotEdit {
     /// Sets what ordinary TLS is made with; gives back what it was made with before.
     pub fn set_anonymous(&mut self, anonymous: Arc<UpstreamTls>) -> Arc<UpstreamTls> {
         std::mem::replace(&mut self.next.anonymous, anonymous)
+    }
+
+    /// Sets which CA bundles vouch for servers. Its objects are the caller's business: every one of them is made anew.
+    pub fn set_vouching(&mut self, vouching: Arc<Vouching>) {
+        self.next.vouching = vouching;
     }
 
     /// Sets what is known of the project.

@@ -12,7 +12,7 @@ use crate::domain::{
     CertificateId, CertificateInfo, Fingerprint, Holder, KeyKind, Pattern, ProjectInfo, ServerTrust, Source,
 };
 use crate::identity::{ClientIdentity, Show, TlsFactory, UpstreamTls};
-use crate::pki::anchors::SharedAnchors;
+use crate::pki::anchors::{SharedAnchors, Vouching};
 
 /// One factory and one set of anchors for all tests.
 pub(crate) fn shared() -> (Arc<TlsFactory>, Arc<SharedAnchors>) {
@@ -29,7 +29,7 @@ pub(crate) fn shared() -> (Arc<TlsFactory>, Arc<SharedAnchors>) {
 /// Ordinary TLS.
 pub(crate) fn anonymous() -> Arc<UpstreamTls> {
     let (factory, anchors) = shared();
-    factory.make(None, Show::Always, anchors.set(ServerTrust::SystemAndCa, None, &[]), 8)
+    factory.make(None, Show::Always, anchors.set(ServerTrust::SystemAndCa, None, &[], &Vouching::none()), 8)
 }
 
 /// A project without bindings.
@@ -66,7 +66,7 @@ pub(crate) fn certificate(id: &str) -> Arc<Certificate> {
     });
     let identity = Arc::new(ClientIdentity::new(info.clone(), key.clone(), Vec::new()));
     let (factory, anchors) = shared();
-    let trust = anchors.set(ServerTrust::SystemAndCa, None, &[]);
+    let trust = anchors.set(ServerTrust::SystemAndCa, None, &[], &Vouching::none());
     Arc::new(Certificate {
         info,
         cert_pem: String::new(),

@@ -286,9 +286,9 @@ impl Upstreams {
         let secured =
             self.dialer.tls(project, &bucket.tls, bucket.via.as_ref(), origin, name, (Handshake::Any, offer)).await?;
         let asked = if secured.resumed {
-            bucket.tls.last_asked(origin.host())
+            bucket.tls.last_asked(origin)
         } else {
-            bucket.tls.remember_asked(origin.host(), secured.asked.as_ref());
+            bucket.tls.remember_asked(origin, secured.asked.as_ref());
             secured.asked
         };
         let about = Arc::new(About::new(secured.address, Some(secured.version), secured.resumed, asked));

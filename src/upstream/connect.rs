@@ -26,6 +26,7 @@ use crate::domain::{Code, Host, HostKind, Origin, ProjectId};
 use crate::identity::{Asked, UpstreamTls, recorded};
 use crate::net::Stream;
 use crate::observe::Metrics;
+use crate::pki::anchors::towards;
 use crate::policy::{Denied, EgressPolicy};
 use crate::registry::Disclosures;
 
@@ -164,7 +165,7 @@ impl Dialer {
         let hybrid = tls.is_post_quantum() && !self.classical.contains_key(&key);
         let prepared = |classical| {
             handshake.with(if classical { tls.classical_config() } else { tls.config() }, || {
-                via.map(|parent| tls.sessions_via(parent.id, classical))
+                tls.sessions(origin, via.map(|parent| parent.id), classical)
             })
         };
         let first = (tls, prepared(!hybrid && tls.is_post_quantum()));
@@ -204,6 +205,8 @@ impl Dialer {
                 disclosures.sent(project, tls, origin, via.is_none().then_some(address));
             }
         };
+        // Here, and nowhere else, CA bundles learn whom they are to vouch for.
+        let connect = towards(origin.clone(), connect);
         let (outcome, asked) = recorded(tokio::time::timeout(limit, connect), shown).await;
         let with_facts = |mut failure: Failure, silent: bool| {
             self.metrics.handshakes_failed.add();

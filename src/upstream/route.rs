@@ -21,7 +21,7 @@ use super::connect::server_name;
 use crate::config::{Credentials, ParentProtocol, ParentSettings};
 use crate::domain::{Host, HostPattern, ServerTrust};
 use crate::identity::{RouteId, TlsFactory};
-use crate::pki::anchors::SharedAnchors;
+use crate::pki::anchors::{SharedAnchors, Vouching};
 use crate::pki::pem;
 
 const LOOPBACK: &str = "loopback is never reached through a parent";
@@ -221,7 +221,7 @@ fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> 
 }
 
 fn tls_config(ca: &[CertificateDer<'static>], anchors: &SharedAnchors, tls: &TlsFactory) -> Arc<ClientConfig> {
-    let trust = anchors.set(ServerTrust::SystemAndCa, Some(ca), ca);
+    let trust = anchors.set(ServerTrust::SystemAndCa, Some(ca), ca, &Vouching::none());
     let mut config = ClientConfig::builder_with_provider(tls.provider().clone())
         .with_safe_default_protocol_versions()
         .expect("the provider has cipher suites for TLS 1.2 and 1.3")

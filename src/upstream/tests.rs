@@ -7,6 +7,7 @@ mod parents;
 mod proxies;
 mod retirement;
 mod script;
+mod vouched;
 
 use std::sync::Arc;
 use std::time::Duration;

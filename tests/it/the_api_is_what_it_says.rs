@@ -9,6 +9,9 @@ use crate::harness::egret::{Setup, TOKEN};
 use crate::harness::world::World;
 use crate::harness::{command, repository, run_within};
 
+const ACCOUNT: &str = "0123456789abcdef0123456789abcdef";
+const ZONE: &str = "fedcba9876543210fedcba9876543210";
+
 /// A program of the environment that `./tests/run` makes.
 fn tool(name: &str) -> PathBuf {
     let path = repository("target/openapi-venv/bin").join(name);
@@ -38,7 +41,8 @@ fn the_description_is_valid_openapi() {
 fn heavy_no_answer_is_undocumented() {
     let world = World::new();
     // Few tokens, so that what it makes soon fills all places: it meets that refusal as well.
-    let egret = Setup::new(&world).project("payments").section("[limits]\nmax_tokens = 8").start();
+    let payments = format!("[[projects]]\nname = \"payments\"\naccount_id = \"{ACCOUNT}\"\nzone_id = \"{ZONE}\"");
+    let egret = Setup::new(&world).section(&payments).section("[limits]\nmax_tokens = 8").start();
     let certificate = egret.upload("payments", Some("https://api.example.com"), &world.client("one"));
     egret.upload("payments", None, &world.client("two"));
     // One that it may revoke. Its own is in the environment, where nobody revokes it.
@@ -53,6 +57,8 @@ fn heavy_no_answer_is_undocumented() {
         .args(["--max-examples", "40", "--generation-deterministic", "--no-color"])
         .env("EGRET_PROJECT", "payments")
         .env("EGRET_CERTIFICATE", certificate)
+        .env("EGRET_ACCOUNT", ACCOUNT)
+        .env("EGRET_ZONE", ZONE)
         .env("EGRET_SPARE_TOKEN", "spare")
         // It writes a folder of its own into the current one.
         .current_dir(world.path("."));

@@ -51,17 +51,13 @@ impl Checker<'_> {
                         "choose another name, or another id",
                     );
                 }
-                for (key, ours, theirs) in [
-                    ("account_id", &project.account_id, &other.account_id),
-                    ("zone_id", &project.zone_id, &other.zone_id),
-                ] {
-                    if ours.is_some() && ours == theirs {
-                        self.complain(
-                            &format!("{at}.{key}"),
-                            "another project carries it",
-                            "one project per account and zone",
-                        );
-                    }
+                // Several projects may be of one account.
+                if project.zone_id.is_some() && other.zone_id == project.zone_id {
+                    self.complain(
+                        &format!("{at}.zone_id"),
+                        "another project carries it",
+                        "a zone is one project; give each a zone_id of its own",
+                    );
                 }
             }
             projects.push(project);
@@ -414,6 +410,7 @@ pub(super) fn is_world_readable(_metadata: &std::fs::Metadata) -> bool {
 mod tests {
     use std::path::Path;
 
+    use crate::config::check::tests::{refused, settings};
     use crate::config::{Overlay, load_text};
 
     #[test]
@@ -437,5 +434,15 @@ mod tests {
         let twice = "[[certificate_folders]]\npath = \"certs\"\n".repeat(2);
         assert_eq!(keys(&twice), ["certificate_folders[1].path"]);
         assert!(!Path::new("certs").exists(), "relative to the file");
+    }
+
+    #[test]
+    fn an_account_has_several_projects_and_a_zone_is_one() {
+        let id = "0123456789abcdef0123456789abcdef";
+        let two =
+            |key: &str| ["a", "b"].map(|name| format!("[[projects]]\nname = \"{name}\"\n{key} = \"{id}\"\n")).concat();
+        let settings = settings(&two("account_id"));
+        assert_eq!(settings.projects.iter().filter(|p| p.account_id.as_deref() == Some(id)).count(), 2);
+        assert_eq!(refused(&two("zone_id")), ["6 projects[1].zone_id"]);
     }
 }

@@ -26,7 +26,7 @@ fn loaded(text: &str) -> Loaded {
     load_text(text, Path::new(PATH), &Overlay::default(), &environment).unwrap_or_else(|refused| panic!("{refused}"))
 }
 
-fn settings(text: &str) -> Settings {
+pub(super) fn settings(text: &str) -> Settings {
     loaded(text).settings
 }
 
@@ -35,7 +35,7 @@ fn refused_with(text: &str, overlay: &Overlay) -> Vec<Complaint> {
 }
 
 /// `line key` of every complaint.
-fn refused(text: &str) -> Vec<String> {
+pub(super) fn refused(text: &str) -> Vec<String> {
     refused_with(text, &Overlay::default()).iter().map(|c| format!("{} {}", c.line.unwrap_or(0), c.key)).collect()
 }
 

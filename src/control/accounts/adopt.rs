@@ -29,7 +29,7 @@ pub(in crate::control) fn target(
         let why = lost.map_or_else(|| "its record is damaged or missing".to_owned(), |lost| lost.why);
         return unavailable(format!("{why}; upload the certificate to the account again, and bind that one"));
     };
-    match maker.of_account(project.info(), &held) {
+    match maker.of_account(project.info(), project.vouching(), &held) {
         Some(certificate) => Some(Target::Certificate(certificate)),
         None => unavailable("it is a CA bundle, which nothing can be presented with".to_owned()),
     }

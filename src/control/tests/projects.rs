@@ -46,7 +46,6 @@ async fn refuses_projects_that_could_be_taken_for_another() {
         other_id("payments"),
         other_id(first.id().as_str()),
         ProjectInfo { id: ProjectId::parse("payments").expect("an id"), ..ProjectInfo::named("x") },
-        ProjectInfo { account_id: info.account_id.clone(), ..ProjectInfo::named("y") },
         ProjectInfo { zone_id: info.zone_id.clone(), ..ProjectInfo::named("z") },
         ProjectInfo { id: ProjectId::parse("prj_d").expect("an id"), ..ProjectInfo::named("default") },
     ];
@@ -54,6 +53,8 @@ async fn refuses_projects_that_could_be_taken_for_another() {
         let refused = egret.control.create_project(clash.clone()).await;
         assert!(matches!(refused, Err(ControlError::Exists(_))), "{clash:?}");
     }
+    let same_account = ProjectInfo { account_id: info.account_id.clone(), ..ProjectInfo::named("y") };
+    egret.control.create_project(same_account).await.expect("an account has several projects");
     let team = Some(Team { id: Some("team_1".to_owned()), slug: None });
     let id = ProjectId::derived("payments", team.as_ref());
     egret
@@ -61,7 +62,7 @@ async fn refuses_projects_that_could_be_taken_for_another() {
         .create_project(ProjectInfo { id, team, ..ProjectInfo::named("payments") })
         .await
         .expect("another team");
-    assert_eq!(egret.registry.projects().len(), 3);
+    assert_eq!(egret.registry.projects().len(), 4);
 }
 
 #[tokio::test]

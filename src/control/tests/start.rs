@@ -1,10 +1,15 @@
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
 
 use super::support::{Egret, Material, Shelf, pattern, select, settings};
 use crate::backend::{RecordKey, RecordKind};
-use crate::config::{DeclaredCertificate, Settings};
-use crate::control::{ControlError, Drain, Properties};
+use crate::config::{DeclaredCertificate, PostQuantum, Settings};
+use crate::control::records::CertificateRecord;
+use crate::control::store::Write;
+use crate::control::{ControlError, Depth, Drain, Properties};
 use crate::domain::{CertificateId, ProjectId, ProjectInfo, Rule, Source};
 use crate::registry::{Selection, Target};
 
@@ -52,6 +57,39 @@ async fn brings_everything_back() {
     assert_eq!(snapshot.len(), 2);
     assert!(egret.upload("https://a.test:8443", &material).await.expect("the same").updated);
     assert_eq!(shelf.keys(RecordKind::Certificate).len(), 2);
+}
+
+/// As an upload of Cloudflare's dialect is stored.
+#[tokio::test]
+async fn a_certificate_without_a_ca_comes_back_and_is_made_anew() {
+    let shelf = Shelf::new();
+    let material = Material::new("a");
+    let id = {
+        let egret = Egret::start(&shelf, &settings()).await;
+        let uploaded = egret.upload("https://a.test", &material).await.expect("uploaded").certificate;
+        let record = CertificateRecord {
+            cert: material.cert.clone(),
+            ca: String::new(),
+            key: Zeroizing::new(material.key.clone()),
+            skip_validation: false,
+            uploaded_at: uploaded.info.uploaded_at,
+            warnings: Vec::new(),
+        };
+        let store = &egret.control.inner.store;
+        let key = store.certificate_key(egret.project("default").id(), &uploaded.info.id);
+        store.write(vec![Write::Put(key, record.to_bytes())]).await.expect("stored");
+        uploaded.info.id.clone()
+    };
+    let egret = Egret::start(&shelf, &settings()).await;
+    assert_eq!(egret.control.report().quarantined, Vec::<String>::new());
+    let before = egret.select("a.test");
+    assert_eq!(certificate_of(&before), id);
+    let mut other = settings();
+    other.trust.post_quantum = PostQuantum::Prefer;
+    egret.control.reload(Arc::new(other), Vec::new(), Depth::Everything).await.expect("nothing stands in its way");
+    let after = egret.select("a.test");
+    assert_eq!(certificate_of(&after), id);
+    assert!(after.tls.identity().is_some() && after.tls.is_post_quantum() && !before.tls.life().is_active());
 }
 
 #[tokio::test]

@@ -21,9 +21,11 @@ use tokio_rustls::TlsAcceptor;
 
 use super::script::{Connection, Script};
 use crate::config::PostQuantum;
-use crate::domain::{CertificateId, CertificateInfo, Fingerprint, Holder, KeyKind, Origin, ServerTrust, Source};
+use crate::domain::{
+    CertificateId, CertificateInfo, Fingerprint, Holder, KeyKind, Origin, Pattern, PortRule, ServerTrust, Source,
+};
 use crate::identity::{ClientIdentity, Show, TlsFactory, UpstreamTls};
-use crate::pki::anchors::SharedAnchors;
+use crate::pki::anchors::{SharedAnchors, Vouching};
 
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Behaviour {
@@ -60,6 +62,8 @@ pub(super) struct World {
     pub(super) origin: Origin,
     seen: Arc<Mutex<Seen>>,
     closed: watch::Receiver<usize>,
+    /// What another port of the same server is made of.
+    twin: (TlsAcceptor, Behaviour, watch::Sender<usize>),
     ca: Ca,
     factory: TlsFactory,
     anchors: SharedAnchors,
@@ -114,15 +118,26 @@ impl World {
         let port = listener.local_addr().unwrap().port();
         let seen: Arc<Mutex<Seen>> = Arc::default();
         let (closing, closed) = watch::channel(0);
-        tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), behaviour, seen.clone(), closing));
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        tokio::spawn(accept(listener, acceptor.clone(), behaviour, seen.clone(), closing.clone()));
         Self {
             origin: Origin::parse(&format!("https://origin.localhost:{port}")).unwrap(),
             seen,
             closed,
+            twin: (acceptor, behaviour, closing),
             ca: authority,
             anchors: SharedAnchors::load(&[], &provider).unwrap(),
             factory,
         }
+    }
+
+    /// Another port of the same server, with the same sessions.
+    pub(super) async fn another_port(&self) -> Origin {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (acceptor, behaviour, closing) = self.twin.clone();
+        tokio::spawn(accept(listener, acceptor, behaviour, self.seen.clone(), closing));
+        Origin::new(self.origin.host().clone(), port)
     }
 
     /// The same under a name that is not loopback's, as a parent proxy resolves it.
@@ -193,7 +208,7 @@ impl World {
 
     fn make(&self, identity: Option<Arc<ClientIdentity>>, show: Show, trusting: bool) -> Arc<UpstreamTls> {
         let own = [self.ca.der.clone()];
-        let trust = self.anchors.set(ServerTrust::Ca, trusting.then_some(&own[..]), &[]);
+        let trust = self.anchors.set(ServerTrust::Ca, trusting.then_some(&own[..]), &[], &Vouching::none());
         self.factory.make(identity, show, trust, 8)
     }
 
@@ -203,6 +218,13 @@ impl World {
 
     pub(super) fn anonymous(&self) -> Arc<UpstreamTls> {
         self.make(None, Show::Always, true)
+    }
+
+    /// Trusts the origin for nothing but a bundle that is bound to these ports of it.
+    pub(super) fn vouched_for(&self, ports: PortRule) -> Arc<UpstreamTls> {
+        let bundle = (Pattern::Host(self.origin.host().clone(), ports), vec![self.ca.der.clone()]);
+        let trust = self.anchors.set(ServerTrust::Ca, None, &[], &self.anchors.vouching(&[bundle]));
+        self.factory.make(Some(self.identity(&self.ca, "alice")), Show::Always, trust, 8)
     }
 
     pub(super) fn untrusting(&self) -> Arc<UpstreamTls> {

@@ -97,11 +97,7 @@ fn a_ca_by_which_no_server_can_be_verified_is_refused() {
         let openssl = Openssl::new();
         let good = ca("good", None, now(), |_| {});
         let pem = format!("{}{}", good.pem, openssl.run(command).text("ca.pem"));
-        refused(
-            &pem,
-            FaultKind::Unusable,
-            &format!("certificate 2 of 2 cannot be a trust anchor: egret checks no signature of"),
-        );
+        refused(&pem, FaultKind::Unusable, "certificate 2 of 2 cannot be a trust anchor: egret checks no signature of");
         let fault = refused(&pem, FaultKind::Unusable, why);
         assert!(fault.remedy.to_string().contains("leave it out"), "{fault}");
     }
