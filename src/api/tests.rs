@@ -12,6 +12,7 @@ mod metrics;
 mod own;
 mod tokens;
 mod vercel;
+mod zone;
 
 use std::collections::HashMap;
 

@@ -300,6 +300,11 @@ mod tests {
         let status = |binding: &Value| cells(&row(binding, Some(&details)))[4].clone();
         assert_eq!(status(&binding), "active, TLS 1.3 only, can be rolled back until 2026-11-28T15:25:35Z");
         assert_eq!(status(&json!({"origin": "*", "certId": "c", "tls13Only": false})), "active");
+        let zone = json!({"origin": "*", "certId": "z", "derived": true, "inForce": false});
+        assert_eq!(status(&zone), "active, of the zone, another one is presented in its stead");
+        let off =
+            json!({"origin": "https://h.test:*", "certId": null, "association": {"certId": "c", "enabled": false}});
+        assert_eq!(cells(&row(&off, None))[4], "none, its hostname is switched off");
         let pending = json!({"origin": "https://*.b.test", "certId": "d", "probe": "https://x.b.test"});
         let wanted = ["https://*.b.test", "d", "-", "-", "pending, tried out at https://x.b.test"];
         assert_eq!(cells_of_pending(&pending), wanted);
