@@ -6,6 +6,7 @@ mod harness;
 
 mod acknowledged_certificates_survive_sigkill;
 mod both_dialects_see_one_truth;
+mod ca_bundles_vouch_for_servers;
 mod callers_prove_who_they_are;
 mod certificates_name_the_project;
 mod clients_may_speak_http2;
