@@ -5,6 +5,7 @@
 mod harness;
 
 mod acknowledged_certificates_survive_sigkill;
+mod both_dialects_change_what_origins_see;
 mod both_dialects_see_one_truth;
 mod ca_bundles_vouch_for_servers;
 mod callers_prove_who_they_are;
