@@ -90,7 +90,10 @@ async fn a_bundle_is_bound_beside_what_is_presented_there() {
     // With its id what is presented can be named, too.
     let put = world.send(ADMIN, "PUT", TARGET, &json!({"origin": "b.test", "certId": id})).await;
     assert_eq!(put.body, json!({"updated": false, "origin": "https://b.test", "certId": id}));
-    assert_eq!(world.drop_bundle(&format!("origin=b.test&certId={id}")).await.body, json!({"origin": "https://b.test"}));
+    assert_eq!(
+        world.drop_bundle(&format!("origin=b.test&certId={id}")).await.body,
+        json!({"origin": "https://b.test"})
+    );
 }
 
 #[tokio::test]
