@@ -1,5 +1,7 @@
 //! The whole API over a real registry and control, with the memory backend: what a client sees.
 
+mod account_leafs;
+mod bundles;
 mod cloudflare;
 mod cloudflare_accounts;
 mod cloudflare_hostnames;

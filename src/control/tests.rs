@@ -1,5 +1,6 @@
 //! The writers against a store that can be stopped, broken and looked into.
 
+mod accounts;
 mod changes;
 mod disclosures;
 mod expiry;
@@ -13,4 +14,5 @@ mod start;
 mod support;
 mod tls13;
 mod tokens;
+mod vouching;
 mod zone;

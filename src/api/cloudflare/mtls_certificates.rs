@@ -48,7 +48,7 @@ pub(in crate::api) struct MtlsCertificate {
     #[schema(nullable = false)]
     name: Option<String>,
     #[serde(flatten)]
-    facts: Option<Facts>,
+    facts: Facts,
     /// `custom`: it was uploaded.
     #[schema(pattern = "^custom$")]
     r#type: &'static str,
@@ -69,7 +69,7 @@ impl MtlsCertificate {
             ca: Some(certificate.ca),
             certificates: Some(certificate.pem.clone()),
             name: certificate.name.clone(),
-            facts: Some(Facts::of(&certificate.info)),
+            facts: Facts::of(&certificate.info),
             r#type: "custom",
             uploaded_on: Some(rfc3339(certificate.updated_at)),
             updated_at: None,
@@ -82,7 +82,7 @@ impl MtlsCertificate {
             ca: None,
             certificates: None,
             name: None,
-            facts: None,
+            facts: Facts::default(),
             r#type: "custom",
             uploaded_on: None,
             updated_at: None,

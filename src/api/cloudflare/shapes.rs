@@ -36,32 +36,44 @@ impl From<Deployment> for Status {
     }
 }
 
-/// What can be told of every certificate that could be loaded.
-#[derive(Debug, Serialize, ToSchema)]
+/// What can be told of a certificate; nothing of one that could not be loaded.
+#[derive(Debug, Default, Serialize, ToSchema)]
 #[schema(as = CloudflareCertificateFacts)]
 pub(in crate::api) struct Facts {
     /// End of validity.
-    #[schema(format = DateTime)]
-    expires_on: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
+    expires_on: Option<String>,
     /// The distinguished name of its issuer, RFC 4514.
-    #[schema(example = "CN=Example Issuing CA,O=Example,C=US")]
-    issuer: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "CN=Example Issuing CA,O=Example,C=US")]
+    issuer: Option<String>,
     /// In decimal digits.
-    #[schema(pattern = "^(-?[0-9]+|-?0x[0-9A-F]+)$", example = "235217144297995885180570755458463043449861756659")]
-    serial_number: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(
+        nullable = false,
+        pattern = "^(-?[0-9]+|-?0x[0-9A-F]+)$",
+        example = "235217144297995885180570755458463043449861756659"
+    )]
+    serial_number: Option<String>,
     /// The algorithm that its issuer signed it with.
-    #[schema(example = "ECDSAWithSHA256")]
-    signature: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "ECDSAWithSHA256")]
+    signature: Option<&'static str>,
 }
 
 impl Facts {
     pub(super) fn of(info: &CertificateInfo) -> Self {
         Self {
-            expires_on: rfc3339(info.not_after),
-            issuer: info.issuer.clone(),
-            serial_number: info.serial_decimal(),
-            signature: info.signature,
+            expires_on: Some(rfc3339(info.not_after)),
+            issuer: Some(info.issuer.clone()),
+            serial_number: Some(info.serial_decimal()),
+            signature: Some(info.signature),
         }
+    }
+
+    fn of_some(info: Option<&CertificateInfo>) -> Self {
+        info.map(Self::of).unwrap_or_default()
     }
 }
 
@@ -78,7 +90,7 @@ pub(in crate::api) struct HostnameCertificate {
     #[schema(nullable = false)]
     certificate: Option<String>,
     #[serde(flatten)]
-    facts: Option<Facts>,
+    facts: Facts,
     status: Status,
     /// When it was uploaded.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -107,7 +119,7 @@ impl HostnameCertificate {
         Self {
             id: id_of(&shown.id),
             certificate: shown.certificate.as_ref().map(|certificate| certificate.cert_pem.clone()),
-            facts: shown.info.as_deref().map(Facts::of),
+            facts: Facts::of_some(shown.info.as_deref()),
             status: shown.deployment.into(),
             uploaded_on: Some(rfc3339(shown.info.as_ref().map_or(shown.since, |info| info.uploaded_at))),
         }
@@ -118,7 +130,7 @@ impl HostnameCertificate {
         Self {
             id: id_of(&released.id),
             certificate: released.certificate.as_ref().map(|certificate| certificate.cert_pem.clone()),
-            facts: released.certificate.as_ref().map(|certificate| Facts::of(&certificate.info)),
+            facts: Facts::of_some(released.certificate.as_ref().map(|certificate| &*certificate.info)),
             status: if released.connections > 0 { Status::PendingDeletion } else { Status::Deleted },
             uploaded_on: uploaded.map(rfc3339),
         }
@@ -181,7 +193,7 @@ pub(in crate::api) struct Association {
     #[schema(nullable = false)]
     certificate: Option<String>,
     #[serde(flatten)]
-    facts: Option<Facts>,
+    facts: Facts,
 }
 
 impl Association {
@@ -204,7 +216,7 @@ impl Association {
             cert_uploaded_on: uploaded_on.clone(),
             cert_updated_at: uploaded_on,
             certificate: certificate.map(|certificate| certificate.cert_pem.clone()),
-            facts: certificate.map(|certificate| Facts::of(&certificate.info)),
+            facts: Facts::of_some(certificate.map(|certificate| &*certificate.info)),
         }
     }
 
@@ -221,7 +233,7 @@ impl Association {
             cert_uploaded_on: None,
             cert_updated_at: None,
             certificate: None,
-            facts: None,
+            facts: Facts::default(),
         }
     }
 }

@@ -9,16 +9,18 @@ use super::super::bindings::file_of;
 use super::words::{self, Facts};
 use super::{
     ExplainedBinding, ExplainedCertificate, ExplainedFacts, ExplainedMemory, ExplainedPolicy, ExplainedProject,
-    ExplainedRoute, ExplainedScope, ExplainedTreatment, ExplainedWay, Explanation, Refusal, Scheme, Usability, Verdict,
-    Wanted,
+    ExplainedRoute, ExplainedScope, ExplainedTreatment, ExplainedVouch, ExplainedWay, Explanation, Refusal, Scheme,
+    Usability, Verdict, Wanted,
 };
 use crate::control::Unread;
 use crate::domain::time::rfc3339;
-use crate::domain::{CertificateId, CertificateInfo, DefaultScope, OnExpiry, Origin, Pattern, Rule, Validity};
+use crate::domain::{
+    CertificateId, CertificateInfo, DefaultScope, Holder, OnExpiry, Origin, Pattern, Rule, ServerTrust, Validity,
+};
 use crate::identity::Presented;
 use crate::policy::{Denied, EgressPolicy};
 use crate::registry::{
-    Binding, Foresight, Lifting, Refused, Remembered, Selection, Snapshot, Target, Treatment, WayIn,
+    Binding, Foresight, Lifting, Refused, Remembered, Selection, Snapshot, Target, Treatment, Vouch, WayIn,
 };
 use crate::upstream::{Destination, Route};
 
@@ -91,6 +93,8 @@ impl Explainer {
             _ => Destination::Tls(origin.clone()),
         };
         let route = self.route.as_ref().filter(|_| denied.is_none()).map(|route| route(&destination));
+        let (vouched_by, vouching_nothing) =
+            if secure { self.vouched_by(snapshot, &origin) } else { (Vec::new(), Vec::new()) };
         let facts = Facts {
             wanted,
             origin: &origin,
@@ -104,6 +108,8 @@ impl Explainer {
             lifting: lifting.as_ref(),
             route: route.as_ref(),
             near: &near_misses,
+            vouched_by: &vouched_by,
+            vouching_nothing: &vouching_nothing,
         };
         Explanation {
             summary: words::summary(&facts),
@@ -118,6 +124,7 @@ impl Explainer {
             refusal: refused.map(|refused| Refusal { code: refused.code.as_str(), message: refused.detail }),
             scope: scope(snapshot, selection.rule, excluded, has_default),
             ways: self.ways(snapshot, wanted, &origin, denied.is_some()),
+            vouched_by,
             policy: policy(denied),
             remembered: remembered.map(memory),
             route: route.map(way_out),
@@ -153,6 +160,7 @@ impl Explainer {
             },
             why: None,
             on_expiry,
+            holder: Some(info.holder.as_str()),
             facts: Some(ExplainedFacts {
                 fingerprint: info.fingerprint.to_string(),
                 subject: info.subject.clone(),
@@ -166,23 +174,47 @@ impl Explainer {
             Target::None => return None,
             Target::Certificate(certificate) => of(&certificate.info),
             Target::Unavailable(unavailable) => {
-                let (status, why) = match self.unread(&unavailable.id) {
+                let unread = self.unread(&unavailable.id);
+                let (status, why) = match unread {
                     Some(Unread::Declared(info)) => return Some(ExplainedCertificate { id: None, ..of(info) }),
-                    Some(Unread::Sealed) => (
+                    Some(Unread::Sealed | Unread::SealedInAccount(_)) => (
                         Usability::Sealed,
                         "it lies in the store with its key, which is not opened for this; a running egret tells its dates",
                     ),
                     None => (Usability::Unavailable, unavailable.why.as_str()),
                 };
+                let is_of_account = matches!(unread, Some(Unread::SealedInAccount(_)));
                 ExplainedCertificate {
                     id: Some(unavailable.id.to_string()),
                     status,
                     why: Some(why.to_owned()),
                     on_expiry,
+                    holder: is_of_account.then(|| Holder::Account.as_str()),
                     facts: None,
                 }
             }
         })
+    }
+
+    /// The CA bundles that vouch for the server of an origin, and the ids of those that are bound to it in vain.
+    fn vouched_by(&self, snapshot: &Snapshot, origin: &Origin) -> (Vec<ExplainedVouch>, Vec<String>) {
+        let of = |(id, pattern): (&CertificateId, &Pattern)| ExplainedVouch {
+            cert_id: id.to_string(),
+            pattern: pattern.to_string(),
+        };
+        let covers = |vouch: &&Vouch| vouch.pattern.covers(origin);
+        let bound =
+            snapshot.roster().vouching.iter().filter(covers).map(|vouch| of((&vouch.certificate, &vouch.pattern)));
+        if snapshot.info().servers == ServerTrust::System {
+            return (Vec::new(), bound.map(|vouch| vouch.cert_id).collect());
+        }
+        if self.unread.is_some() {
+            // What is in the bundles was not read.
+            return (bound.collect(), Vec::new());
+        }
+        let vouching: Vec<_> = snapshot.vouching().of(origin).map(of).collect();
+        let in_vain = bound.filter(|vouch| !vouching.contains(vouch)).map(|vouch| vouch.cert_id).collect();
+        (vouching, in_vain)
     }
 
     fn unread(&self, id: &CertificateId) -> Option<&Unread> {
@@ -200,7 +232,7 @@ impl Explainer {
         let id = selection.binding.as_deref().and_then(|b| b.target.certificate_id());
         match id.and_then(|id| self.unread(id)) {
             None => self.foresight.refuses(snapshot, origin),
-            Some(Unread::Sealed) => None,
+            Some(Unread::Sealed | Unread::SealedInAccount(_)) => None,
             Some(Unread::Declared(info)) => {
                 let sent_anyway = info.skip_validation || snapshot.info().on_expiry == OnExpiry::Send;
                 words::outlived(info, origin, now).filter(|_| !sent_anyway)

@@ -182,8 +182,10 @@ fn answers_are_described_with_what_they_may_leave_out() {
         (
             "Binding",
             &["certId", "lift", "origin", "since", "source", "tls13Only"],
-            &["association", "derived", "file", "inForce", "rollbackUntil"],
+            &["association", "ca", "derived", "file", "inForce", "rollbackUntil"],
         ),
+        ("BindingWritten", &["certId", "origin", "updated"], &["ca"]),
+        ("BindingRemoved", &["origin"], &["certId"]),
         ("BindingWanted", &["certId", "origin"], &["lift", "tls13Only"]),
         (
             "Disclosure",
