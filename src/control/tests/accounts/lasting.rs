@@ -123,7 +123,8 @@ async fn a_damaged_record_makes_its_bindings_fail_and_can_be_deleted_once_there_
     for (shelf, harm) in [(&shelf, true), (&missing, false)] {
         let (id, sound) = {
             let egret = Egret::start(shelf, &three()).await;
-            let (id, sound) = (egret.given("damaged").await.info.id.clone(), egret.given("sound").await.info.id.clone());
+            let (id, sound) =
+                (egret.given("damaged").await.info.id.clone(), egret.given("sound").await.info.id.clone());
             for (project, at, id) in [("one", "a.test", &id), ("one", "*", &sound), ("two", "a.test", &id)] {
                 egret.bind(project, at, id).await.expect("bound");
             }
