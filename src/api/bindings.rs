@@ -18,13 +18,14 @@ use super::request::{Query, Segments};
 use crate::control::{Control, Pending, Properties};
 use crate::domain::time::{now, rfc3339};
 use crate::domain::{CertificateId, Pattern, ProjectId, Source};
-use crate::registry::{Binding, Snapshot, Vouch};
+use crate::registry::{Binding, Snapshot, Target, Vouch};
 
 /// What a list answers.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Bindings)]
 pub(super) struct Listed {
-    /// By pattern, the project-wide ones first; of one pattern what is presented there before the CA bundles.
+    /// By pattern, the project-wide ones first: of two of these the one in front is in force; of one pattern what is presented
+    /// there before the CA bundles.
     bindings: Vec<ListedBinding>,
     /// Certificates that are being tried out (`stage=probe`), and presented to nobody else yet.
     pending: Vec<PendingCertificate>,
@@ -104,6 +105,33 @@ struct ListedBinding {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     rollback_until: Option<String>,
+    /// It follows from the certificates of the zone, and is changed by changing these. Only if so.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    derived: bool,
+    /// `false` where another project-wide binding is presented in its stead: a later one, or one that a file declares.
+    #[serde(skip_serializing_if = "Clone::clone")]
+    #[schema(required = false)]
+    in_force: bool,
+    /// The hostname association that it stands for (Cloudflare's dialect).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    association: Option<ListedAssociation>,
+}
+
+/// A hostname of the zone and the certificate that was named for it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = HostnameAssociation)]
+struct ListedAssociation {
+    /// The certificate, also where it is switched off and merely remembered; `null`: that was deleted.
+    #[schema(required, pattern = "^[A-Za-z0-9_-]{1,64}$")]
+    cert_id: Option<String>,
+    /// Whether it is presented; if not, nothing is.
+    enabled: bool,
+    /// When the hostname was first associated.
+    #[schema(format = DateTime)]
+    created_at: String,
 }
 
 /// What is to be presented where. Only documented here: [`read_binding`] reads it.
@@ -115,8 +143,8 @@ struct BindingBody {
     /// The pattern: `https://host[:port]`, `https://host:*`, `https://*.example.com`, or `*` for the whole project.
     #[schema(min_length = 1, max_length = 2048, example = "https://api.example.com")]
     origin: String,
-    /// A certificate of the project; `null`: *none*, present nothing here. Or a CA bundle of the project's account: then its
-    /// CAs may vouch for the servers here, beside whatever is bound here; several bundles may.
+    /// A certificate of the project, or a leaf among its account's mTLS certificates; `null`: *none*, present nothing here. Or a
+    /// CA bundle of the account: then its CAs may vouch for the servers here, beside whatever is bound here; several bundles may.
     #[schema(required, example = "cert_0123456789abcdef0123456789abcdef")]
     cert_id: Option<String>,
     /// Whether plain http to it may be lifted to TLS. Left out: as it was, and true for a new binding. Not with a CA bundle.
@@ -176,8 +204,16 @@ pub(super) struct RolledBack {
 }
 
 impl ListedBinding {
-    fn of(binding: &Binding) -> Self {
+    fn of(snapshot: &Snapshot, binding: &Arc<Binding>) -> Self {
+        let association = binding.association.as_ref().map(|association| ListedAssociation {
+            cert_id: association.certificate.as_ref().map(CertificateId::to_string),
+            enabled: !matches!(binding.target, Target::None),
+            created_at: rfc3339(association.created_at),
+        });
         Self {
+            derived: binding.derived,
+            in_force: snapshot.covered().is_none_or(|covered| !Arc::ptr_eq(covered, binding)),
+            association,
             origin: binding.pattern.to_string(),
             cert_id: binding.target.certificate_id().map(CertificateId::to_string),
             ca: None,
@@ -203,6 +239,9 @@ impl ListedBinding {
             since: rfc3339(vouch.since),
             file: None,
             rollback_until: None,
+            derived: false,
+            in_force: true,
+            association: None,
         }
     }
 
@@ -210,7 +249,7 @@ impl ListedBinding {
     fn all(snapshot: &Snapshot) -> Vec<Self> {
         let bindings = snapshot.bindings();
         let vouching = &snapshot.roster().vouching;
-        let mut all: Vec<(&Pattern, Self)> = bindings.iter().map(|b| (&b.pattern, Self::of(b))).collect();
+        let mut all: Vec<(&Pattern, Self)> = bindings.iter().map(|b| (&b.pattern, Self::of(snapshot, b))).collect();
         all.extend(vouching.iter().map(|vouch| (&vouch.pattern, Self::of_bundle(vouch))));
         all.sort_by_key(|(pattern, _)| *pattern);
         all.into_iter().map(|(_, listed)| listed).collect()

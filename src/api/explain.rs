@@ -160,6 +160,11 @@ struct ExplainedCertificate {
     /// What the project does with one outside its validity: `refuse` or `send`.
     #[schema(pattern = "^(refuse|send)$")]
     on_expiry: &'static str,
+    /// Which list it stands in: `project` (its place; Vercel's dialect, files), `zone`, `hostnames`, or `account`, whose
+    /// certificates several projects may present. Absent where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^(project|zone|hostnames|account)$")]
+    holder: Option<&'static str>,
     #[serde(flatten)]
     facts: Option<ExplainedFacts>,
 }

@@ -1,13 +1,18 @@
 //! The whole API over a real registry and control, with the memory backend: what a client sees.
 
+mod account_leafs;
 mod bundles;
 mod cloudflare;
+mod cloudflare_accounts;
+mod cloudflare_hostnames;
+mod cloudflare_zones;
 mod events;
 mod explain;
 mod metrics;
 mod own;
 mod tokens;
 mod vercel;
+mod zone;
 
 use std::collections::HashMap;
 

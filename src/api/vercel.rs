@@ -209,7 +209,7 @@ pub(super) async fn list(
     params(ProjectPath, CertificatePath, TeamQuery, DrainQuery),
     responses(
         (status = 200, description = "Deleted.", body = Deleted),
-        (status = 403, description = "The token does not allow it, or a configuration file declares the certificate.", body = ErrorBody),
+        (status = 403, description = "The token does not allow it, a configuration file declares the certificate, or it is the account's.", body = ErrorBody),
         (status = 404, description = "No such project or certificate.", body = ErrorBody),
         (status = 409, description = "The project is being transferred.", body = ErrorBody),
         (status = 500, description = "It could not be stored; nothing was changed.", body = ErrorBody),

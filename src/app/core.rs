@@ -67,7 +67,7 @@ pub fn explain(settings: &Settings, project: &str, wanted: &Wanted) -> anyhow::R
         }
         None => None,
     };
-    let Outline { snapshots, unread, mut damage } = outline(settings, stored)?;
+    let Outline { snapshots, mut unread, mut damage } = outline(settings, stored)?;
     // As the registry finds them: by id, then by name, and of namesakes the one without a team.
     let named = || snapshots.iter().filter(|s| s.info().name == project);
     let snapshot = snapshots
@@ -76,6 +76,7 @@ pub fn explain(settings: &Settings, project: &str, wanted: &Wanted) -> anyhow::R
         .or_else(|| named().find(|s| s.info().team.is_none()))
         .or_else(|| named().next().filter(|_| named().count() == 1))
         .with_context(|| "project not found in configuration and store; `egret check` lists what is declared")?;
+    unread.retain(|_, unread| unread.is_for(snapshot.info()));
     let policy = Arc::new(EgressPolicy::new(&settings.egress));
     let outlook = Outlook::new(settings.listeners.clone(), policy.clone(), None);
     let mut explainer = Explainer::new(policy, Arc::new(outlook)).offline(unread);

@@ -91,7 +91,11 @@ pub struct RecordKey {
 impl fmt::Display for RecordKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind.as_str(), self.id)?;
-        if self.project.is_empty() { Ok(()) } else { write!(f, " of project {}", self.project) }
+        match self.project.strip_prefix("account/") {
+            Some(account) => write!(f, " of account {account}"),
+            None if self.project.is_empty() => Ok(()),
+            None => write!(f, " of project {}", self.project),
+        }
     }
 }
 

@@ -77,6 +77,15 @@ fn cells(row: &Value) -> [String; 5] {
     if row["daysLeft"].as_i64().is_some_and(|days| days < 0) && cells[4] == "active" {
         cells[4] = "expired".to_owned();
     }
+    if row["derived"] == true {
+        cells[4].push_str(", of the zone");
+    }
+    if row["inForce"] == false {
+        cells[4].push_str(", another one is presented in its stead");
+    }
+    if row["association"]["enabled"] == false {
+        cells[4].push_str(", its hostname is switched off");
+    }
     if row["tls13Only"] == true {
         cells[4].push_str(", TLS 1.3 only");
     }
@@ -107,8 +116,11 @@ fn row(binding: &Value, details: Option<&Value>) -> Value {
         (row["ca"], row["status"]) = (json!(true), json!("vouches for servers"));
         return row;
     }
-    if let Some(until) = binding.get("rollbackUntil") {
-        row["rollbackUntil"] = until.clone();
+    // Only where there is something to say.
+    for name in ["rollbackUntil", "derived", "inForce", "association"] {
+        if let Some(value) = binding.get(name) {
+            row[name] = value.clone();
+        }
     }
     match details {
         // A binding to *none*: nothing is presented here.
@@ -288,6 +300,11 @@ mod tests {
         let status = |binding: &Value| cells(&row(binding, Some(&details)))[4].clone();
         assert_eq!(status(&binding), "active, TLS 1.3 only, can be rolled back until 2026-11-28T15:25:35Z");
         assert_eq!(status(&json!({"origin": "*", "certId": "c", "tls13Only": false})), "active");
+        let zone = json!({"origin": "*", "certId": "z", "derived": true, "inForce": false});
+        assert_eq!(status(&zone), "active, of the zone, another one is presented in its stead");
+        let off =
+            json!({"origin": "https://h.test:*", "certId": null, "association": {"certId": "c", "enabled": false}});
+        assert_eq!(cells(&row(&off, None))[4], "none, its hostname is switched off");
         let pending = json!({"origin": "https://*.b.test", "certId": "d", "probe": "https://x.b.test"});
         let wanted = ["https://*.b.test", "d", "-", "-", "pending, tried out at https://x.b.test"];
         assert_eq!(cells_of_pending(&pending), wanted);

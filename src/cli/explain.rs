@@ -100,6 +100,9 @@ fn known(answer: &Value) -> Vec<(String, String)> {
             what = format!("{what}: {why}");
         }
         say("certificate", format!("{}, {what}", text(certificate.get("id").unwrap_or(&Value::Null))));
+        if certificate["holder"] == "account" {
+            say("held by", "the account".to_owned());
+        }
         for (name, key) in [("subject", "subject"), ("issuer", "issuer"), ("SHA-256", "fingerprint")] {
             if let Some(value) = certificate[key].as_str() {
                 say(name, value.to_owned());

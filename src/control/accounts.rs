@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use tokio::sync::OwnedMutexGuard;
 use zeroize::Zeroizing;
 
-pub(super) use adopt::{adopt, target};
+pub(super) use adopt::{OTHER_ACCOUNT, adopt, target};
 pub(super) use material::restored;
 
 use self::material::{Given, Valid, validated};

@@ -8,19 +8,20 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::accounts::OTHER_ACCOUNT;
 use super::apply::Maker;
 use super::declared::{self, Entry, Files};
 use super::load::{self, Known};
-use super::store::Store;
+use super::store::{ACCOUNT_HOME, Store};
 use crate::backend::{Loaded, MemoryBackend, RecordKind};
 use crate::config::{PostQuantum, Settings};
-use crate::domain::{CertificateId, CertificateInfo, Source, time as clock};
+use crate::domain::{CertificateId, CertificateInfo, ProjectInfo, Source, time as clock};
 use crate::identity::TlsFactory;
 use crate::pki::anchors::{SharedAnchors, Vouching};
 use crate::pki::seal::Sealer;
 use crate::pki::validate::{Field, describe};
 use crate::pki::{bundle, files};
-use crate::registry::{Binding, Snapshot, Target, Unavailable};
+use crate::registry::{Binding, Snapshot, SnapshotEdit, Target, Unavailable};
 
 /// A certificate that was not loaded, because its key was not to be read.
 #[derive(Debug, Clone)]
@@ -29,13 +30,26 @@ pub enum Unread {
     Declared(Arc<CertificateInfo>),
     /// In the store, sealed together with its key: only its id is known.
     Sealed,
+    /// The same, in this account: for projects that carry another one there is no such certificate.
+    SealedInAccount(String),
+}
+
+impl Unread {
+    /// Whether a project could use it, were it read.
+    #[must_use]
+    pub fn is_for(&self, project: &ProjectInfo) -> bool {
+        match self {
+            Self::Declared(_) | Self::Sealed => true,
+            Self::SealedInAccount(account) => project.account_id.as_ref() == Some(account),
+        }
+    }
 }
 
 /// What the projects mean, without their keys.
 pub struct Outline {
     /// One per project. Every certificate stands in them as unavailable.
     pub snapshots: Vec<Snapshot>,
-    /// Those of them that merely were not read.
+    /// Those of them that merely were not read; see [`Unread::is_for`].
     pub unread: HashMap<CertificateId, Unread>,
     /// What could not be opened; each a sentence that names the record.
     pub damage: Vec<String>,
@@ -63,6 +77,11 @@ pub fn outline(settings: &Settings, stored: Option<(Loaded, Arc<Sealer>)>) -> an
         homes.entry(record.key.project.clone()).or_default().set_aside(&record.key, "it was not read");
         unread.extend(CertificateId::parse(&record.key.id).map(|id| (id, Unread::Sealed)));
     }
+    for record in shut.iter().filter(|record| record.key.kind == RecordKind::AccountCertificate) {
+        let account = record.key.project.strip_prefix(ACCOUNT_HOME).map(str::to_owned);
+        let id = CertificateId::parse(&record.key.id);
+        unread.extend(id.zip(account).map(|(id, account)| (id, Unread::SealedInAccount(account))));
+    }
     for key in loaded
         .lost
         .iter()
@@ -81,6 +100,7 @@ pub fn outline(settings: &Settings, stored: Option<(Loaded, Arc<Sealer>)>) -> an
         let mut edit = Snapshot::empty(Arc::new(info.clone()), maker.anonymous(&info, &Vouching::none())).edit();
         edit.set_roster(records.roster.clone());
         load::stored_bindings(&store, &info, records, &Known::new(), &mut edit);
+        say_of_accounts(&info, &unread, &mut edit);
         for (n, entry) in entries.iter().filter(|(_, entry)| entry.project == info.id) {
             edit.bind(declare(entry, *n, &mut unread));
         }
@@ -89,6 +109,17 @@ pub fn outline(settings: &Settings, stored: Option<(Loaded, Arc<Sealer>)>) -> an
     let mut damage = store.damage();
     damage.extend(listing.unreadable.into_iter().map(|(_, sentence)| sentence).chain(listing.strays));
     Ok(Outline { snapshots, unread, damage })
+}
+
+/// Bindings that name what an account holds say so, or that it is another account than the project's.
+fn say_of_accounts(info: &ProjectInfo, unread: &HashMap<CertificateId, Unread>, edit: &mut SnapshotEdit) {
+    for binding in edit.settled().bindings() {
+        let Target::Unavailable(Unavailable { id, .. }) = &binding.target else { continue };
+        let Some(known @ Unread::SealedInAccount(_)) = unread.get(id) else { continue };
+        let why = if known.is_for(info) { "it was not read" } else { OTHER_ACCOUNT };
+        let target = Target::Unavailable(Unavailable { id: id.clone(), why: why.to_owned() });
+        edit.bind(Binding { target, ..Binding::clone(&binding) });
+    }
 }
 
 /// The binding of a declared certificate, the `n`th.

@@ -89,14 +89,14 @@ impl Keeping {
         }
     }
 
-    /// Remembers what the bindings in the making can go back to; the certificates that nothing else names.
-    pub(super) fn learn(&self, project: &ProjectId, edit: &SnapshotEdit) -> BTreeSet<CertificateId> {
+    /// Remembers what bindings can go back to; the certificates that nothing else names.
+    pub(super) fn learn(&self, project: &ProjectId, settled: &Snapshot) -> BTreeSet<CertificateId> {
         let mut kept = BTreeSet::new();
-        for binding in edit.bindings() {
+        for binding in settled.bindings() {
             let Some(previous) = &binding.previous else { continue };
             self.note(project, &binding);
             let id = &previous.certificate.info.id;
-            if previous.alone && !edit.is_bound(id) {
+            if previous.alone && !settled.is_bound(id) {
                 kept.insert(id.clone());
             }
         }

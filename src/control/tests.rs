@@ -1,9 +1,12 @@
 //! The writers against a store that can be stopped, broken and looked into.
 
+mod accounts;
 mod changes;
 mod disclosures;
 mod expiry;
 mod folders;
+mod hostnames;
+mod layers;
 mod projects;
 mod reload;
 mod staging;
@@ -12,3 +15,4 @@ mod support;
 mod tls13;
 mod tokens;
 mod vouching;
+mod zone;

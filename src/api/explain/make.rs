@@ -15,7 +15,7 @@ use super::{
 use crate::control::Unread;
 use crate::domain::time::rfc3339;
 use crate::domain::{
-    CertificateId, CertificateInfo, DefaultScope, OnExpiry, Origin, Pattern, Rule, ServerTrust, Validity,
+    CertificateId, CertificateInfo, DefaultScope, Holder, OnExpiry, Origin, Pattern, Rule, ServerTrust, Validity,
 };
 use crate::identity::Presented;
 use crate::policy::{Denied, EgressPolicy};
@@ -160,6 +160,7 @@ impl Explainer {
             },
             why: None,
             on_expiry,
+            holder: Some(info.holder.as_str()),
             facts: Some(ExplainedFacts {
                 fingerprint: info.fingerprint.to_string(),
                 subject: info.subject.clone(),
@@ -173,19 +174,22 @@ impl Explainer {
             Target::None => return None,
             Target::Certificate(certificate) => of(&certificate.info),
             Target::Unavailable(unavailable) => {
-                let (status, why) = match self.unread(&unavailable.id) {
+                let unread = self.unread(&unavailable.id);
+                let (status, why) = match unread {
                     Some(Unread::Declared(info)) => return Some(ExplainedCertificate { id: None, ..of(info) }),
-                    Some(Unread::Sealed) => (
+                    Some(Unread::Sealed | Unread::SealedInAccount(_)) => (
                         Usability::Sealed,
                         "it lies in the store with its key, which is not opened for this; a running egret tells its dates",
                     ),
                     None => (Usability::Unavailable, unavailable.why.as_str()),
                 };
+                let is_of_account = matches!(unread, Some(Unread::SealedInAccount(_)));
                 ExplainedCertificate {
                     id: Some(unavailable.id.to_string()),
                     status,
                     why: Some(why.to_owned()),
                     on_expiry,
+                    holder: is_of_account.then(|| Holder::Account.as_str()),
                     facts: None,
                 }
             }
@@ -228,7 +232,7 @@ impl Explainer {
         let id = selection.binding.as_deref().and_then(|b| b.target.certificate_id());
         match id.and_then(|id| self.unread(id)) {
             None => self.foresight.refuses(snapshot, origin),
-            Some(Unread::Sealed) => None,
+            Some(Unread::Sealed | Unread::SealedInAccount(_)) => None,
             Some(Unread::Declared(info)) => {
                 let sent_anyway = info.skip_validation || snapshot.info().on_expiry == OnExpiry::Send;
                 words::outlived(info, origin, now).filter(|_| !sent_anyway)

@@ -35,11 +35,11 @@ async fn shop(world: World) -> World {
 }
 
 impl World {
-    async fn bind(&self, origin: &str, id: &str) -> Reply {
+    async fn vouch(&self, origin: &str, id: &str) -> Reply {
         self.send(ADMIN, "PUT", TARGET, &json!({"origin": origin, "certId": id})).await
     }
 
-    async fn unbind(&self, query: &str) -> Reply {
+    async fn drop_bundle(&self, query: &str) -> Reply {
         self.delete(ADMIN, &format!("{TARGET}?{query}")).await
     }
 
@@ -58,12 +58,12 @@ impl World {
 async fn a_bundle_is_bound_beside_what_is_presented_there() {
     let world = shop(world().await).await;
     let id = world.uploaded("shop", "https://a.test").await;
-    let bound = world.bind("A.test", FIRST).await;
+    let bound = world.vouch("A.test", FIRST).await;
     let wanted = json!({"updated": false, "origin": "https://a.test", "certId": FIRST, "ca": true});
     assert_eq!((bound.status.as_u16(), bound.body), (200, wanted));
-    assert_eq!(world.bind("https://a.test", FIRST).await.body["updated"], true);
+    assert_eq!(world.vouch("https://a.test", FIRST).await.body["updated"], true);
     for (origin, bundle) in [("https://a.test", SECOND), ("*", FIRST)] {
-        assert_eq!(world.bind(origin, bundle).await.status, 200);
+        assert_eq!(world.vouch(origin, bundle).await.status, 200);
     }
     let all = [
         format!("* {FIRST} ca"),
@@ -76,21 +76,21 @@ async fn a_bundle_is_bound_beside_what_is_presented_there() {
     assert_eq!(certs["clientCerts"].as_array().unwrap().len(), 1, "no bundle is a client certificate");
 
     // Without an id it is what is presented; then there are two, and it has to be said which; then the one that is left.
-    assert_eq!(world.unbind("origin=a.test").await.body, json!({"origin": "https://a.test"}));
-    let which = world.unbind("origin=a.test").await;
+    assert_eq!(world.drop_bundle("origin=a.test").await.body, json!({"origin": "https://a.test"}));
+    let which = world.drop_bundle("origin=a.test").await;
     assert_eq!(which.status, 400);
     assert!(which.message().contains("say with certId which one"), "{}", which.message());
-    let unbound = world.unbind(&format!("origin=a.test&certId={FIRST}")).await;
+    let unbound = world.drop_bundle(&format!("origin=a.test&certId={FIRST}")).await;
     assert_eq!(unbound.body, json!({"origin": "https://a.test", "certId": FIRST}));
-    assert_eq!(world.unbind(&format!("origin=a.test&certId={FIRST}")).await.status, 404);
-    assert_eq!(world.unbind("origin=a.test").await.body, json!({"origin": "https://a.test", "certId": SECOND}));
-    assert_eq!(world.unbind("origin=a.test").await.status, 404);
+    assert_eq!(world.drop_bundle(&format!("origin=a.test&certId={FIRST}")).await.status, 404);
+    assert_eq!(world.drop_bundle("origin=a.test").await.body, json!({"origin": "https://a.test", "certId": SECOND}));
+    assert_eq!(world.drop_bundle("origin=a.test").await.status, 404);
     assert_eq!(world.bound().await, [format!("* {FIRST} ca")]);
 
     // With its id what is presented can be named, too.
     let put = world.send(ADMIN, "PUT", TARGET, &json!({"origin": "b.test", "certId": id})).await;
     assert_eq!(put.body, json!({"updated": false, "origin": "https://b.test", "certId": id}));
-    assert_eq!(world.unbind(&format!("origin=b.test&certId={id}")).await.body, json!({"origin": "https://b.test"}));
+    assert_eq!(world.drop_bundle(&format!("origin=b.test&certId={id}")).await.body, json!({"origin": "https://b.test"}));
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn what_means_nothing_for_a_bundle_and_what_is_no_bundle_of_the_account_is
     }
     let other = json!({"origin": "a.test", "certId": FIRST});
     assert_eq!(world.send(ADMIN, "PUT", "/v1/projects/payments/bindings", &other).await.status, 404);
-    assert_eq!(world.bind("a.test", "b0000000000000000000000000000009").await.status, 404);
+    assert_eq!(world.vouch("a.test", "b0000000000000000000000000000009").await.status, 404);
     assert_eq!(world.send(READER, "PUT", TARGET, &other).await.status, 403);
     assert!(world.bound().await.is_empty());
 }
@@ -115,8 +115,8 @@ async fn an_explanation_names_the_bundles_that_vouch() {
     let world = shop(explaining(&[]).await).await;
     let told = async |url: &str| world.get(READER, &format!("/v1/explain?project=shop&url={url}")).await.body;
     assert_eq!(told("https://a.test").await["vouchedBy"], json!([]));
-    world.bind("a.test", FIRST).await;
-    world.bind("*.test:*", SECOND).await;
+    world.vouch("a.test", FIRST).await;
+    world.vouch("*.test:*", SECOND).await;
     let vouched = |list: &[(&str, &str)]| {
         Value::Array(list.iter().map(|(id, pattern)| json!({"certId": id, "pattern": pattern})).collect())
     };
@@ -131,7 +131,7 @@ async fn an_explanation_names_the_bundles_that_vouch() {
     // One that the project's account has no more.
     let control = &world.management.control;
     control.accounts().remove(ACCOUNT, &CertificateId::parse(FIRST).unwrap());
-    world.bind("b.test", SECOND).await;
+    world.vouch("b.test", SECOND).await;
     let told = told("https://a.test").await;
     assert_eq!(told["vouchedBy"], vouched(&wanted[1..]));
     let in_vain = format!("CA bundle {FIRST} is bound here and vouches for nothing");

@@ -27,6 +27,7 @@ impl Home {
             (RecordKind::Certificate, "prj_1", "cert_1".to_owned(), "certificate and key"),
             (RecordKind::Binding, "prj_1", sealer.keyed_name("https://a.test"), BINDING),
             (RecordKind::LocalCa, "", "ca".to_owned(), "the CA"),
+            (RecordKind::AccountCertificate, "account/1", "0123".to_owned(), "leaf and key"),
         ];
         let ops = records.map(|(kind, project, id, plain)| {
             let key = RecordKey { kind, project: project.to_owned(), id };
@@ -91,7 +92,7 @@ async fn open_all(backend: &SqliteBackend, sealer: &Sealer) -> Vec<String> {
     loaded.records.iter().filter_map(open).collect()
 }
 
-const ALL: [&str; 4] = ["project", "certificate and key", BINDING, "the CA"];
+const ALL: [&str; 5] = ["project", "certificate and key", BINDING, "the CA", "leaf and key"];
 
 #[tokio::test]
 async fn after_it_only_the_new_key_opens_the_store() {
@@ -100,14 +101,15 @@ async fn after_it_only_the_new_key_opens_the_store() {
     assert_eq!(before, ALL);
     let done = change(&home.settings(), &NewKey::Generated, Damaged::Refuse).await.unwrap();
     let counts: Vec<_> = done.counts.into_iter().collect();
-    assert_eq!(counts, [("binding", 1), ("certificate", 1), ("local-ca", 1), ("project", 1)]);
+    let one_each = ["account-certificate", "binding", "certificate", "local-ca", "project"].map(|kind| (kind, 1));
+    assert_eq!(counts, one_each);
     let (new, after) = home.start().await.unwrap();
     assert_ne!(*new, *old);
     assert_eq!(after, ALL);
     let backend = SqliteBackend::open(&home.data_dir()).unwrap();
     assert_eq!(open_all(&backend, &Sealer::new(old)).await, [""; 0]);
     let versions: Vec<u64> = backend.load().await.unwrap().records.iter().map(|r| r.version).collect();
-    assert_eq!(versions, [3, 3, 1, 3], "rewrapped, but for the binding, which has another name now");
+    assert_eq!(versions, [3, 3, 1, 3, 3], "rewrapped, but for the binding, which has another name now");
     assert!(!home.file(kek::PENDING_FILE).exists());
 }
 
@@ -156,7 +158,7 @@ async fn writes_a_key_for_the_configuration_and_never_over_a_file() {
     assert!(again.to_string().contains("sealed with the key in"), "{again}");
     let other = home.folder.path().join("kek-2");
     let wrong = change(&home.settings(), &NewKey::File(other.clone()), Damaged::Refuse).await.unwrap_err();
-    assert!(wrong.to_string().contains("opens none of the 4 records") && !other.exists(), "{wrong}");
+    assert!(wrong.to_string().contains("opens none of the 5 records") && !other.exists(), "{wrong}");
 
     home.store = format!("[store]\nkey_encryption_key = {{ file = {file:?} }}\n");
     assert_eq!(home.start().await.unwrap().1, ALL);

@@ -29,6 +29,7 @@ Examples:
   egret certs bind https://api.example.com cert_0123...       the certificate is presented there too
   egret certs bind 'https://*.example.com' cert_0123...
   egret certs bind https://api.example.com cert_0123... --tls13-only      never where others on the way can read it
+  egret certs bind https://api.example.com 0123...            an mTLS certificate of the account that the project carries
   egret certs bind https://pinned.example.com none          nothing is presented here, and the tunnel is left alone
   egret certs unbind https://pinned.example.com             what is less specific applies again
   egret certs bind https://internal.example.com 0123...     with a CA bundle of the account: its CAs vouch for that server

@@ -6,6 +6,9 @@ use crate::control::apply::Maker;
 use crate::domain::{CertificateId, Holder, Source};
 use crate::registry::{Accounts, Binding, Snapshot, SnapshotEdit, Target, Unavailable};
 
+/// Why a binding leads to nothing once its project carries another account.
+pub(in crate::control) const OTHER_ACCOUNT: &str = "it is an mTLS certificate of another account than the one that the project carries now; put the project's account_id back, or bind another certificate";
+
 /// What a project's binding to this certificate leads to, if it is an account's: the certificate that the project has of it,
 /// or a new one that the caller adds.
 pub(in crate::control) fn target(
@@ -17,9 +20,7 @@ pub(in crate::control) fn target(
     let home = accounts.home(id)?;
     let unavailable = |why: String| Some(Target::Unavailable(Unavailable { id: id.clone(), why }));
     if project.info().account_id.as_deref() != Some(home.as_str()) {
-        let why = "it is an mTLS certificate of another account than the one that the project carries now; put the project's \
-                   account_id back, or bind another certificate";
-        return unavailable(why.to_owned());
+        return unavailable(OTHER_ACCOUNT.to_owned());
     }
     if let Some(certificate) = project.certificate(id) {
         return Some(Target::Certificate(certificate));
@@ -36,10 +37,10 @@ pub(in crate::control) fn target(
 }
 
 /// Gives every stored binding that names a certificate of an account what it leads to by now, and takes out what no binding
-/// names any more. True if anything changed.
+/// leads to any more. True if anything changed.
 pub(in crate::control) fn adopt(accounts: &Accounts, maker: &Maker, edit: &mut SnapshotEdit) -> bool {
     let mut changed = false;
-    for binding in edit.bindings() {
+    for binding in edit.settled().bindings() {
         let is_others = match &binding.target {
             Target::None => true,
             Target::Certificate(certificate) => certificate.info.holder != Holder::Account,
@@ -61,7 +62,8 @@ pub(in crate::control) fn adopt(accounts: &Accounts, maker: &Maker, edit: &mut S
     }
     for certificate in edit.so_far().certificates() {
         let id = &certificate.info.id;
-        if certificate.info.holder == Holder::Account && !edit.is_bound(id) {
+        let presented = || edit.so_far().bindings_of(id).iter().any(|b| matches!(b.target, Target::Certificate(_)));
+        if certificate.info.holder == Holder::Account && !presented() {
             changed = true;
             edit.remove_certificate(id);
         }

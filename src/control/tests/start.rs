@@ -326,3 +326,21 @@ async fn gives_records_to_the_id_before_the_name() {
     assert_eq!(certificate_of(&select(&egret.project("prj_2"), "a.test")), other);
     assert_eq!(egret.project("prj_2").load().info().name, "prj_2");
 }
+
+#[tokio::test]
+async fn a_project_wide_certificate_can_still_be_rolled_back_and_is_let_go_of_in_time() {
+    let shelf = Shelf::new();
+    let old = {
+        let egret = Egret::start(&shelf, &settings()).await;
+        let old = egret.upload("*", &Material::new("old")).await.expect("uploaded").certificate.info.id.clone();
+        egret.upload("*", &Material::new("new")).await.expect("replaced");
+        old
+    };
+    let egret = Egret::start(&shelf, &settings()).await;
+    let project = egret.project("default");
+    assert!(project.snapshot().certificate(&old).is_none(), "what is only kept is no certificate of the project");
+    assert!(egret.control.kept_for(&project, &old).is_some());
+    let later = crate::domain::time::now() + settings().limits.rollback_window + time::Duration::HOUR;
+    egret.control.let_go_of_ended(later).await;
+    assert_eq!(shelf.keys(RecordKind::Certificate).len(), 1, "its key is wiped");
+}
