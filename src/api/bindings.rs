@@ -18,13 +18,13 @@ use super::request::{Query, Segments};
 use crate::control::{Control, Pending, Properties};
 use crate::domain::time::{now, rfc3339};
 use crate::domain::{CertificateId, Pattern, ProjectId, Source};
-use crate::registry::Binding;
+use crate::registry::{Binding, Snapshot, Target};
 
 /// What a list answers.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Bindings)]
 pub(super) struct Listed {
-    /// By pattern, the project-wide one first.
+    /// By pattern, the project-wide ones first: of two of these the one in front is in force.
     bindings: Vec<ListedBinding>,
     /// Certificates that are being tried out (`stage=probe`), and presented to nobody else yet.
     pending: Vec<PendingCertificate>,
@@ -100,6 +100,33 @@ struct ListedBinding {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     rollback_until: Option<String>,
+    /// It follows from the certificates of the zone, and is changed by changing these. Only if so.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    derived: bool,
+    /// `false` where another project-wide binding is presented in its stead: a later one, or one that a file declares.
+    #[serde(skip_serializing_if = "Clone::clone")]
+    #[schema(required = false)]
+    in_force: bool,
+    /// The hostname association that it stands for (Cloudflare's dialect).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    association: Option<ListedAssociation>,
+}
+
+/// A hostname of the zone and the certificate that was named for it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = HostnameAssociation)]
+struct ListedAssociation {
+    /// The certificate, also where it is switched off and merely remembered; `null`: that was deleted.
+    #[schema(required, pattern = "^[A-Za-z0-9_-]{1,64}$")]
+    cert_id: Option<String>,
+    /// Whether it is presented; if not, nothing is.
+    enabled: bool,
+    /// When the hostname was first associated.
+    #[schema(format = DateTime)]
+    created_at: String,
 }
 
 /// What is to be presented where. Only documented here: [`read_binding`] reads it.
@@ -162,8 +189,16 @@ pub(super) struct RolledBack {
 }
 
 impl ListedBinding {
-    fn of(binding: &Binding) -> Self {
+    fn of(snapshot: &Snapshot, binding: &Arc<Binding>) -> Self {
+        let association = binding.association.as_ref().map(|association| ListedAssociation {
+            cert_id: association.certificate.as_ref().map(CertificateId::to_string),
+            enabled: !matches!(binding.target, Target::None),
+            created_at: rfc3339(association.created_at),
+        });
         Self {
+            derived: binding.derived,
+            in_force: snapshot.covered().is_none_or(|covered| !Arc::ptr_eq(covered, binding)),
+            association,
             origin: binding.pattern.to_string(),
             cert_id: binding.target.certificate_id().map(CertificateId::to_string),
             source: binding.source.as_str(),
@@ -200,9 +235,9 @@ pub(super) async fn list(
     query: Query,
 ) -> Answer<Listed> {
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Read)?;
-    let bindings = project.snapshot().bindings();
+    let snapshot = project.snapshot();
     Ok(Json(Listed {
-        bindings: bindings.iter().map(|b| ListedBinding::of(b)).collect(),
+        bindings: snapshot.bindings().iter().map(|b| ListedBinding::of(&snapshot, b)).collect(),
         pending: PendingCertificate::of(&management.control, project.id()),
     }))
 }

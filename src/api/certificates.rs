@@ -16,7 +16,7 @@ use super::problem::{Answer, ErrorBody, Problem};
 use super::request::{Query, Segments};
 use crate::control::Warning;
 use crate::domain::time::{now, rfc3339};
-use crate::domain::{CertificateId, CertificateInfo};
+use crate::domain::{CertificateId, CertificateInfo, Holder};
 use crate::identity::{Life, UpstreamTls};
 use crate::registry::{Binding, Project, Retired, Target};
 
@@ -31,6 +31,15 @@ pub(super) struct Details {
     status: Status,
     /// The patterns that lead to it.
     bindings: Vec<String>,
+    /// The list that it belongs to: `project` (the place that it was uploaded to or declared at), `zone`, `hostnames` (both
+    /// hold it until it is deleted, bound or not) or `account`. Left out where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^(project|zone|hostnames|account)$")]
+    holder: Option<&'static str>,
+    /// What is presented project-wide in its stead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    covered_by: Option<CoveredBy>,
     /// Why it is unavailable.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -66,18 +75,44 @@ pub(super) struct Details {
     retired: Vec<Draining>,
 }
 
+/// The later of two project-wide certificates, or one that a file declares, as the other one shows it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = CoveredBy)]
+struct CoveredBy {
+    /// The certificate that is presented; `null`: a binding says that none is.
+    #[schema(required, pattern = "^[A-Za-z0-9_-]{1,64}$")]
+    cert_id: Option<String>,
+    /// Since when.
+    #[schema(format = DateTime)]
+    since: String,
+    /// Who wrote it: `api`, or `file`, which goes before whatever came later.
+    #[schema(pattern = "^(api|file)$")]
+    source: &'static str,
+}
+
+impl CoveredBy {
+    fn of(binding: &Binding) -> Self {
+        Self {
+            cert_id: binding.target.certificate_id().map(CertificateId::to_string),
+            since: rfc3339(binding.since),
+            source: binding.source.as_str(),
+        }
+    }
+}
+
 /// What becomes of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = CertificateStatus)]
 enum Status {
-    /// It is loaded.
+    /// It is loaded, and presented wherever its bindings lead to it.
     Active,
     /// It was replaced or deleted, and connections of it are finishing.
     Draining,
     /// It was replaced and nothing of it runs any more; it is kept for a while to go back to.
     Superseded,
-    /// It is bound but cannot be loaded.
+    /// It is bound, or in a list of the zone, but cannot be loaded.
     Unavailable,
 }
 
@@ -124,10 +159,6 @@ struct Facts {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     file: Option<String>,
-    /// Which list it stands in: `project` (its place; Vercel's dialect, files), `zone`, `hostnames`, or `account`, whose
-    /// certificates several projects may present.
-    #[schema(pattern = "^(project|zone|hostnames|account)$")]
-    holder: &'static str,
 }
 
 /// A certificate on its way out.
@@ -169,7 +200,6 @@ impl Facts {
             warnings: info.warnings.clone(),
             source: info.source.as_str(),
             file: file_of(&info.source),
-            holder: info.holder.as_str(),
         }
     }
 }
@@ -226,11 +256,14 @@ fn find(project: &Project, id: &CertificateId, kept: Option<&Binding>, now: Offs
     let active = snapshot.certificate(id);
     // Itself, too, where it was retired and then bound anew: what was made under it before is still its past.
     let before = |r: &&Retired| r.heir.as_ref() == Some(id) || (active.is_some() && r.id == *id);
+    let held = snapshot.roster().entry(id).map(|held| held.holder);
     let retired = || all.iter().filter(before).map(Draining::of).collect();
     let details = Details {
         id: id.to_string(),
         status: Status::Active,
         bindings: bindings.iter().map(|b| b.pattern.to_string()).collect(),
+        holder: held.map(Holder::as_str),
+        covered_by: snapshot.covering(id).map(|binding| CoveredBy::of(binding)),
         reason: None,
         facts: None,
         superseded_by: None,
@@ -245,15 +278,17 @@ fn find(project: &Project, id: &CertificateId, kept: Option<&Binding>, now: Offs
     if let Some(certificate) = &active {
         let mut facts = Facts::of(&certificate.info, now);
         facts.warnings.extend(Warning::of(&snapshot, certificate, now).map(|warning| warning.text));
-        let facts = Some(facts);
+        let (facts, holder) = (Some(facts), Some(certificate.info.holder.as_str()));
         let objects: Vec<_> = certificate.objects().cloned().collect();
         let [connections, upgraded] = [Life::connections, Life::upgraded].map(|count| connections(&objects, count));
-        return Some(Details { facts, connections, upgraded, ..details });
+        return Some(Details { facts, holder, connections, upgraded, ..details });
     }
     let why = bindings.iter().find_map(|b| match &b.target {
         Target::Unavailable(unavailable) => Some(unavailable.why.clone()),
         _ => None,
     });
+    let of_list = || held.map(|_| "its stored record is damaged; upload it again, then delete this one".to_owned());
+    let why = why.or_else(of_list);
     if why.is_some() {
         return Some(Details { status: Status::Unavailable, reason: why, ..details });
     }
@@ -261,6 +296,7 @@ fn find(project: &Project, id: &CertificateId, kept: Option<&Binding>, now: Offs
         let previous = kept?.previous.as_ref()?;
         return Some(Details {
             status: Status::Superseded,
+            holder: Some(previous.certificate.info.holder.as_str()),
             facts: Some(Facts::of(&previous.certificate.info, now)),
             superseded_by: kept?.target.certificate_id().map(CertificateId::to_string),
             ..details
@@ -268,6 +304,7 @@ fn find(project: &Project, id: &CertificateId, kept: Option<&Binding>, now: Offs
     };
     Some(Details {
         status: Status::Draining,
+        holder: Some(own.info.holder.as_str()),
         facts: Some(Facts::of(&own.info, now)),
         superseded_by: own.superseded_by.as_ref().map(CertificateId::to_string),
         deadline: Some(rfc3339(own.deadline)),

@@ -63,6 +63,11 @@ impl<'a> Fields<'a> {
         self.entries.iter().any(|(n, _)| n == name)
     }
 
+    /// Whether it is there, not taken yet, and a string.
+    pub(super) fn has_text(&self, name: &str) -> bool {
+        self.entries.iter().any(|(n, raw)| n == name && is_text(raw.get()))
+    }
+
     /// A string that must be there. What is given back without it is empty and never gets past [`Fields::finish`].
     pub(super) fn text(&mut self, name: &str) -> Zeroizing<String> {
         self.must_have(name);

@@ -142,7 +142,7 @@ pub(super) fn certificates(projects: &[Arc<Project>], now: OffsetDateTime, most:
         let snapshot = project.snapshot();
         for certificate in snapshot.certificates() {
             let info = &certificate.info;
-            if let Some(reached) = Threshold::reached(info.not_after, now).filter(|_| snapshot.is_bound(&info.id)) {
+            if let Some(reached) = Threshold::reached(info.not_after, now).filter(|_| snapshot.is_presented(&info.id)) {
                 near.iter_mut().filter(|(threshold, _)| *threshold <= reached).for_each(|(_, count)| *count += 1);
             }
             let state = match now {

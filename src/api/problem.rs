@@ -183,6 +183,11 @@ impl Problem {
         Self { number: Some(number), ..self }
     }
 
+    /// The same in another status.
+    pub(super) fn with_status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
     /// The same, being all of these.
     pub(super) fn of(self, details: Vec<Detail>) -> Self {
         Self { details, ..self }

@@ -2,6 +2,9 @@
 
 mod account_leafs;
 mod cloudflare;
+mod cloudflare_accounts;
+mod cloudflare_hostnames;
+mod cloudflare_zones;
 mod events;
 mod explain;
 mod metrics;

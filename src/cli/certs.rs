@@ -76,6 +76,15 @@ fn cells(row: &Value) -> [String; 5] {
     if row["daysLeft"].as_i64().is_some_and(|days| days < 0) && cells[4] == "active" {
         cells[4] = "expired".to_owned();
     }
+    if row["derived"] == true {
+        cells[4].push_str(", of the zone");
+    }
+    if row["inForce"] == false {
+        cells[4].push_str(", another one is presented in its stead");
+    }
+    if row["association"]["enabled"] == false {
+        cells[4].push_str(", its hostname is switched off");
+    }
     if row["tls13Only"] == true {
         cells[4].push_str(", TLS 1.3 only");
     }
@@ -102,8 +111,11 @@ async fn about(api: &mut Api, project: &str, id: &str) -> Result<Value, ApiError
 fn row(binding: &Value, details: Option<&Value>) -> Value {
     let mut row = json!({ "origin": binding["origin"], "id": binding["certId"], "source": binding["source"] });
     row["tls13Only"] = binding["tls13Only"].clone();
-    if let Some(until) = binding.get("rollbackUntil") {
-        row["rollbackUntil"] = until.clone();
+    // Only where there is something to say.
+    for name in ["rollbackUntil", "derived", "inForce", "association"] {
+        if let Some(value) = binding.get(name) {
+            row[name] = value.clone();
+        }
     }
     match details {
         // A binding to *none*: nothing is presented here.

@@ -295,7 +295,7 @@ impl Inner {
         for pattern in &bound {
             edit.unbind(pattern);
         }
-        unlisted.apply(&mut edit);
+        self.apply_unlisted(project, unlisted, &mut edit);
         edit.remove_certificate(id);
         self.publish(project, &snapshot, edit, drain);
         if let Some(old) = certificate {

@@ -71,8 +71,10 @@ impl Control {
     /// them: for those who ask now and then.
     #[must_use]
     pub fn warnings(snapshot: &Snapshot, now: OffsetDateTime) -> Vec<Warning> {
-        let mut all: Vec<_> =
-            snapshot.bound_certificates().filter_map(|certificate| Warning::of(snapshot, certificate, now)).collect();
+        let mut all: Vec<_> = snapshot
+            .presented_certificates()
+            .filter_map(|certificate| Warning::of(snapshot, certificate, now))
+            .collect();
         all.sort_by(|a, b| {
             let key = |w: &Warning| (w.certificate.not_after, w.certificate.id.clone());
             key(a).cmp(&key(b))
@@ -194,7 +196,7 @@ impl Seen {
         // Nearly all are beyond the first step of all, whatever it is about: they cost a comparison each.
         let beyond = Threshold::Month.reached_from(now);
         let mut first_beyond: Option<OffsetDateTime> = None;
-        for certificate in snapshot.bound_certificates() {
+        for certificate in snapshot.presented_certificates() {
             let info = &certificate.info;
             if info.not_after > beyond && !self.known.contains_key(&info.id) {
                 first_beyond = Some(first_beyond.map_or(info.not_after, |first| first.min(info.not_after)));

@@ -58,7 +58,7 @@ pub(super) struct Deployment(Mutex<Vec<(ProjectId, Deploying)>>);
 
 impl Deployment {
     /// From now until the guard is dropped.
-    fn enter(&self, project: &ProjectId, certificate: &Arc<Certificate>) -> Underway<'_> {
+    pub(super) fn enter(&self, project: &ProjectId, certificate: &Arc<Certificate>) -> Underway<'_> {
         let (holder, certificate) = (certificate.info.holder, certificate.clone());
         let id = certificate.info.id.clone();
         let mut all = self.0.lock().expect("nothing panics while holding it");
@@ -67,7 +67,8 @@ impl Deployment {
     }
 }
 
-struct Underway<'a> {
+/// Ends it.
+pub(super) struct Underway<'a> {
     all: &'a Deployment,
     id: CertificateId,
 }
@@ -211,6 +212,7 @@ impl Inner {
         drop(record);
         writes.extend(self.store.project_record(snapshot.info()));
         self.store.write(writes).await?;
+        self.store.note_unsettled(project.id(), &roster);
 
         let underway = self.deploying.enter(project.id(), &certificate);
         let mut edit = snapshot.edit();
@@ -290,7 +292,7 @@ impl Inner {
     pub(super) fn named_at(&self, project: &Project, snapshot: &Snapshot, id: &CertificateId) -> Vec<Pattern> {
         let bound = snapshot.bindings_of(id).into_iter().filter(|binding| !binding.derived);
         let mut places: Vec<_> = bound.map(|binding| binding.pattern.clone()).collect();
-        places.extend(remembering(snapshot, id).into_iter().map(|binding| binding.pattern));
+        places.extend(remembering(&snapshot.bindings(), id).map(|binding| binding.pattern.clone()));
         let names = |binding: &Arc<Binding>| named(binding) == Some(id);
         places.extend(self.covered(project.id()).into_values().filter(names).map(|binding| binding.pattern.clone()));
         places.sort();
@@ -382,17 +384,8 @@ pub(super) struct Unlisted {
     roster: Option<Roster>,
     /// Associations that merely remembered it, as they are from now on.
     bindings: Vec<Binding>,
-}
-
-impl Unlisted {
-    pub(super) fn apply(self, edit: &mut SnapshotEdit) {
-        if let Some(roster) = self.roster {
-            edit.set_roster(roster);
-        }
-        for binding in self.bindings {
-            edit.bind(binding);
-        }
-    }
+    /// The same where a declared binding covers them.
+    covered: Vec<Binding>,
 }
 
 impl Inner {
@@ -412,14 +405,34 @@ impl Inner {
             writes.push(self.store.roster_write(project.id(), &roster));
             unlisted.roster = Some(roster);
         }
-        for binding in remembering(snapshot, id) {
+        let forgetful = |binding: &Binding| {
             let association = binding.association.clone().map(|known| Association { certificate: None, ..known });
-            let binding = Binding { association, ..binding };
+            Binding { association, ..binding.clone() }
+        };
+        unlisted.bindings.extend(remembering(&snapshot.bindings(), id).map(forgetful));
+        let covered: Vec<_> = self.covered(project.id()).into_values().collect();
+        unlisted.covered.extend(remembering(&covered, id).map(forgetful));
+        for binding in unlisted.bindings.iter().chain(&unlisted.covered) {
             let key = self.store.binding_key(project.id(), &binding.pattern);
-            writes.push(Write::Put(key, BindingRecord::of(&binding).to_bytes()));
-            unlisted.bindings.push(binding);
+            writes.push(Write::Put(key, BindingRecord::of(binding).to_bytes()));
         }
         unlisted
+    }
+
+    /// Puts it in the next snapshot, once it is stored.
+    pub(super) fn apply_unlisted(&self, project: &Project, unlisted: Unlisted, edit: &mut SnapshotEdit) {
+        let Unlisted { roster, bindings, covered } = unlisted;
+        if let Some(roster) = roster {
+            self.store.note_unsettled(project.id(), &roster);
+            edit.set_roster(roster);
+        }
+        for binding in bindings {
+            edit.bind(binding);
+        }
+        let mut shadowed = self.shadowed.lock().expect("nothing panics while holding it");
+        if let Some(of_project) = shadowed.get_mut(project.id()) {
+            of_project.extend(covered.into_iter().map(|binding| (binding.pattern.clone(), Arc::new(binding))));
+        }
     }
 }
 
@@ -429,8 +442,8 @@ pub(super) fn named(binding: &Binding) -> Option<&CertificateId> {
     binding.target.certificate_id().or_else(remembered)
 }
 
-/// The associations that name a certificate and present nothing.
-pub(super) fn remembering(snapshot: &Snapshot, id: &CertificateId) -> Vec<Binding> {
-    let remembers = |binding: &Binding| matches!(binding.target, Target::None) && named(binding) == Some(id);
-    snapshot.bindings().iter().filter(|binding| remembers(binding)).map(|binding| Binding::clone(binding)).collect()
+/// Of these the associations that name a certificate and present nothing.
+fn remembering<'a>(bindings: &'a [Arc<Binding>], id: &'a CertificateId) -> impl Iterator<Item = &'a Binding> {
+    let remembers = |binding: &&Arc<Binding>| matches!(binding.target, Target::None) && named(binding) == Some(id);
+    bindings.iter().filter(remembers).map(|binding| &**binding)
 }

@@ -21,15 +21,15 @@ use super::store::{Store, Write};
 use super::{Control, Inner};
 use crate::backend::{Backend, RecordKey, RecordKind, SealedRecord};
 use crate::config::{LiveLimits, Settings};
-use crate::domain::{CertificateId, Holder, ProjectId, ProjectInfo, Rollback, Source, time as clock};
+use crate::domain::{CertificateId, CertificateInfo, Holder, ProjectId, ProjectInfo, Rollback, Source, time as clock};
 use crate::identity::TlsFactory;
 use crate::observe::{Events, Metrics};
 use crate::pki::anchors::{SharedAnchors, Vouching};
 use crate::pki::seal::{SealError, Sealer};
 use crate::pki::validate::{Material, validate};
 use crate::registry::{
-    Binding, Certificate, Disclosures, Previous, Project, Registry, Roster, Snapshot, SnapshotEdit, Target, Token,
-    Unavailable,
+    Binding, Certificate, Disclosures, Held, Previous, Project, Registry, Roster, Snapshot, SnapshotEdit, Target,
+    Token, Unavailable,
 };
 
 /// The opened records of one home, by kind.
@@ -232,7 +232,12 @@ impl Records {
     fn take(&mut self, key: &RecordKey, plain: Zeroizing<Vec<u8>>) -> Result<(), String> {
         match key.kind {
             RecordKind::Project => self.info = Some(ProjectRecord::parse(&plain).map_err(|e| e.to_string())?),
-            RecordKind::Roster => self.roster = records::roster_of(&plain).map_err(|e| e.to_string())?,
+            RecordKind::Roster => {
+                self.roster = records::roster_of(&plain).map_err(|e| e.to_string())?;
+                if self.roster.damaged {
+                    return Err(UNSETTLED.to_owned());
+                }
+            }
             RecordKind::Certificate => self.certificates.push((key.clone(), plain)),
             RecordKind::Binding => self.bindings.push((key.clone(), plain)),
             RecordKind::Disclosures => self.disclosures.push((key.clone(), plain)),
@@ -362,7 +367,29 @@ fn certificates(store: &Store, maker: &Maker, project: (&ProjectInfo, &Arc<Vouch
             }
         }
     }
+    if records.roster.damaged {
+        recover(&mut records.roster, &known);
+    }
     known
+}
+
+/// What is said of lists that were damaged and whose zone nobody has switched since.
+pub(super) const UNSETTLED: &str =
+    "it was damaged, and nobody has said since whether the zone is on; switch it on or off";
+
+/// Lists whose record is damaged hold what there is, see [`Roster::damaged`]; it stays so when they are written.
+fn recover(roster: &mut Roster, known: &Known) {
+    let is_lost = |c: &&Arc<Certificate>| c.info.holder == Holder::Hostnames && roster.entry(&c.info.id).is_none();
+    let mut lost: Vec<_> = known.values().filter(is_lost).map(|certificate| certificate.info.clone()).collect();
+    lost.sort_by(|a, b| a.uploaded_at.cmp(&b.uploaded_at).then_with(|| a.id.cmp(&b.id)));
+    let held = |info: Arc<CertificateInfo>| Held {
+        id: info.id.clone(),
+        holder: info.holder,
+        since: info.uploaded_at,
+        by: String::new(),
+    };
+    // Older than whatever was uploaded since.
+    roster.held.splice(0..0, lost.into_iter().map(held));
 }
 
 fn stored_certificate(

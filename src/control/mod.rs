@@ -25,6 +25,7 @@ mod records;
 pub mod rekey;
 mod reload;
 mod rollback;
+mod shown;
 mod stage;
 mod store;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use expiry::Warning;
 pub use held::{Deploying, HeldUpload, Released};
 pub use outline::{Outline, Unread, outline};
 pub use reload::{ReloadReport, TRUST};
+pub use shown::{Associated, Deployment, Shown};
 pub use stage::{Pending, Promoted, Refused, trial_origin};
 
 use std::collections::HashMap;

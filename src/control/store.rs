@@ -163,6 +163,15 @@ impl Store {
         lock(&self.damaged).push((key, sentence));
     }
 
+    /// Says that lists which were written anew are still not what they were before the damage.
+    pub(super) fn note_unsettled(&self, project: &ProjectId, roster: &Roster) {
+        if roster.damaged {
+            let key = self.roster_key(project);
+            let sentence = format!("{key}: {}", super::load::UNSETTLED);
+            lock(&self.damaged).push((Some(key), sentence));
+        }
+    }
+
     /// What cannot be used, and still is there.
     pub(super) fn damage(&self) -> Vec<String> {
         lock(&self.damaged).iter().map(|(_, sentence)| sentence.clone()).collect()

@@ -14,7 +14,8 @@ pub struct Roster {
     pub held: Vec<Held>,
     /// CA bundles that vouch for servers, in the order in which they were bound.
     pub vouching: Vec<Vouch>,
-    /// The record could not be read: what it said is not known.
+    /// Its record could not be read, and since then nobody has said whether the zone is on. The certificates that the lists
+    /// held are counted among those for hostnames, where none is presented by itself.
     pub damaged: bool,
 }
 

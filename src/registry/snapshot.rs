@@ -271,9 +271,9 @@ impl Snapshot {
         all
     }
 
-    /// Those that a binding names, in no order.
-    pub fn bound_certificates(&self) -> impl Iterator<Item = &Arc<Certificate>> {
-        self.certificates.values().filter(|certificate| self.is_bound(&certificate.info.id))
+    /// Those that are selected somewhere ([`Snapshot::is_presented`]), in no order.
+    pub fn presented_certificates(&self) -> impl Iterator<Item = &Arc<Certificate>> {
+        self.certificates.values().filter(|certificate| self.is_presented(&certificate.info.id))
     }
 
     /// Begins the next snapshot; shares every shard that is not touched.

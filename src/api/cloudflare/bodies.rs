@@ -8,7 +8,8 @@ use super::codes;
 use crate::api::body::size;
 use crate::api::fields::Fields;
 use crate::api::problem::{Detail, Problem};
-use crate::domain::{Host, HostKind};
+use crate::control::Wanted;
+use crate::domain::{CertificateId, Host, HostKind};
 
 /// No longer name is kept for people to read.
 const MAX_NAME: usize = 255;
@@ -40,7 +41,7 @@ pub(super) struct AccountUpload {
     pub(super) ca: bool,
     pub(super) certificates: Zeroizing<String>,
     pub(super) name: Option<String>,
-    /// There exactly if it is no CA bundle.
+    /// There if it is no CA bundle, which has no use for one.
     pub(super) private_key: Option<Zeroizing<String>>,
 }
 
@@ -54,12 +55,6 @@ impl AccountUpload {
         let name = fields.optional_text("name").map(|name| name.to_string()).filter(|name| !name.is_empty());
         let given = fields.has("private_key");
         let private_key = fields.optional_text("private_key");
-        if declared && ca && given {
-            fields.fault(
-                "private_key",
-                "a CA bundle has none; leave it out, or send ca as false for a client certificate",
-            );
-        }
         if declared && !ca && !given {
             fields.fault(
                 "private_key",
@@ -79,73 +74,35 @@ impl AccountUpload {
     }
 }
 
-/// What a hostname is to have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    /// Where it stands in the body.
-    pub(super) at: usize,
-    pub(super) hostname: Host,
-    /// The hex digits of the certificate's id; there unless `enabled` is `None`.
-    pub(super) certificate: Option<String>,
-    /// `None`: the association is void.
-    pub(super) enabled: Option<bool>,
+/// `{config: [{hostname, cert_id?, enabled}]}` with at most `most` entries. Whether they can be had, and whether one
+/// contradicts another, is for those to say who know what there is.
+pub(super) fn read_config(body: &[u8], most: usize) -> Result<Vec<Wanted>, Problem> {
+    let mut fields = Fields::parse(body)?.lenient();
+    let mut config = Vec::new();
+    for mut object in fields.objects("config", most) {
+        config.extend(read_entry(&mut object));
+        fields.absorb(object);
+    }
+    fields.finish()?;
+    Ok(config)
 }
 
-impl Entry {
-    /// `{config: [{hostname, cert_id?, enabled}]}` with at most `most` entries, none of which says of a hostname what
-    /// another one contradicts; what is said twice is there once.
-    pub(super) fn read_all(body: &[u8], most: usize) -> Result<Vec<Self>, Problem> {
-        let mut fields = Fields::parse(body)?.lenient();
-        let mut entries: Vec<Self> = Vec::new();
-        for (at, mut object) in fields.objects("config", most).into_iter().enumerate() {
-            if let Some(entry) = Self::read(at, &mut object) {
-                match entries.iter().find(|earlier| earlier.hostname == entry.hostname) {
-                    None => entries.push(entry),
-                    Some(earlier) if earlier.certificate == entry.certificate && earlier.enabled == entry.enabled => {}
-                    Some(earlier) => {
-                        let what = format!(
-                            "config[{}] says something else of the same hostname; send one entry for each",
-                            earlier.at
-                        );
-                        object.fault("hostname", what);
-                    }
-                }
-            }
-            fields.absorb(object);
-        }
-        fields.finish()?;
-        Ok(entries)
-    }
-
-    /// `None`: something is wrong, and noted.
-    fn read(at: usize, object: &mut Fields<'_>) -> Option<Self> {
-        let hostname = match (object.has("hostname"), object.text("hostname")) {
-            // Noted already: it is missing, or no text.
-            (false, _) => None,
-            (true, text) => read_hostname(&text).map_err(|why| object.fault("hostname", why)).ok(),
-        };
-        let (named, id) = match object.optional_text_or_null("cert_id") {
-            None => (false, None),
-            Some(text) => (true, read_id(&text)),
-        };
-        if named && id.is_none() {
+/// `None`: something is wrong, and noted.
+fn read_entry(object: &mut Fields<'_>) -> Option<Wanted> {
+    let hostname = match (object.has_text("hostname"), object.text("hostname")) {
+        // Noted already: it is missing, or no text.
+        (false, _) => None,
+        (true, text) => read_hostname(&text).map_err(|why| object.fault("hostname", why)).ok(),
+    };
+    let certificate = object.optional_text_or_null("cert_id").and_then(|text| {
+        let id = read_id(&text).as_deref().and_then(CertificateId::parse);
+        if id.is_none() {
             object.numbered_fault("cert_id", codes::NOT_NAMEABLE, ID_FORM);
         }
-        let is_said = object.has("enabled");
-        let enabled = object.flag_or_null("enabled");
-        if is_said && enabled.is_some() && !named {
-            object.numbered_fault(
-                "cert_id",
-                codes::ID_WANTED,
-                "is missing; name a certificate of hostnames/certificates, or send enabled as null to end the association",
-            );
-            return None;
-        }
-        if named && id.is_none() {
-            return None;
-        }
-        Some(Self { at, hostname: hostname?, certificate: id, enabled })
-    }
+        id
+    });
+    let enabled = object.flag_or_null("enabled");
+    Some(Wanted { hostname: hostname?, certificate, enabled })
 }
 
 /// Said of what is no id of a certificate.

@@ -13,6 +13,8 @@ pub(in crate::api) const AUTHENTICATION: u16 = 10000;
 /// No such path; no such zone or account, or an id of another form (D).
 pub(in crate::api) const NO_ROUTE: u16 = 7003;
 
+/// Not an error: something worth saying beside a success.
+pub(super) const NOTICE: u16 = 1000;
 /// A certificate's id is wanted and not there (O).
 pub(super) const ID_WANTED: u16 = 1404;
 /// The same certificate is in the list of the zone (O).

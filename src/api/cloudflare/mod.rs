@@ -10,11 +10,26 @@
 pub(super) mod accounts;
 mod bodies;
 pub(super) mod codes;
+mod documents;
 pub(super) mod envelope;
+pub(super) mod hostname_certificates;
+pub(super) mod hostnames;
+pub(super) mod mtls_certificates;
 mod query;
+mod refused;
+mod retry;
 mod scope;
+mod shapes;
 pub(super) mod verify;
+pub(super) mod zone_certificates;
 pub(super) mod zones;
+
+use std::sync::Arc;
+
+use super::problem::Problem;
+use crate::control::{Deployment, Shown};
+use crate::domain::{CertificateId, Holder};
+use crate::registry::Certificate;
 
 /// Below it everything is in this dialect.
 pub(super) const ROOT: &str = "/client/v4";
@@ -22,6 +37,26 @@ pub(super) const ROOT: &str = "/client/v4";
 /// Whether a request for this path is in this dialect.
 pub(super) fn is_asked(path: &str) -> bool {
     path.strip_prefix(ROOT).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The certificate of a path.
+///
+/// # Errors
+/// 404 for what is no id: no certificate of the list has it.
+fn path_id(text: &str, list: Holder) -> Result<CertificateId, Problem> {
+    let id = bodies::read_id(text).as_deref().and_then(CertificateId::parse);
+    id.ok_or_else(|| refused::no_certificate(list))
+}
+
+/// A certificate whose upload has just been answered: it is in force, or ready to be.
+fn uploaded(certificate: &Arc<Certificate>) -> Shown {
+    Shown {
+        id: certificate.info.id.clone(),
+        info: Some(certificate.info.clone()),
+        certificate: Some(certificate.clone()),
+        deployment: Deployment::Active,
+        since: certificate.info.uploaded_at,
+    }
 }
 
 #[cfg(test)]

@@ -59,7 +59,6 @@ impl Asked {
     }
 
     /// The values of a parameter that may be given several times, or once with commas between them.
-    #[expect(dead_code, reason = "for the lists of certificates")]
     pub(super) fn several<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let values = self.0.iter().filter(move |(n, _)| n == name);
         values.flat_map(|(_, value)| value.split(',')).map(str::trim).filter(|value| !value.is_empty())

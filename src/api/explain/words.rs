@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::{ExplainedCertificate, ExplainedStep, NearMiss, Usability, Verdict, Wanted};
 use crate::domain::time::rfc3339;
-use crate::domain::{CertificateInfo, Code, DefaultScope, Holder, Origin, Pattern, PortRule, Rule, Validity};
+use crate::domain::{CertificateInfo, Code, DefaultScope, Holder, Origin, Pattern, PortRule, Rule, Source, Validity};
 use crate::identity::Presented;
 use crate::policy::Denied;
 use crate::registry::{Binding, Lifting, Outcome, Place, Refused, Remembered, Selection, Snapshot, Step, Target};
@@ -42,16 +42,22 @@ pub(super) fn summary(facts: &Facts<'_>) -> String {
             format!("refused ({}): {}", denied.0, denied.1)
         }
         Verdict::Refused => match facts.refused {
-            Some(refused) => format!("refused ({}): {}{}", refused.code, refused.detail, chosen_by(facts.selection)),
+            Some(refused) => format!("refused ({}): {}{}", refused.code, refused.detail, chosen_by(facts)),
             None => "refused".to_owned(),
         },
         Verdict::Certificate => match facts.certificate {
             Some(certificate) => {
-                format!("certificate {}{}{}", name(certificate), chosen_by(facts.selection), lasting(certificate))
+                format!("certificate {}{}{}", name(certificate), chosen_by(facts), lasting(certificate))
             }
             None => "a certificate".to_owned(),
         },
-        Verdict::None => format!("no certificate: a binding says so{}", chosen_by(facts.selection)),
+        Verdict::None => {
+            let who = match &facts.selection.binding {
+                Some(binding) if binding.association.is_some() => "the hostname's association is switched off",
+                _ => "a binding says so",
+            };
+            format!("no certificate: {who}{}", chosen_by(facts))
+        }
         Verdict::Withheld => {
             "no certificate: default.scope keeps the project-wide certificate from this origin".to_owned()
         }
@@ -83,14 +89,37 @@ fn name(certificate: &ExplainedCertificate) -> &str {
     certificate.id.as_deref().or(subject).unwrap_or("of unknown id")
 }
 
-fn chosen_by(selection: &Selection) -> String {
-    let Some(binding) = &selection.binding else { return String::new() };
+fn chosen_by(facts: &Facts<'_>) -> String {
+    let Some(binding) = &facts.selection.binding else { return String::new() };
     let kind = match binding.pattern.rule() {
         Rule::Wildcard => "wildcard binding",
+        Rule::Default if binding.derived => {
+            return match facts.snapshot.roster().of(Holder::Zone).count() {
+                // Nobody knows what there was.
+                0 => " (the project default)".to_owned(),
+                1 => " (the project default: the zone's certificate)".to_owned(),
+                n => format!(" (the project default: zone certificate, the most recent of {n})"),
+            };
+        }
         Rule::Default => return " (the project default)".to_owned(),
         Rule::Exact | Rule::None | Rule::Nothing => "exact binding",
     };
     format!(" ({kind} {})", binding.pattern)
+}
+
+/// What the project-wide binding that was selected goes before, and why.
+fn going_before(facts: &Facts<'_>) -> Option<String> {
+    let chosen = facts.selection.binding.as_ref().filter(|binding| binding.pattern == Pattern::Default)?;
+    let other = facts.snapshot.covered().filter(|other| !Arc::ptr_eq(other, chosen))?;
+    let since = rfc3339(other.since);
+    let named = other.target.certificate_id().map_or_else(String::new, |id| format!(", {id}"));
+    let what = match (other.derived, &other.target) {
+        (true, _) => format!("the zone certificate of {since}{named}"),
+        (false, Target::None) => format!("the project-wide binding of {since} to none"),
+        (false, _) => format!("the project-wide upload of {since}{named}"),
+    };
+    let why = if chosen.source == Source::Api { "it is later" } else { "a file declares it" };
+    Some(format!("it goes before {what}, because {why}"))
 }
 
 fn lasting(certificate: &ExplainedCertificate) -> String {
@@ -110,6 +139,9 @@ fn lasting(certificate: &ExplainedCertificate) -> String {
 
 pub(super) fn notes(facts: &Facts<'_>) -> Vec<String> {
     let mut notes = Vec::new();
+    if matches!(facts.outcome, Verdict::Certificate | Verdict::None) {
+        notes.extend(going_before(facts));
+    }
     let mut say = |text: &str| notes.push(text.to_owned());
     if facts.outcome == Verdict::Certificate {
         match facts.remembered {
@@ -247,6 +279,10 @@ fn step(step: &Step) -> ExplainedStep {
     };
     let why = match &step.outcome {
         Outcome::Chosen(binding) => match &binding.target {
+            _ if binding.derived => "matched: the zone's most recent certificate".to_owned(),
+            Target::None if binding.association.is_some() => {
+                "matched: the hostname's association is switched off, so present nothing here".to_owned()
+            }
             Target::Certificate(_) | Target::Unavailable(_) => "matched".to_owned(),
             Target::None => "matched: present nothing here".to_owned(),
         },

@@ -4,14 +4,16 @@ use super::*;
 use crate::registry::Registry;
 
 /// Of `payments`.
-const ACCOUNT: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
-const ZONE: &str = "11111111111111111111111111111111";
+pub(super) const ACCOUNT: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+pub(super) const ZONE: &str = "11111111111111111111111111111111";
 /// Of `web`, which is of the same account.
-const WEB_ZONE: &str = "22222222222222222222222222222222";
+pub(super) const WEB_ZONE: &str = "22222222222222222222222222222222";
 /// No project's.
-const NOBODYS: &str = "ffffffffffffffffffffffffffffffff";
+pub(super) const NOBODYS: &str = "ffffffffffffffffffffffffffffffff";
 /// Role `write`, both projects of the account, with an email.
-const TENANT: &str = "tenant-token";
+pub(super) const TENANT: &str = "tenant-token";
+/// Role `write`, only `pay.example`.
+pub(super) const PAY: &str = "pay-token";
 
 /// Two projects of one account, each with a zone; `pay` is within reach of nobody who is limited to `payments`.
 pub(super) async fn zoned() -> World {
@@ -27,7 +29,7 @@ pub(super) async fn zoned() -> World {
         insert(&world.management.registry, sha256, Token { email: email.map(str::to_owned), ..token });
     };
     token(TENANT, &["pay.example", "web.example"], Some("CI@example.com"));
-    token("pay-token", &["pay.example"], None);
+    token(PAY, &["pay.example"], None);
     world
 }
 
@@ -36,7 +38,7 @@ fn insert(registry: &Registry, sha256: [u8; 32], token: Token) {
 }
 
 /// An error of the envelope: status, number, text.
-fn refusal(reply: &Reply) -> (u16, u64, String) {
+pub(super) fn refusal(reply: &Reply) -> (u16, u64, String) {
     assert_eq!(reply.body["success"], false, "{}", reply.body);
     assert_eq!((&reply.body["messages"], &reply.body["result"]), (&json!([]), &Value::Null), "{}", reply.body);
     assert!(reply.body.get("error").is_none(), "{}", reply.body);
@@ -50,7 +52,7 @@ fn refusal(reply: &Reply) -> (u16, u64, String) {
 }
 
 /// What a success holds.
-fn result(reply: Reply) -> Value {
+pub(super) fn result(reply: Reply) -> Value {
     assert_eq!((reply.status.as_u16(), &reply.body["success"]), (200, &json!(true)), "{}", reply.body);
     assert_eq!(reply.body["errors"], json!([]));
     assert!(reply.body["messages"].is_array());
@@ -193,8 +195,8 @@ async fn accounts_and_zones_follow_the_projects_that_carry_them() {
     assert_eq!(result(world.get(ADMIN, &format!("/client/v4/accounts/{ACCOUNT}")).await), account);
     // Nobody is told the names of projects out of reach.
     let partly = json!({"id": ACCOUNT, "name": "pay.example", "type": "standard"});
-    assert_eq!(result(world.get("pay-token", &format!("/client/v4/accounts/{ACCOUNT}")).await), partly);
-    assert_eq!(result(world.get("pay-token", "/client/v4/accounts").await), json!([partly]));
+    assert_eq!(result(world.get(PAY, &format!("/client/v4/accounts/{ACCOUNT}")).await), partly);
+    assert_eq!(result(world.get(PAY, "/client/v4/accounts").await), json!([partly]));
     assert_eq!(result(world.get(PAYMENTS, "/client/v4/accounts").await), json!([]), "payments carries none");
 
     let zones = result(world.get(ADMIN, "/client/v4/zones").await);
@@ -204,7 +206,7 @@ async fn accounts_and_zones_follow_the_projects_that_carry_them() {
     assert_eq!((&zones[0]["name"], &zones[0]["status"]), (&json!("pay.example"), &json!("active")));
     assert_eq!(zones[0]["account"], json!({"id": ACCOUNT, "name": "pay.example, web.example"}));
     assert_eq!(zones[0]["permissions"], json!(["#zone:read", "#ssl:read", "#ssl:edit"]));
-    let seen = result(world.get("pay-token", &format!("/client/v4/zones/{ZONE}")).await);
+    let seen = result(world.get(PAY, &format!("/client/v4/zones/{ZONE}")).await);
     assert_eq!(seen["account"]["name"], "pay.example");
     assert_eq!(result(world.get(PAYMENTS, "/client/v4/zones").await), json!([]));
 }

@@ -32,12 +32,12 @@ pub struct Warning {
 }
 
 impl Warning {
-    /// What is to be told of this certificate at `now`; `None` while its end is far, or if no binding names it.
+    /// What is to be told of this certificate at `now`; `None` while its end is far, or if it is presented nowhere.
     #[must_use]
     pub fn of(snapshot: &Snapshot, certificate: &Certificate, now: OffsetDateTime) -> Option<Self> {
         let info = &certificate.info;
         let threshold = Threshold::reached(info.not_after, now)?;
-        let patterns: Vec<Pattern> = snapshot.bindings_of(&info.id).iter().map(|b| b.pattern.clone()).collect();
+        let patterns = snapshot.presented_at(&info.id);
         let first = patterns.first()?;
         let project = snapshot.info();
         let mut origins: Vec<String> = patterns.iter().map(Pattern::to_string).collect();

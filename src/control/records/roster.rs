@@ -13,6 +13,9 @@ struct RosterJson {
     zone_enabled: bool,
     held: Vec<HeldJson>,
     vouching: Vec<VouchJson>,
+    /// An earlier record was damaged, and nobody has said since whether the zone is on. Left out otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unsettled: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,6 +62,7 @@ pub(in crate::control) fn roster_to_bytes(roster: &Roster) -> Zeroizing<Vec<u8>>
         zone_enabled: roster.zone_enabled,
         held: roster.held.iter().map(held).collect(),
         vouching: roster.vouching.iter().map(vouch).collect(),
+        unsettled: roster.damaged,
     };
     to_json(&json, 1024)
 }
@@ -82,6 +86,6 @@ pub(in crate::control) fn roster_of(plain: &[u8]) -> Result<Roster, NotUnderstoo
         zone_enabled: json.zone_enabled,
         held: json.held.into_iter().map(held).collect::<Result<_, _>>()?,
         vouching: json.vouching.into_iter().map(vouch).collect::<Result<_, _>>()?,
-        damaged: false,
+        damaged: json.unsettled,
     })
 }

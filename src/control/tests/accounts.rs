@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::support::{Egret, Material, Shelf, pattern, select, settings};
 use crate::backend::{RecordKey, RecordKind};
 use crate::config::Settings;
-use crate::control::{AccountUpload, AccountUse, ControlError, Depth, Drain, Properties};
+use crate::control::{AccountUpload, AccountUse, ControlError, Drain, Properties};
 use crate::domain::{CertificateId, Holder, ProjectInfo, ProjectState, Role, Rule};
 use crate::identity::Phase;
 use crate::registry::{AccountCertificate, Project, Target, Token, TokenScope};
@@ -52,12 +52,12 @@ fn bundle(material: &Material) -> AccountUpload {
 }
 
 impl Egret {
-    async fn hold(&self, upload: AccountUpload) -> Result<Arc<AccountCertificate>, ControlError> {
+    async fn deposit(&self, upload: AccountUpload) -> Result<Arc<AccountCertificate>, ControlError> {
         self.control.account_upload(OURS, upload).await
     }
 
-    async fn held(&self, name: &str) -> Arc<AccountCertificate> {
-        self.hold(leaf(&Material::new(name))).await.expect("uploaded")
+    async fn deposited(&self, name: &str) -> Arc<AccountCertificate> {
+        self.deposit(leaf(&Material::new(name))).await.expect("uploaded")
     }
 
     async fn bind(&self, project: &str, at: &str, id: &CertificateId) -> Result<bool, ControlError> {
@@ -66,11 +66,6 @@ impl Egret {
 
     async fn unbind(&self, project: &str, at: &str) {
         self.control.unbind(&self.project(project), &pattern(at)).await.expect("removed");
-    }
-
-    async fn reload(&self, settings: &Settings) {
-        let settings = Arc::new(settings.clone());
-        self.control.reload(settings, Vec::new(), Depth::Everything).await.expect("nothing stands in its way");
     }
 
     /// Why what is bound there cannot be used.
@@ -88,10 +83,10 @@ fn subject(project: &Project, at: &str) -> String {
     select(project, at).tls.identity().map_or_else(|| "nobody".to_owned(), |identity| identity.info().subject.clone())
 }
 
-fn in_use(refused: Result<Arc<AccountCertificate>, ControlError>) -> String {
+fn in_use<T>(refused: Result<T, ControlError>) -> String {
     match refused {
         Err(ControlError::InUse(text)) => text,
-        other => panic!("{:?}", other.map(|held| held.info.id.clone())),
+        other => panic!("{:?}", other.err()),
     }
 }
 
@@ -109,8 +104,8 @@ async fn what_an_account_holds_is_there_after_a_restart_and_is_presented_nowhere
     let (client, roots) = (Material::new("client"), Material::new("roots"));
     let before = {
         let egret = Egret::start(&shelf, &three()).await;
-        egret.hold(leaf(&client)).await.expect("a leaf");
-        egret.hold(AccountUpload { name: None, ..bundle(&roots) }).await.expect("a bundle");
+        egret.deposit(leaf(&client)).await.expect("a leaf");
+        egret.deposit(AccountUpload { name: None, ..bundle(&roots) }).await.expect("a bundle");
         egret.control.accounts().list(OURS)
     };
     let egret = Egret::start(&shelf, &three()).await;
@@ -144,8 +139,8 @@ async fn the_same_certificate_is_held_once_and_a_retry_gets_what_is_there() {
     let again = |retry, by| AccountUpload { retry, by: token(by), ..leaf(&material) };
     let id = {
         let egret = Egret::start(&shelf, &three()).await;
-        let id = egret.hold(again(true, "writer")).await.expect("the first that arrives").info.id.clone();
-        assert_eq!(egret.hold(again(true, "writer")).await.expect("a retry").info.id, id);
+        let id = egret.deposit(again(true, "writer")).await.expect("the first that arrives").info.id.clone();
+        assert_eq!(egret.deposit(again(true, "writer")).await.expect("a retry").info.id, id);
         let crlf = Zeroizing::new(material.cert.replace('\n', "\r\n"));
         let others = [
             again(false, "writer"),
@@ -154,7 +149,7 @@ async fn the_same_certificate_is_held_once_and_a_retry_gets_what_is_there() {
             AccountUpload { certificates: crlf, ..again(false, "writer") },
         ];
         for other in others {
-            let refused = egret.hold(other).await;
+            let refused = egret.deposit(other).await;
             assert!(matches!(&refused, Err(ControlError::Duplicate(there)) if *there == id), "{:?}", refused.err());
         }
         let theirs = egret.control.account_upload(THEIRS, again(false, "writer")).await.expect("another account's own");
@@ -163,11 +158,11 @@ async fn the_same_certificate_is_held_once_and_a_retry_gets_what_is_there() {
     };
     assert_eq!(shelf.keys(RecordKind::AccountCertificate).len(), 2);
     let egret = Egret::start(&shelf, &three()).await;
-    assert_eq!(egret.hold(again(true, "writer")).await.expect("a retry after a restart").info.id, id);
+    assert_eq!(egret.deposit(again(true, "writer")).await.expect("a retry after a restart").info.id, id);
     let mut impatient = three();
     impatient.limits.create_retry_window = std::time::Duration::ZERO;
     let egret = Egret::start(&shelf, &impatient).await;
-    assert!(matches!(egret.hold(again(true, "writer")).await, Err(ControlError::Duplicate(_))), "too late");
+    assert!(matches!(egret.deposit(again(true, "writer")).await, Err(ControlError::Duplicate(_))), "too late");
 }
 
 #[tokio::test]
@@ -177,14 +172,14 @@ async fn an_account_is_bounded_and_belongs_to_a_project_that_takes_it() {
     settings.projects[2].state = ProjectState::Transferring;
     settings.projects[3].state = ProjectState::Blocked;
     let egret = Egret::start(&Shelf::new(), &settings).await;
-    let first = egret.held("first").await;
-    match egret.hold(bundle(&Material::new("second"))).await {
+    let first = egret.deposited("first").await;
+    match egret.deposit(bundle(&Material::new("second"))).await {
         Err(ControlError::Full { limit: "max_account_certificates", most: 1, .. }) => {}
         other => panic!("{:?}", other.map(|held| held.info.id.clone())),
     }
     assert_eq!(egret.metrics.store_limits_reached.get(), 1);
     egret.control.account_delete(OURS, &first.info.id).await.expect("one of its projects takes changes");
-    egret.held("second").await;
+    egret.deposited("second").await;
 
     let material = Material::new("x");
     let blocked = egret.control.account_upload(THEIRS, leaf(&material)).await;
@@ -206,12 +201,12 @@ async fn refuses_what_is_not_what_it_is_said_to_be() {
         AccountUpload { certificates: Zeroizing::new(String::new()), ..bundle(&material) },
     ];
     for (n, upload) in faulty.into_iter().enumerate() {
-        let refused = egret.hold(upload).await;
+        let refused = egret.deposit(upload).await;
         assert!(matches!(refused, Err(ControlError::Invalid(_))), "{n}");
     }
     assert!(egret.control.accounts().list(OURS).is_empty());
     let with_key = AccountUpload { key: Some(Zeroizing::new(material.key.clone())), ..bundle(&material) };
-    let held = egret.hold(with_key).await.expect("the key of a bundle is nobody's business");
+    let held = egret.deposit(with_key).await.expect("the key of a bundle is nobody's business");
     assert!(held.identity.is_none());
 }
 
@@ -219,7 +214,7 @@ async fn refuses_what_is_not_what_it_is_said_to_be() {
 async fn two_projects_that_bind_one_leaf_share_nothing() {
     let shelf = Shelf::new();
     let egret = Egret::start(&shelf, &three()).await;
-    let id = egret.held("shared").await.info.id.clone();
+    let id = egret.deposited("shared").await.info.id.clone();
     for project in ["one", "two"] {
         assert!(!egret.bind(project, "a.test", &id).await.expect("bound"));
     }
@@ -259,7 +254,7 @@ async fn two_projects_that_bind_one_leaf_share_nothing() {
 async fn whatever_takes_its_place_ends_it_in_that_project_alone() {
     let egret = Egret::start(&Shelf::new(), &three()).await;
     let project = egret.project("one");
-    let id = egret.held("shared").await.info.id.clone();
+    let id = egret.deposited("shared").await.info.id.clone();
     let there = || project.snapshot().certificate(&id);
     let bound = async || {
         egret.bind("one", "a.test", &id).await.expect("bound");
@@ -286,7 +281,7 @@ async fn whatever_takes_its_place_ends_it_in_that_project_alone() {
     assert!(there().is_none() && second.bound.life().phase() == Phase::Draining);
 
     let third = bound().await;
-    let other = egret.held("other").await;
+    let other = egret.deposited("other").await;
     egret.bind("one", "a.test", &other.info.id).await.expect("repinned");
     assert!(there().is_none() && third.bound.life().phase() == Phase::Draining);
     assert_eq!(subject(&project, "a.test"), "CN=other");
@@ -302,7 +297,7 @@ async fn whatever_takes_its_place_ends_it_in_that_project_alone() {
 async fn nothing_is_deleted_while_a_binding_names_it_and_everything_is_once_none_does() {
     let shelf = Shelf::new();
     let egret = Egret::start(&shelf, &three()).await;
-    let id = egret.held("shared").await.info.id.clone();
+    let id = egret.deposited("shared").await.info.id.clone();
     egret.bind("one", "a.test", &id).await.expect("bound");
     egret.bind("two", "*.b.test", &id).await.expect("bound");
     let place = |project: &str, at: &str| AccountUse {
@@ -328,7 +323,7 @@ async fn nothing_is_deleted_while_a_binding_names_it_and_everything_is_once_none
     egret.unbind("two", "*.b.test").await;
     assert!(is_unknown(&egret.control.account_delete(THEIRS, &id).await), "only in its own account");
     let deleted = egret.control.account_delete(OURS, &id).await.expect("nothing names it any more");
-    assert_eq!(deleted.info.id, id);
+    assert_eq!(deleted.map(|held| held.info.id.clone()), Some(id.clone()));
     assert!(is_unknown(&egret.control.account_delete(OURS, &id).await));
     assert!(is_unknown(&egret.bind("one", "a.test", &id).await));
     assert!(record(&shelf, &id).is_none() && egret.control.account_associations(&id).is_empty());
@@ -338,9 +333,9 @@ async fn nothing_is_deleted_while_a_binding_names_it_and_everything_is_once_none
 async fn a_refused_store_leaves_everything_as_it_was() {
     let shelf = Shelf::new();
     let egret = Egret::start(&shelf, &three()).await;
-    let id = egret.held("kept").await.info.id.clone();
+    let id = egret.deposited("kept").await.info.id.clone();
     shelf.broken.store(true, std::sync::atomic::Ordering::Relaxed);
-    assert!(matches!(egret.hold(leaf(&Material::new("lost"))).await, Err(ControlError::Storing(_))));
+    assert!(matches!(egret.deposit(leaf(&Material::new("lost"))).await, Err(ControlError::Storing(_))));
     assert!(matches!(egret.control.account_delete(OURS, &id).await, Err(ControlError::Storing(_))));
     assert!(matches!(egret.bind("one", "a.test", &id).await, Err(ControlError::Storing(_))));
     assert_eq!(egret.control.accounts().list(OURS).len(), 1);

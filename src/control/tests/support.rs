@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -13,15 +13,15 @@ use crate::backend::{
     Backend, BackendError, BoxFuture, Changes, Expect, Loaded, Op, RecordKey, RecordKind, Revision, SealedRecord,
 };
 use crate::config::{
-    EgressSettings, KeySource, Limits, ManagementSettings, PostQuantum, Profile, Settings, StoreBackend, StoreSettings,
-    TelemetrySettings, TrustSettings,
+    DeclaredCertificate, EgressSettings, KeySource, Limits, ManagementSettings, PostQuantum, Profile, Settings,
+    StoreBackend, StoreSettings, TelemetrySettings, TrustSettings,
 };
-use crate::control::{Control, ControlError, Drain, Upload, Uploaded};
-use crate::domain::{Origin, Pattern, ProjectInfo, ServerTrust};
+use crate::control::{Control, ControlError, Depth, Drain, HeldUpload, Released, ReloadReport, Upload, Uploaded};
+use crate::domain::{CertificateId, Holder, Origin, Pattern, ProjectId, ProjectInfo, Role, ServerTrust};
 use crate::observe::Metrics;
 use crate::pki::seal::Sealer;
 use crate::registry::testing::shared;
-use crate::registry::{Project, Registry, Selection};
+use crate::registry::{Certificate, Project, Registry, Selection, Target, Token, TokenScope, TokenSource};
 
 /// A store in memory that outlives the egret that writes it.
 pub(super) struct Shelf {
@@ -233,4 +233,86 @@ impl Material {
             tls13_only: None,
         }
     }
+}
+
+/// A token of this id that may do everything.
+pub(super) fn token(id: &str) -> Arc<Token> {
+    Arc::new(Token {
+        id: id.to_owned(),
+        name: id.to_owned(),
+        email: None,
+        role: Role::Admin,
+        scope: TokenScope::All,
+        source: TokenSource::Api,
+        created_at: None,
+        expires_at: None,
+    })
+}
+
+impl Material {
+    /// For one of a zone's lists; `by` the token of this id.
+    pub(super) fn held(&self, by: &str, retry: bool) -> HeldUpload {
+        HeldUpload {
+            cert: Zeroizing::new(self.cert.clone()),
+            key: Zeroizing::new(self.key.clone()),
+            by: token(by),
+            retry,
+        }
+    }
+}
+
+impl Egret {
+    pub(super) async fn hold(&self, holder: Holder, material: &Material) -> Result<Arc<Certificate>, ControlError> {
+        self.control.hold(&self.project("default"), holder, material.held("t", false)).await
+    }
+
+    /// Takes it into this list and gives back its id.
+    pub(super) async fn held(&self, holder: Holder, name: &str) -> CertificateId {
+        self.hold(holder, &Material::new(name)).await.expect("held").info.id.clone()
+    }
+
+    pub(super) async fn release(&self, holder: Holder, id: &CertificateId) -> Result<Released, ControlError> {
+        self.control.release(&self.project("default"), holder, id).await
+    }
+
+    pub(super) async fn set_zone(&self, enabled: bool) {
+        self.control.set_zone(&self.project("default"), enabled).await.expect("switched");
+    }
+
+    pub(super) async fn reload(&self, settings: &Settings) -> ReloadReport {
+        let reload = self.control.reload(Arc::new(settings.clone()), Vec::new(), Depth::Everything);
+        reload.await.expect("nothing stands in its way")
+    }
+
+    /// The subject that is presented to an origin; `nothing`, `none`, or `unavailable`.
+    pub(super) fn presents(&self, origin: &str) -> String {
+        let selection = self.select(origin);
+        match (selection.tls.identity(), selection.binding.as_ref().map(|binding| &binding.target)) {
+            (Some(identity), Some(Target::Certificate(_))) => {
+                identity.info().subject.strip_prefix("CN=").expect("a common name").to_owned()
+            }
+            (None, Some(Target::Unavailable(_))) => "unavailable".to_owned(),
+            (None, _) => selection.rule.as_str().to_owned(),
+            (Some(_), other) => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Settings that declare `material` at `at`, its files in `folder`.
+pub(super) fn declaring(folder: &Path, at: &str, material: &Material) -> Settings {
+    let path = |suffix: &str| folder.join(format!("c.{suffix}"));
+    for (suffix, text) in [("crt", &material.cert), ("key", &material.key), ("ca", &material.ca)] {
+        std::fs::write(path(suffix), text).expect("written");
+    }
+    let declared = DeclaredCertificate {
+        project: ProjectId::derived("default", None),
+        pattern: pattern(at),
+        cert: path("crt"),
+        key: path("key"),
+        ca: path("ca"),
+        skip_validation: false,
+        lift: true,
+        tls13_only: false,
+    };
+    Settings { certificates: vec![declared], ..settings() }
 }

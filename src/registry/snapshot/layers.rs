@@ -10,7 +10,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use super::{Snapshot, SnapshotEdit};
-use crate::domain::{CertificateId, Pattern, Source};
+use crate::domain::{CertificateId, Holder, Pattern, Source};
 use crate::registry::{Binding, Held, Roster, Target, UNREADABLE_ID, Unavailable};
 
 impl Snapshot {
@@ -32,11 +32,36 @@ impl Snapshot {
         if *pattern == Pattern::Default { self.wide.clone() } else { self.binding(pattern) }
     }
 
+    /// Whether this certificate is selected anywhere: a binding names it that does not stand aside.
+    #[must_use]
+    pub fn is_presented(&self, id: &CertificateId) -> bool {
+        let Some(patterns) = self.uses.get(id.as_str()) else { return false };
+        let is_wide = || self.wide.as_ref().is_some_and(|wide| wide.target.certificate_id() == Some(id));
+        patterns.iter().any(|pattern| *pattern != Pattern::Default || is_wide())
+    }
+
+    /// Where this certificate is selected, in the order of [`Snapshot::bindings`].
+    #[must_use]
+    pub fn presented_at(&self, id: &CertificateId) -> Vec<Pattern> {
+        let in_force = |binding: &Arc<Binding>| self.covered().is_none_or(|covered| !Arc::ptr_eq(covered, binding));
+        self.bindings_of(id).into_iter().filter(in_force).map(|binding| binding.pattern.clone()).collect()
+    }
+
     /// The project-wide binding that stands aside because another one is in force.
     #[must_use]
     pub fn covered(&self) -> Option<&Arc<Binding>> {
         let wide = self.wide.as_ref()?;
         [&self.default, &self.zone].into_iter().flatten().find(|binding| !Arc::ptr_eq(binding, wide))
+    }
+
+    /// The project-wide binding that is in force in this certificate's stead: it is bound project-wide itself, or the zone
+    /// would present it if nothing else came later.
+    #[must_use]
+    pub fn covering(&self, id: &CertificateId) -> Option<&Arc<Binding>> {
+        let wide = self.wide.as_ref().filter(|wide| wide.target.certificate_id() != Some(id))?;
+        let is_bound = || self.covered().is_some_and(|covered| covered.target.certificate_id() == Some(id));
+        let is_zones = self.roster.zone_enabled && self.roster.of(Holder::Zone).any(|held| held.id == *id);
+        (is_zones || is_bound()).then_some(wide)
     }
 
     /// The binding of this pattern that names this certificate.
@@ -91,7 +116,7 @@ impl SnapshotEdit {
     fn zone_wanted(&self) -> Option<(Target, OffsetDateTime)> {
         let next = &self.next;
         if next.roster.damaged {
-            let why = "the stored record of the project's lists is damaged; switch the zone on or off anew, and upload its certificates again";
+            let why = "the stored record of the project's lists is damaged; upload the zone's certificates again, and then switch the zone on or off anew";
             return Some((unavailable(&unreadable(), why), OffsetDateTime::UNIX_EPOCH));
         }
         let Held { id, since, .. } = next.roster.newest_of_zone()?;

@@ -1,7 +1,7 @@
 use time::Duration;
 
 use super::*;
-use crate::domain::{Holder, Origin, ProjectInfo, Rule};
+use crate::domain::{Origin, ProjectInfo, Rule};
 use crate::registry::testing::{binding, certificate, empty};
 
 fn at(second: i64) -> OffsetDateTime {
