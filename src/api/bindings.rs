@@ -12,19 +12,20 @@ use super::Management;
 use super::auth::{Caller, Need};
 use super::body;
 use super::fields::Fields;
-use super::openapi::{DrainQuery, OriginQuery, ProjectPath, TeamQuery};
+use super::openapi::{BoundQuery, DrainQuery, OriginQuery, ProjectPath, TeamQuery};
 use super::problem::{Answer, ErrorBody, Problem};
 use super::request::{Query, Segments};
 use crate::control::{Control, Pending, Properties};
 use crate::domain::time::{now, rfc3339};
 use crate::domain::{CertificateId, Pattern, ProjectId, Source};
-use crate::registry::{Binding, Snapshot, Target};
+use crate::registry::{Binding, Snapshot, Target, Vouch};
 
 /// What a list answers.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Bindings)]
 pub(super) struct Listed {
-    /// By pattern, the project-wide ones first: of two of these the one in front is in force.
+    /// By pattern, the project-wide ones first: of two of these the one in front is in force; of one pattern what is presented
+    /// there before the CA bundles.
     bindings: Vec<ListedBinding>,
     /// Certificates that are being tried out (`stage=probe`), and presented to nobody else yet.
     pending: Vec<PendingCertificate>,
@@ -78,10 +79,14 @@ struct ListedBinding {
     /// The pattern; `*`: project-wide.
     #[schema(pattern = r"^(\*|https://.+)$", example = "https://api.example.com")]
     origin: String,
-    /// The certificate; `null`: *none*, nothing is presented here.
+    /// The certificate; `null`: *none*, nothing is presented here. With `ca` a CA bundle of the project's account.
     #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "cert_0123456789abcdef0123456789abcdef")]
     #[schema(required)]
     cert_id: Option<String>,
+    /// Always true: a CA bundle, which vouches for the servers here and presents nothing. Left out of all others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    ca: Option<bool>,
     /// Who wrote it: `api` or `file`.
     #[schema(pattern = "^(api|file)$")]
     source: &'static str,
@@ -138,14 +143,15 @@ struct BindingBody {
     /// The pattern: `https://host[:port]`, `https://host:*`, `https://*.example.com`, or `*` for the whole project.
     #[schema(min_length = 1, max_length = 2048, example = "https://api.example.com")]
     origin: String,
-    /// A certificate of the project, or a leaf among its account's mTLS certificates; `null`: *none*, present nothing here.
+    /// A certificate of the project, or a leaf among its account's mTLS certificates; `null`: *none*, present nothing here. Or a
+    /// CA bundle of the account: then its CAs may vouch for the servers here, beside whatever is bound here; several bundles may.
     #[schema(required, example = "cert_0123456789abcdef0123456789abcdef")]
     cert_id: Option<String>,
-    /// Whether plain http to it may be lifted to TLS. Left out: as it was, and true for a new binding.
+    /// Whether plain http to it may be lifted to TLS. Left out: as it was, and true for a new binding. Not with a CA bundle.
     #[schema(nullable = false)]
     lift: Option<bool>,
     /// Whether the certificate is presented over TLS 1.3 only, since TLS 1.2 sends it in the clear. Left out: as it was,
-    /// and false for a new binding. Not with a `certId` of null.
+    /// and false for a new binding. Not with a `certId` of null or a CA bundle.
     #[schema(nullable = false)]
     tls13_only: Option<bool>,
 }
@@ -155,7 +161,7 @@ struct BindingBody {
 #[serde(rename_all = "camelCase")]
 #[schema(as = BindingWritten)]
 pub(super) struct Bound {
-    /// Whether there was a binding of this pattern before.
+    /// Whether there was a binding of this pattern before; of a CA bundle, whether it was bound there already.
     updated: bool,
     /// The pattern.
     #[schema(pattern = r"^(\*|https://.+)$", example = "https://api.example.com")]
@@ -164,15 +170,24 @@ pub(super) struct Bound {
     #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "cert_0123456789abcdef0123456789abcdef")]
     #[schema(required)]
     cert_id: Option<String>,
+    /// Always true: it is a CA bundle, which vouches for the servers there. Left out of all others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    ca: Option<bool>,
 }
 
 /// What a removal answers.
 #[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 #[schema(as = BindingRemoved)]
 pub(super) struct Unbound {
     /// The pattern.
     #[schema(pattern = r"^(\*|https://.+)$", example = "https://api.example.com")]
     origin: String,
+    /// The CA bundle that vouches for the servers there no more; left out where it was what is presented there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^[A-Za-z0-9_-]{1,64}$", example = "0123456789abcdef0123456789abcdef")]
+    cert_id: Option<String>,
 }
 
 /// What a rollback answers.
@@ -201,6 +216,7 @@ impl ListedBinding {
             association,
             origin: binding.pattern.to_string(),
             cert_id: binding.target.certificate_id().map(CertificateId::to_string),
+            ca: None,
             source: binding.source.as_str(),
             lift: binding.lift,
             tls13_only: binding.tls13_only,
@@ -208,6 +224,35 @@ impl ListedBinding {
             file: file_of(&binding.source),
             rollback_until: binding.previous.as_ref().filter(|p| p.until > now()).map(|p| rfc3339(p.until)),
         }
+    }
+}
+
+impl ListedBinding {
+    fn of_bundle(vouch: &Vouch) -> Self {
+        Self {
+            origin: vouch.pattern.to_string(),
+            cert_id: Some(vouch.certificate.to_string()),
+            ca: Some(true),
+            source: Source::Api.as_str(),
+            lift: false,
+            tls13_only: false,
+            since: rfc3339(vouch.since),
+            file: None,
+            rollback_until: None,
+            derived: false,
+            in_force: true,
+            association: None,
+        }
+    }
+
+    /// What is presented where, and who vouches there.
+    fn all(snapshot: &Snapshot) -> Vec<Self> {
+        let bindings = snapshot.bindings();
+        let vouching = &snapshot.roster().vouching;
+        let mut all: Vec<(&Pattern, Self)> = bindings.iter().map(|b| (&b.pattern, Self::of(snapshot, b))).collect();
+        all.extend(vouching.iter().map(|vouch| (&vouch.pattern, Self::of_bundle(vouch))));
+        all.sort_by_key(|(pattern, _)| *pattern);
+        all.into_iter().map(|(_, listed)| listed).collect()
     }
 }
 
@@ -235,14 +280,13 @@ pub(super) async fn list(
     query: Query,
 ) -> Answer<Listed> {
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Read)?;
-    let snapshot = project.snapshot();
     Ok(Json(Listed {
-        bindings: snapshot.bindings().iter().map(|b| ListedBinding::of(&snapshot, b)).collect(),
+        bindings: ListedBinding::all(&project.snapshot()),
         pending: PendingCertificate::of(&management.control, project.id()),
     }))
 }
 
-/// Bind a certificate, or none, to a pattern
+/// Bind a certificate, a CA bundle, or none, to a pattern
 #[utoipa::path(
     put, path = "/v1/projects/{idOrName}/bindings", operation_id = "putBinding", tag = "egret",
     params(ProjectPath, TeamQuery), request_body = BindingBody,
@@ -265,21 +309,31 @@ pub(super) async fn put(
     let body = body::read(request, &management.limits).await?;
     caller.still_in(&management.registry)?;
     let Written { pattern, certificate, properties } = read_binding(&body)?;
+    let bundle = certificate.as_ref().filter(|id| management.control.is_bundle(&project, id));
     let answer = Bound {
         updated: false,
         origin: pattern.to_string(),
         cert_id: certificate.as_ref().map(CertificateId::to_string),
+        ca: bundle.map(|_| true),
     };
-    let updated = management.control.bind(&project, pattern, certificate.as_ref(), properties).await?;
+    let updated = match bundle {
+        None => management.control.bind(&project, pattern, certificate.as_ref(), properties).await?,
+        Some(_) if properties != Properties::default() => {
+            let what = "lift and tls13Only mean nothing for a CA bundle, which is not presented; leave them out";
+            return Err(Problem::bad_request(what));
+        }
+        Some(bundle) => management.control.vouch(&project, pattern, bundle).await?,
+    };
     Ok(Json(Bound { updated, ..answer }))
 }
 
 /// Remove a binding
 ///
-/// The certificate stays.
+/// The certificate stays. Without `certId` it is what is presented there; where nothing is, the one CA bundle that is bound
+/// there (of several `certId` says which).
 #[utoipa::path(
     delete, path = "/v1/projects/{idOrName}/bindings", operation_id = "deleteBinding", tag = "egret",
-    params(ProjectPath, OriginQuery, TeamQuery),
+    params(ProjectPath, OriginQuery, BoundQuery, TeamQuery),
     responses(
         (status = 200, description = "Removed.", body = Unbound),
         (status = 403, description = "The token does not allow it, or a configuration file declares this place.", body = ErrorBody),
@@ -297,8 +351,35 @@ pub(super) async fn remove(
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Write)?;
     let pattern = query.origin()?;
     let origin = pattern.to_string();
-    management.control.unbind(&project, &pattern).await?;
-    Ok(Json(Unbound { origin }))
+    let certificate = query.cert_id.as_deref().map(|text| CertificateId::parse(text).ok_or(text)).transpose();
+    let certificate = certificate.map_err(|_| Problem::not_found("binding"))?;
+    let bundle = which_bundle(&project.snapshot(), &pattern, certificate)?;
+    match &bundle {
+        None => management.control.unbind(&project, &pattern).await?,
+        Some(bundle) => management.control.withdraw_vouch(&project, &pattern, bundle).await?,
+    }
+    Ok(Json(Unbound { origin, cert_id: bundle.map(|id| id.to_string()) }))
+}
+
+/// Which CA bundle a removal is about; `None`: it is about what is presented there.
+fn which_bundle(
+    snapshot: &Snapshot,
+    pattern: &Pattern,
+    named: Option<CertificateId>,
+) -> Result<Option<CertificateId>, Problem> {
+    let own = snapshot.binding(pattern);
+    if let Some(id) = named {
+        let is_own = own.is_some_and(|own| own.target.certificate_id() == Some(&id));
+        return Ok((!is_own).then_some(id));
+    }
+    if own.is_some() || snapshot.is_quarantined(pattern) {
+        return Ok(None);
+    }
+    let mut bundles = snapshot.roster().vouching.iter().filter(|vouch| vouch.pattern == *pattern);
+    match (bundles.next(), bundles.next()) {
+        (only, None) => Ok(only.map(|vouch| vouch.certificate.clone())),
+        (_, Some(_)) => Err(Problem::bad_request("several CA bundles are bound here; say with certId which one")),
+    }
 }
 
 /// Roll a binding back to the certificate before

@@ -60,6 +60,8 @@ pub struct Explanation {
     #[schema(nullable = false)]
     refusal: Option<Refusal>,
     scope: ExplainedScope,
+    /// CA bundles that vouch for the server of this origin, beside the trust anchors of all.
+    vouched_by: Vec<ExplainedVouch>,
     policy: ExplainedPolicy,
     /// What is remembered of the origin's wish for a certificate; absent where nothing is.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -226,6 +228,18 @@ struct ExplainedScope {
     withheld: bool,
     /// In words.
     why: String,
+}
+
+/// A CA bundle that vouches for a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct ExplainedVouch {
+    /// The bundle.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "0123456789abcdef0123456789abcdef")]
+    cert_id: String,
+    /// The pattern that it is bound to; `*`: all servers of the project.
+    #[schema(pattern = r"^(\*|https://.+)$")]
+    pattern: String,
 }
 
 /// Whether the origin may be reached; addresses are judged when a connection is made.

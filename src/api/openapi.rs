@@ -372,5 +372,20 @@ pub(super) struct OriginQuery {
     origin: String,
 }
 
+/// What of a pattern is meant.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documentation; handlers read `request::Query`")]
+pub(super) struct BoundQuery {
+    /// What is bound there: a certificate, or one of the CA bundles
+    #[param(
+        rename = "certId",
+        nullable = false,
+        pattern = "^[A-Za-z0-9_-]{1,64}$",
+        example = "0123456789abcdef0123456789abcdef"
+    )]
+    cert_id: Option<String>,
+}
+
 #[cfg(test)]
 mod tests;

@@ -47,6 +47,8 @@ pub(super) struct Query {
     probe_method: Option<String>,
     /// The pattern of a binding.
     origin: Option<String>,
+    /// What is bound there.
+    pub(super) cert_id: Option<String>,
     /// What an upload makes of its binding.
     tls13_only: Option<String>,
     /// The project, where the path does not name it.
@@ -70,7 +72,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
         let axum::extract::Query(query) = axum::extract::Query::<Self>::try_from_uri(&parts.uri)
             .map_err(|_| Problem::bad_request("the query is malformed, or names a parameter twice"))?;
         let given = |value: Option<String>| value.filter(|v| !v.is_empty());
-        Ok(Self { team_id: given(query.team_id), slug: given(query.slug), project: given(query.project), ..query })
+        Ok(Self {
+            team_id: given(query.team_id),
+            slug: given(query.slug),
+            project: given(query.project),
+            cert_id: given(query.cert_id),
+            ..query
+        })
     }
 }
 

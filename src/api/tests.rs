@@ -1,6 +1,7 @@
 //! The whole API over a real registry and control, with the memory backend: what a client sees.
 
 mod account_leafs;
+mod bundles;
 mod cloudflare;
 mod cloudflare_accounts;
 mod cloudflare_hostnames;
@@ -11,6 +12,7 @@ mod metrics;
 mod own;
 mod tokens;
 mod vercel;
+mod zone;
 
 use std::collections::HashMap;
 

@@ -169,6 +169,7 @@ async fn build_on(settings: Settings, passed: Passed) -> anyhow::Result<Bound> {
             limits.clone(),
         ));
         forwarder.fall_back_by(control.clone());
+        forwarder.vouched_for_by(control.accounts().clone());
         let proxy = Proxy::new(Parts {
             registry: registry.clone(),
             forwarder,

@@ -46,6 +46,7 @@ async fn list(project: &ProjectArgs, as_json: bool) -> anyhow::Result<()> {
         for binding in answer["bindings"].as_array().into_iter().flatten() {
             let id = binding["certId"].as_str();
             if let Some(id) = id
+                && binding["ca"] != json!(true)
                 && !details.contains_key(id)
             {
                 details.insert(id.to_owned(), about(&mut api, &path, id).await?);
@@ -111,6 +112,10 @@ async fn about(api: &mut Api, project: &str, id: &str) -> Result<Value, ApiError
 fn row(binding: &Value, details: Option<&Value>) -> Value {
     let mut row = json!({ "origin": binding["origin"], "id": binding["certId"], "source": binding["source"] });
     row["tls13Only"] = binding["tls13Only"].clone();
+    if binding["ca"] == json!(true) {
+        (row["ca"], row["status"]) = (json!(true), json!("vouches for servers"));
+        return row;
+    }
     // Only where there is something to say.
     for name in ["rollbackUntil", "derived", "inForce", "association"] {
         if let Some(value) = binding.get(name) {
@@ -143,8 +148,11 @@ async fn bind(args: &BindArgs) -> anyhow::Result<()> {
         return print_json(&answer);
     }
     let done = if answer["updated"] == json!(true) { "bound anew" } else { "bound" };
-    let target =
-        if answer["certId"].is_null() { "nothing is presented there".to_owned() } else { text(&answer["certId"]) };
+    let target = match &answer["certId"] {
+        id if answer["ca"] == json!(true) => format!("CA bundle {} vouches for the servers there", text(id)),
+        Value::Null => "nothing is presented there".to_owned(),
+        id => text(id),
+    };
     print(&format!("{done}: {}: {}\n", clean(&origin_text(&answer["origin"])), clean(&target)))
 }
 
@@ -155,10 +163,17 @@ fn tls13_only(yes: bool, no: bool) -> Option<bool> {
 
 async fn unbind(args: &UnbindArgs) -> anyhow::Result<()> {
     let mut api = Api::new(&args.project.api)?;
-    let path = format!("{}/bindings?origin={}", project_path(&args.project), segment(&args.origin));
+    let mut path = format!("{}/bindings?origin={}", project_path(&args.project), segment(&args.origin));
+    if let Some(id) = &args.id {
+        path.push_str(&format!("&certId={}", segment(id)));
+    }
     let answer = while_waiting(|| "unbinding".to_owned(), api.delete(&path)).await?;
     if args.json {
         return print_json(&answer);
+    }
+    if let Some(id) = answer["certId"].as_str() {
+        let origin = clean(&origin_text(&answer["origin"]));
+        return print(&format!("unbound: {origin}: CA bundle {} vouches for no server there any more\n", clean(id)));
     }
     print(&format!("unbound: {}; what is less specific applies there now\n", clean(&origin_text(&answer["origin"]))))
 }
@@ -285,6 +300,11 @@ mod tests {
         let status = |binding: &Value| cells(&row(binding, Some(&details)))[4].clone();
         assert_eq!(status(&binding), "active, TLS 1.3 only, can be rolled back until 2026-11-28T15:25:35Z");
         assert_eq!(status(&json!({"origin": "*", "certId": "c", "tls13Only": false})), "active");
+        let zone = json!({"origin": "*", "certId": "z", "derived": true, "inForce": false});
+        assert_eq!(status(&zone), "active, of the zone, another one is presented in its stead");
+        let off =
+            json!({"origin": "https://h.test:*", "certId": null, "association": {"certId": "c", "enabled": false}});
+        assert_eq!(cells(&row(&off, None))[4], "none, its hostname is switched off");
         let pending = json!({"origin": "https://*.b.test", "certId": "d", "probe": "https://x.b.test"});
         let wanted = ["https://*.b.test", "d", "-", "-", "pending, tried out at https://x.b.test"];
         assert_eq!(cells_of_pending(&pending), wanted);

@@ -202,6 +202,7 @@ limits! {
     max_associations: Count[1, 1_000_000],
     max_account_certificates: Count[1, 100_000],
     create_retry_window: Time[Duration::ZERO, DAY],
+    max_ca_bindings: Count[1, 10_000],
     max_tokens: Count[1, 100_000],
     max_metric_certificates: Count[0, 100_000],
     max_event_listeners: Count[1, 10_000],

@@ -408,6 +408,8 @@ pub struct Limits {
     pub max_account_certificates: usize,
     /// A create that a client says it sends again answers with what its first try stored, for this long.
     pub create_retry_window: Duration,
+    /// CA bundles that vouch for servers of one project, each with each of its patterns.
+    pub max_ca_bindings: usize,
     /// Tokens made through the API.
     pub max_tokens: usize,
     /// Certificates that `/metrics` shows one by one, those that expire first.
@@ -474,6 +476,7 @@ impl Default for Limits {
             max_associations: 100,
             max_account_certificates: 1000,
             create_retry_window: 5 * MINUTE,
+            max_ca_bindings: 100,
             max_tokens: 4096,
             max_metric_certificates: 1000,
             max_event_listeners: 64,

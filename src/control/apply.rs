@@ -14,7 +14,7 @@ use crate::domain::{
     CertificateId, CertificateInfo, DefaultScope, Holder, ProjectInfo, ServerTrust, Source, time as clock,
 };
 use crate::identity::{ClientIdentity, Show, TlsFactory, Until, UpstreamTls};
-use crate::pki::anchors::{SharedAnchors, TrustAnchors, Vouching, hash_all};
+use crate::pki::anchors::{Bundle, SharedAnchors, TrustAnchors, Vouching, hash_all};
 use crate::pki::pem;
 use crate::pki::validate::ValidCertificate;
 use crate::registry::{AccountCertificate, Certificate, Project, Retired, Tls13Objects};
@@ -79,6 +79,11 @@ impl Maker {
     /// Whether these anchors and this choice of key exchange would make the same objects.
     pub(super) fn is_for(&self, anchors: &[u8; 32], post_quantum: PostQuantum) -> bool {
         self.anchors.digest() == anchors && self.factory.post_quantum() == post_quantum
+    }
+
+    /// CA bundles, each with the servers that it vouches for.
+    pub(super) fn vouching(&self, bundles: &[Bundle]) -> Arc<Vouching> {
+        self.anchors.vouching(bundles)
     }
 
     /// Ordinary TLS with the project's trust.

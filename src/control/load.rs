@@ -18,6 +18,7 @@ use super::reload::{Findings, by_project, orphans};
 use super::rollback::Keeping;
 use super::stage::Staging;
 use super::store::{Store, Write};
+use super::vouching::{in_vain, vouching};
 use super::{Control, Inner};
 use crate::backend::{Backend, RecordKey, RecordKind, SealedRecord};
 use crate::config::{LiveLimits, Settings};
@@ -112,7 +113,10 @@ impl Control {
             refresh(&store, &info, &records).await;
             let pages = std::mem::take(&mut records.disclosures);
             super::disclosures::restore(&store, &disclosures, &id, pages);
-            let vouching = Vouching::none();
+            let (vouching, lost) = vouching(&maker, &accounts, &info, &records.roster);
+            for vouch in lost {
+                store.note_damage(None, in_vain(&info, vouch));
+            }
             let mut edit = Snapshot::empty(Arc::new(info.clone()), maker.anonymous(&info, &vouching)).edit();
             let known = certificates(&store, &maker, (&info, &vouching), &mut records);
             edit.set_vouching(vouching);

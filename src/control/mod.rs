@@ -31,6 +31,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod vouching;
 
 pub use accounts::{AccountUpload, AccountUse};
 pub use associate::{EntryFault, EntryKind, Wanted};

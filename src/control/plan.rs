@@ -18,6 +18,7 @@ use super::declared::{self, Declared, Entry, Found, Held, Slot, Whole};
 use super::layers::recede;
 use super::records::{BindingRecord, ProjectRecord};
 use super::store::{Store, Write};
+use super::vouching::{in_vain, vouching};
 use crate::domain::time::rfc3339;
 use crate::domain::{CertificateId, Holder, Pattern, ProjectInfo, SKEW, Source, time as clock};
 use crate::identity::UpstreamTls;
@@ -147,18 +148,26 @@ impl Planner<'_> {
             }
         }
         let maker = self.ground.maker;
-        let anew = self.ground.anew || info.servers != before.servers;
+        let mut anew = self.ground.anew || info.servers != before.servers;
+        if info.account_id != before.account_id && !base.roster().vouching.is_empty() {
+            // The bundles that it names are another account's, or are its own again.
+            let (vouching, lost) = vouching(maker, self.ground.accounts, info, base.roster());
+            for vouch in lost {
+                tracing::warn!("{}", in_vain(info, vouch));
+            }
+            anew |= vouching.digest() != base.vouching().digest();
+            self.edit.set_vouching(vouching);
+            self.changed = true;
+        }
         if anew || show(info) != show(before) {
             self.changed = true;
-            for old in base.certificates() {
-                self.edit.put_certificate(maker.anew(info, base.vouching(), &old, !anew));
-                self.rebind(&old.info.id);
-            }
+            renew(maker, info, &mut self.edit, !anew);
         }
         if info.account_id != before.account_id {
             self.changed |= adopt(self.ground.accounts, maker, &mut self.edit);
         }
-        anew.then(|| self.edit.set_anonymous(maker.anonymous(info, base.vouching())))
+        let vouching = self.edit.so_far().vouching().clone();
+        anew.then(|| self.edit.set_anonymous(maker.anonymous(info, &vouching)))
     }
 
     /// Puts a declared certificate into its slot; false if there is nothing to put there.
@@ -237,7 +246,7 @@ impl Planner<'_> {
             self.successors.insert(old.info.id.clone(), id.clone());
             self.follow(&old.info.id, Some(&id));
         }
-        self.rebind(&id);
+        rebind(&mut self.edit, &id);
         true
     }
 
@@ -313,17 +322,6 @@ impl Planner<'_> {
                 self.writes.push(Write::Put(key, BindingRecord::of(&binding).to_bytes()));
             }
             self.edit.bind(binding);
-        }
-    }
-
-    /// Whoever names this certificate has the one that the project has.
-    fn rebind(&mut self, id: &CertificateId) {
-        let Some(certificate) = self.edit.so_far().certificate(id) else { return };
-        for binding in self.edit.so_far().bindings_of(id) {
-            if !matches!(&binding.target, Target::Certificate(old) if Arc::ptr_eq(old, &certificate)) {
-                let target = Target::Certificate(certificate.clone());
-                self.edit.bind(Binding { target, ..Binding::clone(&binding) });
-            }
         }
     }
 
@@ -403,6 +401,27 @@ impl Planner<'_> {
     }
 }
 
+/// Makes every certificate of the project anew, as the project and its trust are by now; or, with `only_shown`, no more
+/// than what depends on to whom the project-wide one is shown.
+pub(super) fn renew(maker: &Maker, info: &ProjectInfo, edit: &mut SnapshotEdit, only_shown: bool) {
+    let vouching = edit.so_far().vouching().clone();
+    for old in edit.so_far().certificates() {
+        edit.put_certificate(maker.anew(info, &vouching, &old, only_shown));
+        rebind(edit, &old.info.id);
+    }
+}
+
+/// Whoever names this certificate has the one that the project has.
+fn rebind(edit: &mut SnapshotEdit, id: &CertificateId) {
+    let Some(certificate) = edit.so_far().certificate(id) else { return };
+    for binding in edit.so_far().bindings_of(id) {
+        if !matches!(&binding.target, Target::Certificate(old) if Arc::ptr_eq(old, &certificate)) {
+            let target = Target::Certificate(certificate.clone());
+            edit.bind(Binding { target, ..Binding::clone(&binding) });
+        }
+    }
+}
+
 /// A certificate that is not valid now never displaces one that is: it waits.
 fn displaces_a_better(entry: &Entry, whole: &Whole, old: &Certificate) -> bool {
     let now = clock::now();
@@ -424,7 +443,7 @@ fn out_of_time(entry: &Entry, whole: &Whole) -> String {
 }
 
 /// Every object of `base` that `next` does not have.
-fn ends(base: &Snapshot, next: &Snapshot, successors: &HashMap<CertificateId, CertificateId>) -> Vec<End> {
+pub(super) fn ends(base: &Snapshot, next: &Snapshot, successors: &HashMap<CertificateId, CertificateId>) -> Vec<End> {
     let of = |certificate: Arc<Certificate>| {
         let id = &certificate.info.id;
         let after = next.certificate(id);

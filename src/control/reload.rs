@@ -15,12 +15,12 @@ use std::sync::Arc;
 
 use super::apply::{Grace, Maker, end, retire_objects};
 use super::declared::{self, Declared, Depth, Held, Slot};
-use super::plan::{Counts, Ground, Plan, plan};
+use super::plan::{Counts, End, Ground, Plan, plan};
 use super::quietly::quietly;
 use super::{Control, Drain, Inner};
 use crate::config::Settings;
 use crate::domain::{ProjectId, ProjectInfo, Rollback, Source};
-use crate::identity::TlsFactory;
+use crate::identity::{TlsFactory, UpstreamTls};
 use crate::pki::anchors::{self, SharedAnchors, Vouching};
 use crate::registry::{Project, Snapshot, Target, Token, TokenScope};
 
@@ -226,16 +226,21 @@ impl Inner {
         }
         let covered = std::mem::take(&mut plan.covered);
         self.set_covered(project.id(), covered);
+        self.end_all(&project, std::mem::take(&mut plan.ends), plan.anonymous.take());
+        Ok(Changed { is_change: true, ..Changed::of(plan) })
+    }
+
+    /// Ends what a published snapshot has no more.
+    pub(super) fn end_all(&self, project: &Project, ends: Vec<End>, anonymous: Option<Arc<UpstreamTls>>) {
         let (replaced, removed) = (Grace::of_replaced(&self.limits), Grace::of_deleted(&self.limits));
-        for ended in std::mem::take(&mut plan.ends) {
+        for ended in ends {
             let grace = if ended.successor.is_some() { replaced } else { removed };
             let objects = ended.objects.iter();
-            retire_objects(&project, &ended.certificate, objects, ended.successor.as_ref(), Drain::Grace, grace);
+            retire_objects(project, &ended.certificate, objects, ended.successor.as_ref(), Drain::Grace, grace);
         }
-        if let Some(anonymous) = plan.anonymous.take() {
+        if let Some(anonymous) = anonymous {
             end(&anonymous, Drain::Grace, replaced);
         }
-        Ok(Changed { is_change: true, ..Changed::of(plan) })
     }
 
     /// Makes the plan off this thread: ten thousand certificates take their time.

@@ -14,4 +14,5 @@ mod start;
 mod support;
 mod tls13;
 mod tokens;
+mod vouching;
 mod zone;

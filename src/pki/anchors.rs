@@ -5,7 +5,7 @@
 
 mod vouching;
 
-pub use vouching::{Vouching, towards};
+pub use vouching::{Bundle, Vouching, towards};
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -222,6 +222,9 @@ impl ServerCertVerifier for Verifier {
             verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
             check_dates(end_entity, now)?;
             return Ok(ServerCertVerified::assertion());
+        }
+        if refusal == Error::InvalidCertificate(CertificateError::UnknownIssuer) {
+            vouching::note_unknown(end_entity, intermediates);
         }
         Err(refusal)
     }

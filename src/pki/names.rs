@@ -1,5 +1,6 @@
 //! How names and serial numbers of certificates are printed.
 
+use rustls::pki_types::CertificateDer;
 use x509_cert::der::Decode as _;
 use x509_cert::name::Name;
 use x509_parser::x509::X509Name;
@@ -12,6 +13,20 @@ pub(super) fn rfc4514(name: &X509Name<'_>) -> String {
         Ok(name) => name.to_string(),
         Err(_) => name.to_string(),
     }
+}
+
+/// The subject of a certificate, DER.
+#[must_use]
+pub fn subject_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(parsed.subject().as_raw().to_vec())
+}
+
+/// The issuer of a certificate, DER.
+#[must_use]
+pub fn issuer_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(parsed.issuer().as_raw().to_vec())
 }
 
 /// The same of a name's DER, such as an origin lists in its CertificateRequest.

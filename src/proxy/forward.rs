@@ -5,6 +5,7 @@
 //! retired between selection and checkout is selected again.
 
 mod fall_back;
+mod voucher;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -23,7 +24,7 @@ use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, Peer
 use crate::identity::{Presented, UpstreamTls};
 use crate::observe::{AccessLog, Exchange, Metrics, RequestId};
 use crate::policy::EgressPolicy;
-use crate::registry::{Binding, FallBack, Previous, Project, Selection, Target};
+use crate::registry::{Accounts, Binding, FallBack, Previous, Project, Selection, Target};
 use crate::upstream::{
     Destination, Ended, Failure, Lease, Refusal, Reply, ReplyBody, RequestBody, Spared, Upload, Upstreams, is_grpc,
 };
@@ -93,6 +94,8 @@ pub struct Forwarder {
     bridges: OnceLock<Bridges>,
     /// Who puts back in force what was there before a promotion.
     fall_back: OnceLock<Arc<dyn FallBack>>,
+    /// Whose CA bundles could vouch for servers.
+    accounts: OnceLock<Arc<Accounts>>,
 }
 
 impl Forwarder {
@@ -106,8 +109,8 @@ impl Forwarder {
         via: Via,
         limits: LiveLimits,
     ) -> Self {
-        let (bridges, fall_back) = (OnceLock::new(), OnceLock::new());
-        Self { upstreams, policy, metrics, access, via, limits, bridges, fall_back }
+        let (bridges, fall_back, accounts) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self { upstreams, policy, metrics, access, via, limits, bridges, fall_back, accounts }
     }
 
     /// Says who owns the connections that become WebSockets. Without it none does.
@@ -147,6 +150,7 @@ impl Forwarder {
                 if failure.facts.tls13_only {
                     failure.fix = allowing_tls12(inbound, &to);
                 }
+                self.name_voucher(inbound, &to, &mut failure);
                 failure.facts.origin.get_or_insert_with(|| to.to_string());
                 failure.facts.rule = failure.facts.rule.or(record.rule);
                 failure.facts.parent = failure.facts.parent.take().or_else(|| record.parent.clone());

@@ -5,6 +5,7 @@
 //! - nothing here says what is presented: only a project's bindings do;
 //! - an id stands in one account, and never comes back once it was removed.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use dashmap::DashMap;
@@ -13,6 +14,7 @@ use time::OffsetDateTime;
 
 use crate::domain::{CertificateId, CertificateInfo};
 use crate::identity::ClientIdentity;
+use crate::pki::names::subject_of;
 
 /// A client certificate, or a CA bundle, of an account.
 #[derive(Debug)]
@@ -53,7 +55,17 @@ pub struct LostOfAccount {
 struct Account {
     /// Oldest first.
     held: Vec<Arc<AccountCertificate>>,
+    /// Subject (DER) of each certificate in a bundle -> a bundle that has it.
+    subjects: HashMap<Vec<u8>, CertificateId>,
     lost: Vec<LostOfAccount>,
+}
+
+impl Account {
+    fn index(&mut self, certificate: &AccountCertificate) {
+        for subject in certificate.certificates.iter().filter_map(subject_of) {
+            self.subjects.entry(subject).or_insert_with(|| certificate.info.id.clone());
+        }
+    }
 }
 
 /// The certificates of all accounts, by the account's id.
@@ -75,6 +87,12 @@ impl Accounts {
     #[must_use]
     pub fn get(&self, account: &str, id: &CertificateId) -> Option<Arc<AccountCertificate>> {
         self.accounts.get(account)?.held.iter().find(|held| held.info.id == *id).cloned()
+    }
+
+    /// A CA bundle of an account that has a certificate of this subject (DER).
+    #[must_use]
+    pub fn bundle_with(&self, account: &str, subject: &[u8]) -> Option<CertificateId> {
+        self.accounts.get(account)?.subjects.get(subject).cloned()
     }
 
     /// Those of an account whose records cannot be read.
@@ -101,6 +119,7 @@ impl Accounts {
         let mut found = self.accounts.entry(account.to_owned()).or_default();
         let age = |held: &AccountCertificate| (held.updated_at, held.info.id.clone());
         let at = found.held.partition_point(|held| age(held) <= age(&certificate));
+        found.index(&certificate);
         found.held.insert(at, certificate);
     }
 
@@ -115,6 +134,14 @@ impl Accounts {
         if let Some(mut found) = self.accounts.get_mut(account) {
             found.held.retain(|held| held.info.id != *id);
             found.lost.retain(|lost| lost.id != *id);
+            let indexed = found.subjects.len();
+            found.subjects.retain(|_, bundle| bundle != id);
+            if found.subjects.len() != indexed {
+                // Another may have the same.
+                for held in found.held.clone() {
+                    found.index(&held);
+                }
+            }
         }
         self.accounts.remove_if(account, |_, found| found.held.is_empty() && found.lost.is_empty());
         self.homes.remove_if(id, |_, home| home == account);
@@ -125,6 +152,18 @@ impl Accounts {
 mod tests {
     use super::*;
     use crate::registry::testing::certificate;
+
+    fn copy(of: &AccountCertificate) -> AccountCertificate {
+        AccountCertificate {
+            info: of.info.clone(),
+            name: None,
+            pem: String::new(),
+            by: String::new(),
+            identity: None,
+            certificates: Vec::new(),
+            ..*of
+        }
+    }
 
     fn held(id: &str, second: i64) -> Arc<AccountCertificate> {
         let made = certificate(id);
@@ -140,6 +179,24 @@ mod tests {
             identity: Some(made.identity.clone()),
             certificates: Vec::new(),
         })
+    }
+
+    #[test]
+    fn a_bundle_is_found_by_the_subjects_in_it_as_long_as_there_is_one() {
+        let accounts = Accounts::default();
+        let der = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap().cert.der().clone();
+        let subject = subject_of(&der).unwrap();
+        for (account, of) in [("a", "first"), ("a", "second"), ("b", "other")] {
+            let bundle = AccountCertificate { ca: true, certificates: vec![der.clone()], ..copy(&held(of, 1)) };
+            accounts.insert(account, Arc::new(bundle));
+        }
+        let found = |account| accounts.bundle_with(account, &subject).map(|id| id.to_string());
+        assert_eq!((found("a").as_deref(), found("b").as_deref(), found("c")), (Some("first"), Some("other"), None));
+        assert_eq!(accounts.bundle_with("a", b"another"), None);
+        accounts.remove("a", &CertificateId::parse("first").unwrap());
+        assert_eq!(found("a").as_deref(), Some("second"));
+        accounts.remove("a", &CertificateId::parse("second").unwrap());
+        assert_eq!(found("a"), None);
     }
 
     #[test]

@@ -206,12 +206,15 @@ impl Dialer {
             }
         };
         // Here, and nowhere else, CA bundles learn whom they are to vouch for.
-        let connect = towards(origin.clone(), connect);
-        let (outcome, asked) = recorded(tokio::time::timeout(limit, connect), shown).await;
+        let connect = towards(origin.clone(), tokio::time::timeout(limit, connect));
+        let ((outcome, issuers), asked) = recorded(connect, shown).await;
         let with_facts = |mut failure: Failure, silent: bool| {
             self.metrics.handshakes_failed.add();
             failure.facts.address = Some(address);
             failure.facts.asked = asked.clone();
+            if failure.code == Code::TrustUnknownIssuer {
+                failure.facts.unknown_issuers = issuers.clone();
+            }
             Refused { failure, silent }
         };
         match outcome {

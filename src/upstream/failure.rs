@@ -26,6 +26,8 @@ pub struct Facts {
     pub identity: Option<Arc<CertificateInfo>>,
     /// It failed because TLS 1.3 alone was offered, as the binding wants.
     pub tls13_only: bool,
+    /// Nobody vouches for the origin's certificate: whom it, and those sent with it, name as issuers (DER).
+    pub unknown_issuers: Vec<Vec<u8>>,
     /// The TLS alert received (RFC 8446 section 6).
     pub alert: Option<u8>,
     /// Whether a byte of the request left egret.

@@ -5,12 +5,16 @@
 mod harness;
 
 mod acknowledged_certificates_survive_sigkill;
+mod both_dialects_see_one_truth;
+mod ca_bundles_vouch_for_servers;
 mod callers_prove_who_they_are;
 mod certificates_name_the_project;
 mod clients_may_speak_http2;
 mod clients_need_only_egret_run;
 mod clients_of_registries_need_only_egret_run;
 mod clients_speak_http_2_under_egret_run;
+mod cloudflare_page_can_be_followed;
+mod cloudflare_sdks_drive_the_api;
 mod commands_run_through_egret;
 mod commands_tell_the_truth;
 mod deleted_certificate_is_never_presented_again;
@@ -45,6 +49,7 @@ mod restarts_behind_an_activated_socket_lose_nothing;
 mod rotations_are_tried_out_first;
 mod rotations_can_be_taken_back;
 mod shells_and_manuals_know_every_command;
+mod statuses_say_what_is_so;
 mod store_outlives_the_process;
 mod the_api_is_what_it_says;
 mod the_store_gets_another_key;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::egret::{Setup, TOKEN};
 use crate::harness::world::World;
@@ -45,6 +45,24 @@ fn heavy_no_answer_is_undocumented() {
     let egret = Setup::new(&world).section(&payments).section("[limits]\nmax_tokens = 8").start();
     let certificate = egret.upload("payments", Some("https://api.example.com"), &world.client("one"));
     egret.upload("payments", None, &world.client("two"));
+    let uploaded = |path: String, body: Value| {
+        let (status, answer) = egret.api("POST", &path, Some(&body));
+        assert_eq!(status, 200, "{answer}");
+        answer["result"]["id"].as_str().expect("an id").to_owned()
+    };
+    let zone = format!("/client/v4/zones/{ZONE}/origin_tls_client_auth");
+    let pair = world.client("zone");
+    let of_zone = uploaded(zone.clone(), json!({"certificate": pair.chain, "private_key": pair.key}));
+    let pair = world.client("hostnames");
+    let of_hostnames =
+        uploaded(format!("{zone}/hostnames/certificates"), json!({"certificate": pair.chain, "private_key": pair.key}));
+    let pair = world.client("account");
+    let of_account = uploaded(
+        format!("/client/v4/accounts/{ACCOUNT}/mtls_certificates"),
+        json!({"ca": false, "certificates": pair.chain, "private_key": pair.key}),
+    );
+    let config = json!({"config": [{"hostname": "api.example.com", "cert_id": of_hostnames, "enabled": true}]});
+    assert_eq!(egret.api("PUT", &format!("{zone}/hostnames"), Some(&config)).0, 200);
     // One that it may revoke. Its own is in the environment, where nobody revokes it.
     let spare = json!({"name": "spare", "role": "read"});
     assert_eq!(egret.api("POST", "/v1/tokens", Some(&spare)).0, 200);
@@ -59,6 +77,9 @@ fn heavy_no_answer_is_undocumented() {
         .env("EGRET_CERTIFICATE", certificate)
         .env("EGRET_ACCOUNT", ACCOUNT)
         .env("EGRET_ZONE", ZONE)
+        .env("EGRET_ZONE_CERTIFICATE", of_zone)
+        .env("EGRET_HOSTNAME_CERTIFICATE", of_hostnames)
+        .env("EGRET_ACCOUNT_CERTIFICATE", of_account)
         .env("EGRET_SPARE_TOKEN", "spare")
         // It writes a folder of its own into the current one.
         .current_dir(world.path("."));

@@ -9,16 +9,18 @@ use super::super::bindings::file_of;
 use super::words::{self, Facts};
 use super::{
     ExplainedBinding, ExplainedCertificate, ExplainedFacts, ExplainedMemory, ExplainedPolicy, ExplainedProject,
-    ExplainedRoute, ExplainedScope, ExplainedTreatment, ExplainedWay, Explanation, Refusal, Scheme, Usability, Verdict,
-    Wanted,
+    ExplainedRoute, ExplainedScope, ExplainedTreatment, ExplainedVouch, ExplainedWay, Explanation, Refusal, Scheme,
+    Usability, Verdict, Wanted,
 };
 use crate::control::Unread;
 use crate::domain::time::rfc3339;
-use crate::domain::{CertificateId, CertificateInfo, DefaultScope, Holder, OnExpiry, Origin, Pattern, Rule, Validity};
+use crate::domain::{
+    CertificateId, CertificateInfo, DefaultScope, Holder, OnExpiry, Origin, Pattern, Rule, ServerTrust, Validity,
+};
 use crate::identity::Presented;
 use crate::policy::{Denied, EgressPolicy};
 use crate::registry::{
-    Binding, Foresight, Lifting, Refused, Remembered, Selection, Snapshot, Target, Treatment, WayIn,
+    Binding, Foresight, Lifting, Refused, Remembered, Selection, Snapshot, Target, Treatment, Vouch, WayIn,
 };
 use crate::upstream::{Destination, Route};
 
@@ -91,6 +93,8 @@ impl Explainer {
             _ => Destination::Tls(origin.clone()),
         };
         let route = self.route.as_ref().filter(|_| denied.is_none()).map(|route| route(&destination));
+        let (vouched_by, vouching_nothing) =
+            if secure { self.vouched_by(snapshot, &origin) } else { (Vec::new(), Vec::new()) };
         let facts = Facts {
             wanted,
             origin: &origin,
@@ -104,6 +108,8 @@ impl Explainer {
             lifting: lifting.as_ref(),
             route: route.as_ref(),
             near: &near_misses,
+            vouched_by: &vouched_by,
+            vouching_nothing: &vouching_nothing,
         };
         Explanation {
             summary: words::summary(&facts),
@@ -118,6 +124,7 @@ impl Explainer {
             refusal: refused.map(|refused| Refusal { code: refused.code.as_str(), message: refused.detail }),
             scope: scope(snapshot, selection.rule, excluded, has_default),
             ways: self.ways(snapshot, wanted, &origin, denied.is_some()),
+            vouched_by,
             policy: policy(denied),
             remembered: remembered.map(memory),
             route: route.map(way_out),
@@ -187,6 +194,27 @@ impl Explainer {
                 }
             }
         })
+    }
+
+    /// The CA bundles that vouch for the server of an origin, and the ids of those that are bound to it in vain.
+    fn vouched_by(&self, snapshot: &Snapshot, origin: &Origin) -> (Vec<ExplainedVouch>, Vec<String>) {
+        let of = |(id, pattern): (&CertificateId, &Pattern)| ExplainedVouch {
+            cert_id: id.to_string(),
+            pattern: pattern.to_string(),
+        };
+        let covers = |vouch: &&Vouch| vouch.pattern.covers(origin);
+        let bound =
+            snapshot.roster().vouching.iter().filter(covers).map(|vouch| of((&vouch.certificate, &vouch.pattern)));
+        if snapshot.info().servers == ServerTrust::System {
+            return (Vec::new(), bound.map(|vouch| vouch.cert_id).collect());
+        }
+        if self.unread.is_some() {
+            // What is in the bundles was not read.
+            return (bound.collect(), Vec::new());
+        }
+        let vouching: Vec<_> = snapshot.vouching().of(origin).map(of).collect();
+        let in_vain = bound.filter(|vouch| !vouching.contains(vouch)).map(|vouch| vouch.cert_id).collect();
+        (vouching, in_vain)
     }
 
     fn unread(&self, id: &CertificateId) -> Option<&Unread> {

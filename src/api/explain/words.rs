@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-use super::{ExplainedCertificate, ExplainedStep, NearMiss, Usability, Verdict, Wanted};
+use super::{ExplainedCertificate, ExplainedStep, ExplainedVouch, NearMiss, Usability, Verdict, Wanted};
 use crate::domain::time::rfc3339;
-use crate::domain::{CertificateInfo, Code, DefaultScope, Holder, Origin, Pattern, PortRule, Rule, Source, Validity};
+use crate::domain::{
+    CertificateInfo, Code, DefaultScope, Holder, Origin, Pattern, PortRule, Rule, ServerTrust, Source, Validity,
+};
 use crate::identity::Presented;
 use crate::policy::Denied;
 use crate::registry::{Binding, Lifting, Outcome, Place, Refused, Remembered, Selection, Snapshot, Step, Target};
@@ -27,6 +29,9 @@ pub(super) struct Facts<'a> {
     pub(super) lifting: Option<&'a Lifting>,
     pub(super) route: Option<&'a Route>,
     pub(super) near: &'a [NearMiss],
+    pub(super) vouched_by: &'a [ExplainedVouch],
+    /// Ids of CA bundles that are bound here in vain.
+    pub(super) vouching_nothing: &'a [String],
 }
 
 /// `https://host:port`, the port always written.
@@ -213,6 +218,24 @@ pub(super) fn notes(facts: &Facts<'_>) -> Vec<String> {
             "project {} has no bindings at all; if they are another project's, name it with --project",
             facts.snapshot.info().name
         ));
+    }
+    if !facts.vouched_by.is_empty() {
+        let named = |vouch: &ExplainedVouch| format!("{} (bound to {})", vouch.cert_id, vouch.pattern);
+        let named: Vec<_> = facts.vouched_by.iter().map(named).collect();
+        let bundles = if named.len() == 1 { "a CA bundle vouches" } else { "CA bundles vouch" };
+        say(&format!("{bundles} for the server of this origin: {}", named.join(", ")));
+    }
+    for id in facts.vouching_nothing {
+        say(&match facts.snapshot.info().servers {
+            ServerTrust::System => {
+                format!(
+                    "CA bundle {id} is bound here and vouches for nothing: the project's servers = \"system\" lets none vouch"
+                )
+            }
+            ServerTrust::SystemAndCa | ServerTrust::Ca => format!(
+                "CA bundle {id} is bound here and vouches for nothing: the project's account has no such bundle that could be read"
+            ),
+        });
     }
     match facts.route {
         _ if facts.outcome == Verdict::Denied => {}

@@ -179,7 +179,9 @@ fn answers_are_described_with_what_they_may_leave_out() {
     for (schema, required, optional) in [
         ("Listener", &["address", "auth", "mode", "name", "tls"][..], &["project"][..]),
         ("Token", &["id", "name", "role", "source"], &["createdAt", "email", "expiresAt", "projects"]),
-        ("Binding", &["certId", "lift", "origin", "since", "source", "tls13Only"], &["file", "rollbackUntil"]),
+        ("Binding", &["certId", "lift", "origin", "since", "source", "tls13Only"], &["ca", "file", "rollbackUntil"]),
+        ("BindingWritten", &["certId", "origin", "updated"], &["ca"]),
+        ("BindingRemoved", &["origin"], &["certId"]),
         ("BindingWanted", &["certId", "origin"], &["lift", "tls13Only"]),
         (
             "Disclosure",

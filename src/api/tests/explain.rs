@@ -27,7 +27,7 @@ impl Foresight for Played {
     }
 }
 
-async fn explaining(deny: &[&str]) -> World {
+pub(super) async fn explaining(deny: &[&str]) -> World {
     let world = world().await;
     let egress = EgressSettings {
         allow: vec![Pattern::Default],
@@ -39,7 +39,7 @@ async fn explaining(deny: &[&str]) -> World {
     world
 }
 
-async fn explained(world: &World, url: &str) -> Value {
+pub(super) async fn explained(world: &World, url: &str) -> Value {
     let reply = world.get(READER, &format!("/v1/explain?project=payments&url={url}")).await;
     assert_eq!(reply.status, 200, "{url}: {}", reply.body);
     reply.body

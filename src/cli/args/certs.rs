@@ -32,6 +32,8 @@ Examples:
   egret certs bind https://api.example.com 0123...            an mTLS certificate of the account that the project carries
   egret certs bind https://pinned.example.com none          nothing is presented here, and the tunnel is left alone
   egret certs unbind https://pinned.example.com             what is less specific applies again
+  egret certs bind https://internal.example.com 0123...     with a CA bundle of the account: its CAs vouch for that server
+  egret certs unbind https://internal.example.com 0123...   and no more
 
 A certificate may be bound to several origins; `egret certs list` shows which is presented where.";
 
@@ -180,7 +182,8 @@ pub struct BindArgs {
     /// Where: https://host, https://host:port, https://host:*, https://*.example.com, or '*' for every origin that asks
     #[arg(value_name = "URL")]
     pub origin: String,
-    /// Id, as `egret certs list` shows it, or the word none: nothing is presented there
+    /// Id, as `egret certs list` shows it, or the word none: nothing is presented there; the id of a CA bundle of the
+    /// project's account: its CAs vouch for the servers there
     #[arg(required_unless_present = "none")]
     pub id: Option<String>,
     /// Present nothing there; the same as the word none
@@ -206,6 +209,9 @@ pub struct UnbindArgs {
     /// What was bound, as `egret certs list` shows it
     #[arg(value_name = "URL")]
     pub origin: String,
+    /// Which of several: the id of a certificate or of a CA bundle [default: what is presented there, else the one CA
+    /// bundle that there is]
+    pub id: Option<String>,
     /// Whose.
     #[command(flatten)]
     pub project: ProjectArgs,

@@ -52,12 +52,12 @@ fn bundle(material: &Material) -> AccountUpload {
 }
 
 impl Egret {
-    async fn deposit(&self, upload: AccountUpload) -> Result<Arc<AccountCertificate>, ControlError> {
+    async fn give(&self, upload: AccountUpload) -> Result<Arc<AccountCertificate>, ControlError> {
         self.control.account_upload(OURS, upload).await
     }
 
-    async fn deposited(&self, name: &str) -> Arc<AccountCertificate> {
-        self.deposit(leaf(&Material::new(name))).await.expect("uploaded")
+    async fn given(&self, name: &str) -> Arc<AccountCertificate> {
+        self.give(leaf(&Material::new(name))).await.expect("uploaded")
     }
 
     async fn bind(&self, project: &str, at: &str, id: &CertificateId) -> Result<bool, ControlError> {
@@ -104,8 +104,8 @@ async fn what_an_account_holds_is_there_after_a_restart_and_is_presented_nowhere
     let (client, roots) = (Material::new("client"), Material::new("roots"));
     let before = {
         let egret = Egret::start(&shelf, &three()).await;
-        egret.deposit(leaf(&client)).await.expect("a leaf");
-        egret.deposit(AccountUpload { name: None, ..bundle(&roots) }).await.expect("a bundle");
+        egret.give(leaf(&client)).await.expect("a leaf");
+        egret.give(AccountUpload { name: None, ..bundle(&roots) }).await.expect("a bundle");
         egret.control.accounts().list(OURS)
     };
     let egret = Egret::start(&shelf, &three()).await;
@@ -139,8 +139,8 @@ async fn the_same_certificate_is_held_once_and_a_retry_gets_what_is_there() {
     let again = |retry, by| AccountUpload { retry, by: token(by), ..leaf(&material) };
     let id = {
         let egret = Egret::start(&shelf, &three()).await;
-        let id = egret.deposit(again(true, "writer")).await.expect("the first that arrives").info.id.clone();
-        assert_eq!(egret.deposit(again(true, "writer")).await.expect("a retry").info.id, id);
+        let id = egret.give(again(true, "writer")).await.expect("the first that arrives").info.id.clone();
+        assert_eq!(egret.give(again(true, "writer")).await.expect("a retry").info.id, id);
         let crlf = Zeroizing::new(material.cert.replace('\n', "\r\n"));
         let others = [
             again(false, "writer"),
@@ -149,7 +149,7 @@ async fn the_same_certificate_is_held_once_and_a_retry_gets_what_is_there() {
             AccountUpload { certificates: crlf, ..again(false, "writer") },
         ];
         for other in others {
-            let refused = egret.deposit(other).await;
+            let refused = egret.give(other).await;
             assert!(matches!(&refused, Err(ControlError::Duplicate(there)) if *there == id), "{:?}", refused.err());
         }
         let theirs = egret.control.account_upload(THEIRS, again(false, "writer")).await.expect("another account's own");
@@ -158,11 +158,11 @@ async fn the_same_certificate_is_held_once_and_a_retry_gets_what_is_there() {
     };
     assert_eq!(shelf.keys(RecordKind::AccountCertificate).len(), 2);
     let egret = Egret::start(&shelf, &three()).await;
-    assert_eq!(egret.deposit(again(true, "writer")).await.expect("a retry after a restart").info.id, id);
+    assert_eq!(egret.give(again(true, "writer")).await.expect("a retry after a restart").info.id, id);
     let mut impatient = three();
     impatient.limits.create_retry_window = std::time::Duration::ZERO;
     let egret = Egret::start(&shelf, &impatient).await;
-    assert!(matches!(egret.deposit(again(true, "writer")).await, Err(ControlError::Duplicate(_))), "too late");
+    assert!(matches!(egret.give(again(true, "writer")).await, Err(ControlError::Duplicate(_))), "too late");
 }
 
 #[tokio::test]
@@ -172,14 +172,14 @@ async fn an_account_is_bounded_and_belongs_to_a_project_that_takes_it() {
     settings.projects[2].state = ProjectState::Transferring;
     settings.projects[3].state = ProjectState::Blocked;
     let egret = Egret::start(&Shelf::new(), &settings).await;
-    let first = egret.deposited("first").await;
-    match egret.deposit(bundle(&Material::new("second"))).await {
+    let first = egret.given("first").await;
+    match egret.give(bundle(&Material::new("second"))).await {
         Err(ControlError::Full { limit: "max_account_certificates", most: 1, .. }) => {}
         other => panic!("{:?}", other.map(|held| held.info.id.clone())),
     }
     assert_eq!(egret.metrics.store_limits_reached.get(), 1);
     egret.control.account_delete(OURS, &first.info.id).await.expect("one of its projects takes changes");
-    egret.deposited("second").await;
+    egret.given("second").await;
 
     let material = Material::new("x");
     let blocked = egret.control.account_upload(THEIRS, leaf(&material)).await;
@@ -201,12 +201,12 @@ async fn refuses_what_is_not_what_it_is_said_to_be() {
         AccountUpload { certificates: Zeroizing::new(String::new()), ..bundle(&material) },
     ];
     for (n, upload) in faulty.into_iter().enumerate() {
-        let refused = egret.deposit(upload).await;
+        let refused = egret.give(upload).await;
         assert!(matches!(refused, Err(ControlError::Invalid(_))), "{n}");
     }
     assert!(egret.control.accounts().list(OURS).is_empty());
     let with_key = AccountUpload { key: Some(Zeroizing::new(material.key.clone())), ..bundle(&material) };
-    let held = egret.deposit(with_key).await.expect("the key of a bundle is nobody's business");
+    let held = egret.give(with_key).await.expect("the key of a bundle is nobody's business");
     assert!(held.identity.is_none());
 }
 
@@ -214,7 +214,7 @@ async fn refuses_what_is_not_what_it_is_said_to_be() {
 async fn two_projects_that_bind_one_leaf_share_nothing() {
     let shelf = Shelf::new();
     let egret = Egret::start(&shelf, &three()).await;
-    let id = egret.deposited("shared").await.info.id.clone();
+    let id = egret.given("shared").await.info.id.clone();
     for project in ["one", "two"] {
         assert!(!egret.bind(project, "a.test", &id).await.expect("bound"));
     }
@@ -254,7 +254,7 @@ async fn two_projects_that_bind_one_leaf_share_nothing() {
 async fn whatever_takes_its_place_ends_it_in_that_project_alone() {
     let egret = Egret::start(&Shelf::new(), &three()).await;
     let project = egret.project("one");
-    let id = egret.deposited("shared").await.info.id.clone();
+    let id = egret.given("shared").await.info.id.clone();
     let there = || project.snapshot().certificate(&id);
     let bound = async || {
         egret.bind("one", "a.test", &id).await.expect("bound");
@@ -281,7 +281,7 @@ async fn whatever_takes_its_place_ends_it_in_that_project_alone() {
     assert!(there().is_none() && second.bound.life().phase() == Phase::Draining);
 
     let third = bound().await;
-    let other = egret.deposited("other").await;
+    let other = egret.given("other").await;
     egret.bind("one", "a.test", &other.info.id).await.expect("repinned");
     assert!(there().is_none() && third.bound.life().phase() == Phase::Draining);
     assert_eq!(subject(&project, "a.test"), "CN=other");
@@ -297,7 +297,7 @@ async fn whatever_takes_its_place_ends_it_in_that_project_alone() {
 async fn nothing_is_deleted_while_a_binding_names_it_and_everything_is_once_none_does() {
     let shelf = Shelf::new();
     let egret = Egret::start(&shelf, &three()).await;
-    let id = egret.deposited("shared").await.info.id.clone();
+    let id = egret.given("shared").await.info.id.clone();
     egret.bind("one", "a.test", &id).await.expect("bound");
     egret.bind("two", "*.b.test", &id).await.expect("bound");
     let place = |project: &str, at: &str| AccountUse {
@@ -333,9 +333,9 @@ async fn nothing_is_deleted_while_a_binding_names_it_and_everything_is_once_none
 async fn a_refused_store_leaves_everything_as_it_was() {
     let shelf = Shelf::new();
     let egret = Egret::start(&shelf, &three()).await;
-    let id = egret.deposited("kept").await.info.id.clone();
+    let id = egret.given("kept").await.info.id.clone();
     shelf.broken.store(true, std::sync::atomic::Ordering::Relaxed);
-    assert!(matches!(egret.deposit(leaf(&Material::new("lost"))).await, Err(ControlError::Storing(_))));
+    assert!(matches!(egret.give(leaf(&Material::new("lost"))).await, Err(ControlError::Storing(_))));
     assert!(matches!(egret.control.account_delete(OURS, &id).await, Err(ControlError::Storing(_))));
     assert!(matches!(egret.bind("one", "a.test", &id).await, Err(ControlError::Storing(_))));
     assert_eq!(egret.control.accounts().list(OURS).len(), 1);

@@ -38,6 +38,7 @@ fn rich() -> Failure {
             source: Source::Api,
             holder: Holder::Project,
         })),
+        unknown_issuers: Vec::new(),
         tls13_only: false,
         alert: Some(48),
         request_sent: true,

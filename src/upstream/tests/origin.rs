@@ -25,7 +25,7 @@ use crate::domain::{
     CertificateId, CertificateInfo, Fingerprint, Holder, KeyKind, Origin, Pattern, PortRule, ServerTrust, Source,
 };
 use crate::identity::{ClientIdentity, Show, TlsFactory, UpstreamTls};
-use crate::pki::anchors::{SharedAnchors, Vouching};
+use crate::pki::anchors::{Bundle, SharedAnchors, Vouching};
 
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Behaviour {
@@ -222,7 +222,11 @@ impl World {
 
     /// Trusts the origin for nothing but a bundle that is bound to these ports of it.
     pub(super) fn vouched_for(&self, ports: PortRule) -> Arc<UpstreamTls> {
-        let bundle = (Pattern::Host(self.origin.host().clone(), ports), vec![self.ca.der.clone()]);
+        let bundle = Bundle {
+            id: CertificateId::from_bits([0; 16]),
+            pattern: Pattern::Host(self.origin.host().clone(), ports),
+            certificates: vec![self.ca.der.clone()],
+        };
         let trust = self.anchors.set(ServerTrust::Ca, None, &[], &self.anchors.vouching(&[bundle]));
         self.factory.make(Some(self.identity(&self.ca, "alice")), Show::Always, trust, 8)
     }

@@ -48,6 +48,12 @@ impl Authority {
         self.issuer.pem()
     }
 
+    /// Its own certificate with its key: what nobody should register as a client's.
+    pub(crate) fn itself(&self, name: &str) -> Pair {
+        let key = self.issuer.key().serialize_pem();
+        Pair { name: name.to_owned(), chain: self.pem(), key, ca: self.pem(), serial: String::new() }
+    }
+
     /// A server certificate for these names (DNS names and addresses).
     pub(crate) fn server(&self, names: &[&str]) -> Pair {
         self.pair(names[0], names, ExtendedKeyUsagePurpose::ServerAuth, &KeyPair::generate().expect("P-256"))

@@ -5,6 +5,7 @@
 pub(crate) mod certificates;
 pub(crate) mod clients;
 mod clock;
+pub(crate) mod cloudflare;
 pub(crate) mod doors;
 pub(crate) mod egret;
 pub(crate) mod laptop;

@@ -35,7 +35,7 @@ async fn a_declared_binding_covers_it_and_lets_it_go_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let shelf = Shelf::new();
     let egret = Egret::start(&shelf, &three()).await;
-    let id = egret.deposited("shared").await.info.id.clone();
+    let id = egret.given("shared").await.info.id.clone();
     egret.bind("one", "a.test", &id).await.expect("bound");
     let own = select(&egret.project("one"), "a.test").tls;
     let covering =
@@ -69,7 +69,7 @@ async fn a_declared_binding_covers_it_and_lets_it_go_again() {
 async fn a_project_that_carries_another_account_loses_it_until_the_account_comes_back() {
     let shelf = Shelf::new();
     let egret = Egret::start(&shelf, &three()).await;
-    let id = egret.deposited("shared").await.info.id.clone();
+    let id = egret.given("shared").await.info.id.clone();
     egret.bind("one", "a.test", &id).await.expect("bound");
     egret.bind("two", "a.test", &id).await.expect("bound");
     let own = select(&egret.project("one"), "a.test").tls;
@@ -106,7 +106,7 @@ async fn a_project_that_carries_another_account_loses_it_until_the_account_comes
 #[tokio::test]
 async fn other_trust_makes_it_anew_and_keeps_it_bound() {
     let egret = Egret::start(&Shelf::new(), &three()).await;
-    let id = egret.deposited("shared").await.info.id.clone();
+    let id = egret.given("shared").await.info.id.clone();
     egret.bind("one", "a.test", &id).await.expect("bound");
     let before = select(&egret.project("one"), "a.test").tls;
     let mut other = three();
@@ -124,7 +124,7 @@ async fn a_damaged_record_makes_its_bindings_fail_and_can_be_deleted_once_there_
         let (id, sound) = {
             let egret = Egret::start(shelf, &three()).await;
             let (id, sound) =
-                (egret.deposited("damaged").await.info.id.clone(), egret.deposited("sound").await.info.id.clone());
+                (egret.given("damaged").await.info.id.clone(), egret.given("sound").await.info.id.clone());
             for (project, at, id) in [("one", "a.test", &id), ("one", "*", &sound), ("two", "a.test", &id)] {
                 egret.bind(project, at, id).await.expect("bound");
             }
@@ -171,7 +171,7 @@ async fn a_damaged_record_makes_its_bindings_fail_and_can_be_deleted_once_there_
 #[tokio::test]
 async fn a_record_that_means_nothing_is_set_aside() {
     let shelf = Shelf::new();
-    let id = Egret::start(&shelf, &three()).await.deposited("moved").await.info.id.clone();
+    let id = Egret::start(&shelf, &three()).await.given("moved").await.info.id.clone();
     // Sealed for our account, it opens in no other.
     let mut records = shelf.records.lock().unwrap();
     let mut moved = records.remove(&RecordKey {
@@ -196,8 +196,7 @@ async fn what_an_account_holds_outlives_its_last_project() {
     let (id, other) = {
         let egret = Egret::start(&shelf, &settings()).await;
         let project = egret.control.create_project(only()).await.expect("made");
-        let (id, other) =
-            (egret.deposited("shared").await.info.id.clone(), egret.deposited("other").await.info.id.clone());
+        let (id, other) = (egret.given("shared").await.info.id.clone(), egret.given("other").await.info.id.clone());
         egret.bind("only", "a.test", &id).await.expect("bound");
         let own = select(&project, "a.test").tls;
         egret.control.delete_project(&project).await.expect("deleted");
@@ -241,7 +240,7 @@ async fn who_binds_and_who_deletes_wait_for_each_other() {
     for bind_first in [true, false] {
         let shelf = Shelf::new();
         let egret = Egret::start(&shelf, &three()).await;
-        let id = egret.deposited("wanted").await.info.id.clone();
+        let id = egret.given("wanted").await.info.id.clone();
         shut(&shelf);
         let bind = async {
             if !bind_first {
@@ -270,7 +269,7 @@ async fn who_binds_and_who_deletes_wait_for_each_other() {
 async fn without_a_running_egret_its_id_is_known_and_that_it_is_another_accounts() {
     let shelf = Shelf::new();
     let egret = Egret::start(&shelf, &three()).await;
-    let id = egret.deposited("shared").await.info.id.clone();
+    let id = egret.given("shared").await.info.id.clone();
     for at in ["a.test", "*"] {
         egret.bind("one", at, &id).await.expect("bound");
     }

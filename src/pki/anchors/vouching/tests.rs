@@ -5,8 +5,14 @@ use rustls::{CertificateError, Error};
 use super::*;
 use crate::domain::{ServerTrust, time as clock};
 use crate::pki::anchors::TrustAnchors;
+use crate::pki::names::rfc4514_of_der;
 use crate::pki::pem;
 use crate::pki::testing::{Minted, ca, leaf};
+
+fn bundle(pattern: &str, certificates: Vec<CertificateDer<'static>>) -> Bundle {
+    let pattern = Pattern::parse(pattern).unwrap();
+    Bundle { id: CertificateId::parse("bundle").unwrap(), pattern, certificates }
+}
 
 struct World {
     shared: SharedAnchors,
@@ -32,7 +38,7 @@ impl World {
     }
 
     fn vouching(&self, patterns: &[&str]) -> Arc<Vouching> {
-        let entry = |pattern: &&str| (Pattern::parse(pattern).unwrap(), der(&self.ca));
+        let entry = |pattern: &&str| bundle(pattern, der(&self.ca));
         self.shared.vouching(&patterns.iter().map(entry).collect::<Vec<_>>())
     }
 
@@ -48,7 +54,8 @@ impl World {
 
     fn at(&self, trust: &TrustAnchors, origin: &str) -> Result<(), Error> {
         let origin = Origin::parse(origin).unwrap();
-        TOWARDS.sync_scope(origin.clone(), || self.verify(trust, origin.host().as_str()))
+        let at = Towards { origin: origin.clone(), issuers: Arc::default() };
+        TOWARDS.sync_scope(at, || self.verify(trust, origin.host().as_str()))
     }
 }
 
@@ -92,17 +99,29 @@ fn a_bundle_vouches_for_nobody_outside_of_a_handshake_with_an_origin() {
     assert_eq!(world.at(&trust, "https://a.example.test"), Ok(()));
 }
 
+#[tokio::test]
+async fn whom_a_chain_that_nobody_vouches_for_names_is_remembered() {
+    let world = World::new();
+    let origin = Origin::parse("https://a.example.test").unwrap();
+    for (patterns, names) in [(&["https://b.example.test"][..], vec!["CN=private CA"]), (&["*"], vec![])] {
+        let trust = world.trust(patterns);
+        let (outcome, issuers) = towards(origin.clone(), async { world.verify(&trust, "a.example.test") }).await;
+        assert_eq!(outcome.is_ok(), names.is_empty());
+        assert_eq!(issuers.iter().map(|name| rfc4514_of_der(name)).collect::<Vec<_>>(), names);
+    }
+}
+
 #[test]
 fn one_of_several_bundles_is_enough() {
     let world = World::new();
     let stranger = ca("another CA", None, clock::now(), |_| {});
-    let pattern = || Pattern::parse("https://a.example.test").unwrap();
+    let at_a = |certificates| bundle("https://a.example.test", certificates);
     for entries in [vec![der(&stranger), der(&world.ca)], vec![der(&world.ca), der(&stranger)]] {
-        let entries: Vec<_> = entries.into_iter().map(|bundle| (pattern(), bundle)).collect();
+        let entries: Vec<_> = entries.into_iter().map(at_a).collect();
         let trust = world.shared.set(ServerTrust::Ca, None, &[], &world.shared.vouching(&entries));
         assert_eq!(world.at(&trust, "https://a.example.test"), Ok(()));
     }
-    let trust = world.shared.set(ServerTrust::Ca, None, &[], &world.shared.vouching(&[(pattern(), der(&stranger))]));
+    let trust = world.shared.set(ServerTrust::Ca, None, &[], &world.shared.vouching(&[at_a(der(&stranger))]));
     assert_eq!(world.at(&trust, "https://a.example.test"), unknown());
 }
 
@@ -121,7 +140,7 @@ fn where_only_the_system_is_trusted_no_bundle_vouches() {
 #[test]
 fn a_certificate_of_a_bundle_that_is_no_ca_vouches_for_nobody() {
     let world = World::new();
-    let entries = [(Pattern::Default, world.server.clone())];
+    let entries = [bundle("*", world.server.clone())];
     let trust = world.shared.set(ServerTrust::Ca, None, &[], &world.shared.vouching(&entries));
     assert_eq!(world.at(&trust, "https://a.example.test"), unknown());
 }
@@ -149,5 +168,8 @@ fn the_digest_tells_bundles_and_patterns_apart_and_not_their_order() {
     assert_ne!(digest(&["https://a.test"]), digest(&["https://a.test:*"]));
     assert_ne!(digest(&["*"]), *other.vouching(&["*"]).digest());
     assert_eq!(digest(&[]), *Vouching::none().digest());
+    let vouching = world.vouching(&["*", "https://a.test", "https://b.test"]);
+    let of: Vec<_> = vouching.of(&Origin::parse("https://a.test").unwrap()).map(|(_, at)| at.to_string()).collect();
+    assert_eq!(of, ["*", "https://a.test"]);
     assert!(Vouching::none().is_empty() && !world.vouching(&["*"]).is_empty());
 }
