@@ -40,7 +40,7 @@ pub use expiry::Warning;
 pub use held::{Deploying, HeldUpload, Released};
 pub use outline::{Outline, Unread, outline};
 pub use reload::{ReloadReport, TRUST};
-pub use shown::{Associated, Deployment, Pem, Shown};
+pub use shown::{Associated, Deployment, Shown};
 pub use stage::{Pending, Promoted, Refused, trial_origin};
 
 use std::collections::HashMap;

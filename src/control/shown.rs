@@ -32,32 +32,12 @@ pub struct Shown {
     pub id: CertificateId,
     /// What is known of it; `None` if it could not be loaded.
     pub info: Option<Arc<CertificateInfo>>,
-    /// Its chain as uploaded, byte for byte; `None` if it could not be loaded.
-    pub pem: Option<Pem>,
+    /// Its chain as uploaded, byte for byte.
+    pub pem: Option<String>,
     /// How far it is.
     pub deployment: Deployment,
     /// Since when it is in the list.
     pub since: OffsetDateTime,
-}
-
-/// A chain as it was uploaded, wherever it is held.
-#[derive(Debug, Clone)]
-pub enum Pem {
-    /// By a certificate of the project.
-    Held(Arc<Certificate>),
-    /// By what is remembered of one that was deleted.
-    Left(Arc<str>),
-}
-
-impl Pem {
-    /// The text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Held(certificate) => &certificate.cert_pem,
-            Self::Left(text) => text,
-        }
-    }
 }
 
 /// A hostname and the certificate that is named for it.
@@ -79,12 +59,20 @@ pub struct Associated {
     pub updated_at: OffsetDateTime,
 }
 
+impl From<&Certificate> for Shown {
+    /// One whose upload has just been answered.
+    fn from(certificate: &Certificate) -> Self {
+        Self::active(certificate, certificate.info.uploaded_at)
+    }
+}
+
 impl Shown {
-    fn active(certificate: Arc<Certificate>, since: OffsetDateTime) -> Self {
+    /// One that is in force, or may be; in its list since `since`.
+    fn active(certificate: &Certificate, since: OffsetDateTime) -> Self {
         Self {
             id: certificate.info.id.clone(),
             info: Some(certificate.info.clone()),
-            pem: Some(Pem::Held(certificate)),
+            pem: Some(certificate.cert_pem.clone()),
             deployment: Deployment::Active,
             since,
         }
@@ -95,7 +83,7 @@ impl Shown {
         let entry = snapshot.roster().entry(id).map(|held| held.since);
         if let Some(certificate) = snapshot.certificate(id) {
             let since = entry.unwrap_or(certificate.info.uploaded_at);
-            return Self::active(certificate, since);
+            return Self::active(&certificate, since);
         }
         let bound = || snapshot.bindings_of(id).first().map(|binding| binding.since);
         let since = entry.or_else(bound).unwrap_or(OffsetDateTime::UNIX_EPOCH);
@@ -127,7 +115,7 @@ impl Control {
         shown.extend(deploying.into_iter().filter(|d| d.holder == holder).filter_map(|d| {
             let is_new = ids.binary_search(&d.certificate.info.id).is_err();
             let since = d.certificate.info.uploaded_at;
-            is_new.then(|| Shown { deployment: Deployment::Pending, ..Shown::active(d.certificate, since) })
+            is_new.then(|| Shown { deployment: Deployment::Pending, ..Shown::active(&d.certificate, since) })
         }));
         shown.sort_by(|a, b| a.since.cmp(&b.since).then_with(|| a.id.cmp(&b.id)));
         shown
@@ -152,7 +140,7 @@ impl Control {
         }
         if let Some(new) = deploying.into_iter().find(|d| d.holder == holder && is_same(&d.certificate.info.id)) {
             let since = new.certificate.info.uploaded_at;
-            return Ok(Shown { deployment: Deployment::Pending, ..Shown::active(new.certificate, since) });
+            return Ok(Shown { deployment: Deployment::Pending, ..Shown::active(&new.certificate, since) });
         }
         let ended = project.retired().into_iter().rev().find(|retired| is_same(&retired.id));
         let ended = ended.filter(|retired| [holder, Holder::Project].contains(&retired.info.holder));
@@ -162,7 +150,7 @@ impl Control {
             since: ended.info.uploaded_at,
             id: ended.id,
             info: Some(ended.info),
-            pem: Some(Pem::Left(ended.pem)),
+            pem: Some(ended.pem.to_string()),
         })
     }
 

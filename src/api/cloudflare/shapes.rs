@@ -77,8 +77,8 @@ impl Facts {
     }
 }
 
-/// A certificate of a zone's hostnames. Of one that could not be loaded, only id, status and date are known (deleted: not
-/// the date either).
+/// A certificate of a zone's hostnames. Of one that could not be loaded, only id, status and date are known; once it is
+/// deleted, not the date either.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CloudflareHostnameCertificate)]
 pub(in crate::api) struct HostnameCertificate {
@@ -118,7 +118,7 @@ impl HostnameCertificate {
     pub(super) fn of(shown: &Shown) -> Self {
         Self {
             id: id_of(&shown.id),
-            certificate: shown.pem.as_ref().map(|pem| pem.as_str().to_owned()),
+            certificate: shown.pem.clone(),
             facts: Facts::of_some(shown.info.as_deref()),
             status: shown.deployment.into(),
             uploaded_on: Some(rfc3339(shown.info.as_ref().map_or(shown.since, |info| info.uploaded_at))),
