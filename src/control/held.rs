@@ -259,8 +259,9 @@ impl Inner {
             }
         }
         self.delete_held(project, &id, Drain::Grace).await?;
-        let open = |certificate: &Arc<Certificate>| certificate.objects().map(|tls| tls.life().connections()).sum();
-        let connections = certificate.as_ref().map_or(0, open);
+        // With those that were left over when hostnames let go of it, or something went before it.
+        let left = project.retired().into_iter().filter(|retired| retired.id == id);
+        let connections = left.map(|retired| retired.connections()).sum();
         Ok(Released { id, certificate, connections })
     }
 
@@ -318,7 +319,7 @@ impl Inner {
     }
 
     /// The lists that show a certificate which the project knows. One of the project's own is shown by the place that it is
-    /// bound to, so that it may be in both of a zone's; and in both, too, once nothing names it, so that it can be deleted.
+    /// bound to, so that it may be in both of a zone's; and, once nothing names it, among those that hostnames may name.
     pub(super) fn lists(&self, snapshot: &Snapshot, id: &CertificateId) -> Vec<Holder> {
         if self.is_of_account(snapshot, id) {
             return vec![Holder::Account];
@@ -328,16 +329,17 @@ impl Inner {
         if let Some(holder) = held.or_else(|| snapshot.roster().entry(id).map(|held| held.holder)) {
             return vec![holder];
         }
-        let bindings = snapshot.bindings_of(id);
-        if bindings.is_empty() {
-            return vec![Holder::Zone, Holder::Hostnames];
+        let bound = snapshot.bindings_of(id).into_iter().map(|binding| binding.pattern.clone());
+        let places: Vec<_> = bound.chain(self.shadowed_in(&snapshot.info().id, id)).collect();
+        if places.is_empty() {
+            return vec![Holder::Hostnames];
         }
-        let shown = |binding: Arc<Binding>| match binding.pattern {
+        let shown = |pattern: &Pattern| match pattern {
             Pattern::Default => Some(Holder::Zone),
             Pattern::Host(_, PortRule::Any) => Some(Holder::Hostnames),
             Pattern::Host(..) | Pattern::Wildcard(..) => None,
         };
-        bindings.into_iter().filter_map(shown).collect()
+        places.iter().filter_map(shown).collect()
     }
 
     fn is_of_account(&self, snapshot: &Snapshot, id: &CertificateId) -> bool {

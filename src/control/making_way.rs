@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Inner;
-use crate::domain::{CertificateId, Holder, Pattern, Source};
+use crate::domain::{CertificateId, Holder, Pattern, ProjectId, Source};
 use crate::identity::UpstreamTls;
 use crate::registry::{Binding, Certificate, Project, Snapshot, SnapshotEdit, Target};
 
@@ -75,8 +75,12 @@ impl Inner {
 
     /// Patterns whose stored binding to this certificate stands behind a declared one.
     pub(super) fn shadowed_by(&self, project: &Project, id: &CertificateId) -> Vec<Pattern> {
+        self.shadowed_in(project.id(), id)
+    }
+
+    pub(super) fn shadowed_in(&self, project: &ProjectId, id: &CertificateId) -> Vec<Pattern> {
         let shadowed = self.shadowed.lock().expect("nothing panics while holding it");
-        let of_project = shadowed.get(project.id()).into_iter().flatten();
+        let of_project = shadowed.get(project).into_iter().flatten();
         of_project
             .filter(|(_, stored)| stored.target.certificate_id() == Some(id))
             .map(|(pattern, _)| pattern.clone())

@@ -24,7 +24,7 @@ use crate::domain::{self, CertificateInfo, Code, OnExpiry, Origin, Pattern, Peer
 use crate::identity::{Presented, UpstreamTls};
 use crate::observe::{AccessLog, Exchange, Metrics, RequestId};
 use crate::policy::EgressPolicy;
-use crate::registry::{Accounts, Binding, FallBack, Previous, Project, Selection, Target};
+use crate::registry::{Accounts, Binding, FallBack, Previous, Project, Selection, Target, UNREADABLE_ID};
 use crate::upstream::{
     Destination, Ended, Failure, Lease, Refusal, Reply, ReplyBody, RequestBody, Spared, Upload, Upstreams, is_grpc,
 };
@@ -383,7 +383,10 @@ pub(super) fn check_usable(selection: &Selection, on_expiry: OnExpiry, origin: &
                 unavailable.id, unavailable.why
             ),
         );
-        return Err(failure.fix(fix()));
+        // Of damaged lists nothing is mended by an upload of one certificate.
+        let is_lists = binding.derived && unavailable.id.as_str() == UNREADABLE_ID;
+        let switch = || "switch the zone on or off: PUT /client/v4/zones/ID/origin_tls_client_auth/settings".to_owned();
+        return Err(failure.fix(if is_lists { switch() } else { fix() }));
     }
     let Some(identity) = selection.tls.identity() else { return Ok(()) };
     let info = identity.info();

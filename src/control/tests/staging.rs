@@ -13,7 +13,9 @@ use super::support::{Egret, Material, Shelf, pattern, settings};
 use crate::backend::RecordKind;
 use crate::config::{DeclaredCertificate, Settings};
 use crate::control::{ControlError, Depth, Drain, Promoted, Properties, trial_origin};
-use crate::domain::{CertificateId, DefaultScope, Origin, Pattern, ProjectId, ProjectInfo, Rollback, time as clock};
+use crate::domain::{
+    CertificateId, DefaultScope, Holder, Origin, Pattern, ProjectId, ProjectInfo, Rollback, time as clock,
+};
 use crate::identity::{Phase, UpstreamTls};
 use crate::observe::EventKind;
 use crate::registry::{FallBack as _, Probing, Proof, ProofFuture, Selection, Target, Trial, Unproven};
@@ -319,6 +321,35 @@ async fn of_a_project_wide_certificate_only_the_origin_where_it_was_tried_out_ta
     }
     assert!(refuse(&egret).await);
     assert_eq!(id_of(&egret.select(AT)), old);
+}
+
+#[tokio::test]
+async fn what_a_zone_certificate_covers_meanwhile_is_neither_taken_back_nor_put_over_it() {
+    let (_, egret, _) = egret(Judge::default()).await;
+    let project = egret.project("default");
+    egret.upload("*", &Material::new("a")).await.expect("uploaded");
+    egret.control.stage(&project, Material::new("b").upload("*"), Drain::Grace, trial(), None).await.expect("taken");
+    let refused = egret.select(AT).binding.expect("bound");
+    egret.set_zone(true).await;
+    egret.held(Holder::Zone, "zone").await;
+    let origin = Origin::parse(AT).unwrap();
+    assert!(egret.control.fall_back(&project, &refused, &origin, 48).await, "something else is in force by now");
+    assert_eq!((egret.presents(AT), egret.metrics.rollbacks_automatic.get()), ("zone".to_owned(), 0));
+    assert!(!refuse(&egret).await, "from what the zone presents there is no way back");
+
+    let gated = Judge { gate: Some(Notify::new()), ..Judge::default() };
+    let (_, egret, judge) = self::egret(gated).await;
+    let project = egret.project("default");
+    egret.set_zone(true).await;
+    let probe = egret.control.stage(&project, Material::new("c").upload("*"), Drain::Grace, trial(), None);
+    let overtaken = async {
+        judge.asked.notified().await;
+        egret.held(Holder::Zone, "later").await;
+        judge.gate.as_ref().expect("it has one").notify_one();
+    };
+    let (staged, ()) = futures_util::future::join(probe, overtaken).await;
+    assert!(matches!(staged, Err(ControlError::Field { field: "stage", .. })), "{staged:?}");
+    assert_eq!(egret.presents(AT), "later");
 }
 
 #[tokio::test]

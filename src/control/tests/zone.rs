@@ -219,7 +219,7 @@ async fn all_that_a_zone_holds_comes_back_in_its_order_however_quickly_it_came()
 async fn a_file_that_declares_the_project_wide_certificate_goes_before_both_and_is_not_covered() {
     let (shelf, egret) = egret().await;
     let folder = tempfile::tempdir().expect("a folder");
-    egret.upload("*", &Material::new("own")).await.expect("uploaded");
+    let own = egret.upload("*", &Material::new("own")).await.expect("uploaded").certificate.info.id.clone();
     egret.set_zone(true).await;
     egret.held(Holder::Zone, "zone").await;
     let zone = in_force(&egret);
@@ -237,12 +237,14 @@ async fn a_file_that_declares_the_project_wide_certificate_goes_before_both_and_
 
     let again = Egret::start(&shelf, &with).await;
     assert_eq!(again.presents(ANY), "declared");
+    assert!(matches!(again.release(Holder::Hostnames, &own).await, Err(ControlError::WrongList { .. })));
     again.reload(&settings()).await;
     assert_eq!(again.presents(ANY), "own", "the zone is off");
     again.set_zone(true).await;
     assert_eq!(again.presents(ANY), "z3");
     let declared_again = in_force(&again);
     again.reload(&with).await;
+    again.release(Holder::Zone, &own).await.expect("also while the file covers it");
     again.reload(&settings()).await;
     assert_eq!((again.presents(ANY), declared_again.life().phase()), ("z3".to_owned(), Phase::Draining));
     assert!(in_force(&again).life().is_active());
@@ -263,6 +265,8 @@ async fn the_zones_list_deletes_the_project_wide_certificate_of_the_other_dialec
     assert_eq!(egret.release(Holder::Zone, &digits).await.expect("by its digits").id, own);
     assert_eq!(egret.presents(ANY), "nothing");
     assert!(matches!(egret.release(Holder::Zone, &exact).await, Err(ControlError::NotFound(_))), "no list shows it");
+    egret.control.unbind(&project, &pattern("https://a.test:8443")).await.expect("unbound");
+    egret.release(Holder::Hostnames, &exact).await.expect("what nothing names is among those that hostnames may name");
     let host = egret.held(Holder::Hostnames, "h").await;
     let wrong = egret.release(Holder::Zone, &host).await.expect_err("another list");
     assert!(matches!(wrong, ControlError::WrongList { held: Holder::Hostnames, wanted: Holder::Zone }), "{wrong}");
