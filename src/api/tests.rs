@@ -2,7 +2,7 @@
 
 mod account_leafs;
 mod bundles;
-mod cloudflare;
+pub(super) mod cloudflare;
 mod cloudflare_accounts;
 mod cloudflare_hostnames;
 mod cloudflare_zones;

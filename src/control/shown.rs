@@ -32,8 +32,8 @@ pub struct Shown {
     pub id: CertificateId,
     /// What is known of it; `None` if it could not be loaded.
     pub info: Option<Arc<CertificateInfo>>,
-    /// The certificate, while there is one.
-    pub certificate: Option<Arc<Certificate>>,
+    /// Its chain as uploaded, byte for byte.
+    pub pem: Option<String>,
     /// How far it is.
     pub deployment: Deployment,
     /// Since when it is in the list.
@@ -59,12 +59,20 @@ pub struct Associated {
     pub updated_at: OffsetDateTime,
 }
 
+impl From<&Certificate> for Shown {
+    /// One whose upload has just been answered.
+    fn from(certificate: &Certificate) -> Self {
+        Self::active(certificate, certificate.info.uploaded_at)
+    }
+}
+
 impl Shown {
-    fn active(certificate: Arc<Certificate>, since: OffsetDateTime) -> Self {
+    /// One that is in force, or may be; in its list since `since`.
+    fn active(certificate: &Certificate, since: OffsetDateTime) -> Self {
         Self {
             id: certificate.info.id.clone(),
             info: Some(certificate.info.clone()),
-            certificate: Some(certificate),
+            pem: Some(certificate.cert_pem.clone()),
             deployment: Deployment::Active,
             since,
         }
@@ -75,11 +83,11 @@ impl Shown {
         let entry = snapshot.roster().entry(id).map(|held| held.since);
         if let Some(certificate) = snapshot.certificate(id) {
             let since = entry.unwrap_or(certificate.info.uploaded_at);
-            return Self::active(certificate, since);
+            return Self::active(&certificate, since);
         }
         let bound = || snapshot.bindings_of(id).first().map(|binding| binding.since);
         let since = entry.or_else(bound).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        Self { id: id.clone(), info: None, certificate: None, deployment: Deployment::Failed, since }
+        Self { id: id.clone(), info: None, pem: None, deployment: Deployment::Failed, since }
     }
 }
 
@@ -107,7 +115,7 @@ impl Control {
         shown.extend(deploying.into_iter().filter(|d| d.holder == holder).filter_map(|d| {
             let is_new = ids.binary_search(&d.certificate.info.id).is_err();
             let since = d.certificate.info.uploaded_at;
-            is_new.then(|| Shown { deployment: Deployment::Pending, ..Shown::active(d.certificate, since) })
+            is_new.then(|| Shown { deployment: Deployment::Pending, ..Shown::active(&d.certificate, since) })
         }));
         shown.sort_by(|a, b| a.since.cmp(&b.since).then_with(|| a.id.cmp(&b.id)));
         shown
@@ -132,7 +140,7 @@ impl Control {
         }
         if let Some(new) = deploying.into_iter().find(|d| d.holder == holder && is_same(&d.certificate.info.id)) {
             let since = new.certificate.info.uploaded_at;
-            return Ok(Shown { deployment: Deployment::Pending, ..Shown::active(new.certificate, since) });
+            return Ok(Shown { deployment: Deployment::Pending, ..Shown::active(&new.certificate, since) });
         }
         let ended = project.retired().into_iter().rev().find(|retired| is_same(&retired.id));
         let ended = ended.filter(|retired| [holder, Holder::Project].contains(&retired.info.holder));
@@ -142,7 +150,7 @@ impl Control {
             since: ended.info.uploaded_at,
             id: ended.id,
             info: Some(ended.info),
-            certificate: None,
+            pem: Some(ended.pem.to_string()),
         })
     }
 

@@ -9,6 +9,7 @@ mod hostnames;
 mod layers;
 mod projects;
 mod reload;
+mod shown;
 mod staging;
 mod start;
 mod support;

@@ -7,17 +7,17 @@ use axum::extract::{Request, State};
 use super::bodies::ZoneUpload;
 use super::documents::{CertificatePath, ZoneUploadBody};
 use super::envelope::{Answer, Enveloped, EnvelopedList, ListAnswer, Refusal};
+use super::path_id;
 use super::query::{Asked, PagingQuery};
 use super::refused::{not_shown, refused};
 use super::retry::Retried;
 use super::shapes::HostnameCertificate;
-use super::{path_id, uploaded};
 use crate::api::Management;
 use crate::api::auth::{Caller, Need};
 use crate::api::body;
 use crate::api::openapi::ZonePath;
 use crate::api::request::Segments;
-use crate::control::HeldUpload;
+use crate::control::{HeldUpload, Shown};
 use crate::domain::Holder;
 
 /// List hostname certificates
@@ -69,7 +69,7 @@ pub(in crate::api) async fn create(
     drop(body);
     let upload = HeldUpload { cert: certificate, key: private_key, by: caller.token().clone(), retry };
     let held = management.control.hold(&project, Holder::Hostnames, upload).await;
-    let shown = uploaded(&held.map_err(|error| refused(error, Holder::Hostnames))?);
+    let shown = Shown::from(&*held.map_err(|error| refused(error, Holder::Hostnames))?);
     Ok(Enveloped::of(HostnameCertificate::of(&shown)))
 }
 

@@ -24,12 +24,8 @@ pub(super) mod verify;
 pub(super) mod zone_certificates;
 pub(super) mod zones;
 
-use std::sync::Arc;
-
 use super::problem::Problem;
-use crate::control::{Deployment, Shown};
 use crate::domain::{CertificateId, Holder};
-use crate::registry::Certificate;
 
 /// Below it everything is in this dialect.
 pub(super) const ROOT: &str = "/client/v4";
@@ -46,17 +42,6 @@ pub(super) fn is_asked(path: &str) -> bool {
 fn path_id(text: &str, list: Holder) -> Result<CertificateId, Problem> {
     let id = bodies::read_id(text).as_deref().and_then(CertificateId::parse);
     id.ok_or_else(|| refused::no_certificate(list))
-}
-
-/// A certificate whose upload has just been answered: it is in force, or ready to be.
-fn uploaded(certificate: &Arc<Certificate>) -> Shown {
-    Shown {
-        id: certificate.info.id.clone(),
-        info: Some(certificate.info.clone()),
-        certificate: Some(certificate.clone()),
-        deployment: Deployment::Active,
-        since: certificate.info.uploaded_at,
-    }
 }
 
 #[cfg(test)]

@@ -49,8 +49,9 @@ impl Caller {
     /// 403 for a role that is too low, and to limited tokens for everything out of reach, existing or not; else 404.
     pub(super) fn account(&self, registry: &Registry, account_id: &str, need: Need) -> Result<Account, Problem> {
         self.require(need)?;
-        let mut carriers = registry.projects();
+        let mut carriers = registry.every_project();
         carriers.retain(|project| project.load().info().account_id.as_deref() == Some(account_id));
+        carriers.sort_by_cached_key(|project| project.load().info().name.clone());
         if carriers.is_empty() && self.is_unlimited() {
             return Err(unknown(account_id, "account", "account_id (accountId in POST /v1/projects)"));
         }

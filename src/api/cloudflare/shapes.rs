@@ -77,8 +77,8 @@ impl Facts {
     }
 }
 
-/// A certificate of a zone's hostnames. Of one that could not be loaded, only id, status and date are known (deleted: not
-/// the date either); of one that was deleted a while ago, all but the certificate itself.
+/// A certificate of a zone's hostnames. Of one that could not be loaded, only id, status and date are known; once it is
+/// deleted, not the date either.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CloudflareHostnameCertificate)]
 pub(in crate::api) struct HostnameCertificate {
@@ -118,7 +118,7 @@ impl HostnameCertificate {
     pub(super) fn of(shown: &Shown) -> Self {
         Self {
             id: id_of(&shown.id),
-            certificate: shown.certificate.as_ref().map(|certificate| certificate.cert_pem.clone()),
+            certificate: shown.pem.clone(),
             facts: Facts::of_some(shown.info.as_deref()),
             status: shown.deployment.into(),
             uploaded_on: Some(rfc3339(shown.info.as_ref().map_or(shown.since, |info| info.uploaded_at))),

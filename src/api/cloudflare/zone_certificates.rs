@@ -9,17 +9,17 @@ use utoipa::ToSchema;
 use super::bodies::{ZoneUpload, read_settings};
 use super::documents::{CertificatePath, SettingsBody, ZoneUploadBody};
 use super::envelope::{Answer, Enveloped, EnvelopedList, ListAnswer, Refusal};
+use super::path_id;
 use super::query::{Asked, PagingQuery};
 use super::refused::{not_shown, refused};
 use super::retry::Retried;
 use super::shapes::ZoneCertificate;
-use super::{path_id, uploaded};
 use crate::api::Management;
 use crate::api::auth::{Caller, Need};
 use crate::api::body;
 use crate::api::openapi::ZonePath;
 use crate::api::request::Segments;
-use crate::control::HeldUpload;
+use crate::control::{HeldUpload, Shown};
 use crate::domain::Holder;
 use crate::registry::Project;
 
@@ -77,7 +77,7 @@ pub(in crate::api) async fn create(
     drop(body);
     let upload = HeldUpload { cert: certificate, key: private_key, by: caller.token().clone(), retry };
     let held = management.control.hold(&project, Holder::Zone, upload).await;
-    let shown = uploaded(&held.map_err(|error| refused(error, Holder::Zone))?);
+    let shown = Shown::from(&*held.map_err(|error| refused(error, Holder::Zone))?);
     Ok(Enveloped::of(ZoneCertificate::of(&shown, is_on(&project))))
 }
 

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::*;
+use crate::api::tests::cloudflare::{ACCOUNT, ZONE, zoned as cloudflare_world};
 use crate::api::tests::{ADMIN, world};
 use crate::observe::Exposition;
 
@@ -160,6 +161,62 @@ async fn schemas_of_bodies_name_the_fields_that_are_read() {
         assert_eq!(known.split(", ").collect::<BTreeSet<_>>(), fields.iter().map(|f| f.as_str()).collect(), "{said}");
         let missing = said.split_once(": ").expect("names them").1.split(';').next().expect("a part");
         assert_eq!(missing.split(", ").collect::<BTreeSet<_>>(), required.into_iter().collect(), "{said}");
+    }
+}
+
+/// The same in Cloudflare's dialect, which ignores what it does not know: what its schemas require is missed, and in one
+/// place of the body each.
+#[tokio::test]
+async fn schemas_of_cloudflares_bodies_require_what_is_missed() {
+    let world = cloudflare_world().await;
+    let document = written();
+    for (method, target, schema) in [
+        ("POST", "zones/{zone}/origin_tls_client_auth", "CloudflareCertificateUpload"),
+        ("PUT", "zones/{zone}/origin_tls_client_auth/settings", "CloudflareZoneSettingsWanted"),
+        ("PUT", "zones/{zone}/origin_tls_client_auth/hostnames", "CloudflareHostnamesWanted"),
+        ("POST", "zones/{zone}/origin_tls_client_auth/hostnames/certificates", "CloudflareCertificateUpload"),
+        ("POST", "accounts/{account}/mtls_certificates", "CloudflareMtlsUpload"),
+    ] {
+        let schema = &document["components"]["schemas"][schema];
+        assert!(schema["properties"].is_object() && schema["additionalProperties"].is_null(), "{target}");
+        let required: BTreeSet<String> = schema["required"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|name| format!("/{}", name.as_str().expect("a name")))
+            .collect();
+        let target = format!("/client/v4/{}", target.replace("{zone}", ZONE).replace("{account}", ACCOUNT));
+        let reply = world.send(ADMIN, method, &target, &serde_json::json!({ "no_such_field": 1 })).await;
+        assert_eq!(reply.status, 400, "{target}: {}", reply.body);
+        let errors = reply.body["errors"].as_array().expect("a list");
+        let missed: BTreeSet<String> =
+            errors.iter().filter_map(|error| error["source"]["pointer"].as_str()).map(str::to_owned).collect();
+        assert_eq!((missed, errors.len()), (required.clone(), required.len()), "{target}: {}", reply.body);
+    }
+    let entry = &document["components"]["schemas"]["CloudflareHostnameWanted"];
+    assert_eq!(entry["required"], serde_json::json!(["hostname", "enabled"]));
+}
+
+/// Whatever is refused below `/client/v4` is described in the envelope of that dialect, and nothing else is.
+#[test]
+fn each_dialect_is_described_with_its_own_refusals() {
+    let document = written();
+    let resolved = |response: &Value| match response["$ref"].as_str() {
+        Some(reference) => document.pointer(&reference[1..]).expect("leads somewhere").clone(),
+        None => response.clone(),
+    };
+    for (path, method) in operations_of(&document) {
+        let responses = &document["paths"][&path][method.to_lowercase()]["responses"];
+        for (status, response) in responses.as_object().expect("responses") {
+            if status.starts_with('2') {
+                continue;
+            }
+            assert!(status != "409" || !cloudflare::is_asked(&path), "{method} {path}");
+            let content = &resolved(response)["content"];
+            let schema = content["application/json"]["schema"]["$ref"].as_str().unwrap_or_default();
+            let is_envelope = schema == "#/components/schemas/CloudflareError";
+            assert_eq!(is_envelope, cloudflare::is_asked(&path), "{method} {path} {status}: {schema}");
+        }
     }
 }
 

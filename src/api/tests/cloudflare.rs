@@ -1,11 +1,11 @@
 //! Cloudflare's dialect: who may what, and the envelope around everything.
 
 use super::*;
-use crate::registry::Registry;
+use crate::registry::{Registry, Snapshot};
 
 /// Of `payments`.
-pub(super) const ACCOUNT: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
-pub(super) const ZONE: &str = "11111111111111111111111111111111";
+pub(in crate::api) const ACCOUNT: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+pub(in crate::api) const ZONE: &str = "11111111111111111111111111111111";
 /// Of `web`, which is of the same account.
 pub(super) const WEB_ZONE: &str = "22222222222222222222222222222222";
 /// No project's.
@@ -16,7 +16,7 @@ pub(super) const TENANT: &str = "tenant-token";
 pub(super) const PAY: &str = "pay-token";
 
 /// Two projects of one account, each with a zone; `pay` is within reach of nobody who is limited to `payments`.
-pub(super) async fn zoned() -> World {
+pub(in crate::api) async fn zoned() -> World {
     let world = world().await;
     for (name, zone) in [("pay.example", ZONE), ("web.example", WEB_ZONE)] {
         let body = json!({"name": name, "accountId": ACCOUNT, "zoneId": zone});
@@ -65,7 +65,10 @@ impl World {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Body::empty()).unwrap();
+        self.ask(request.body(Body::empty()).unwrap()).await
+    }
+
+    pub(super) async fn ask(&self, request: Request<Body>) -> Reply {
         let response = TowerToHyperService::new(self.router.clone()).call(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
@@ -99,6 +102,43 @@ async fn whatever_fails_fails_in_the_envelope() {
     // Elsewhere nothing has changed.
     assert_eq!(world.get("", "/v1/projects").await.code(), "unauthorized");
     assert_eq!(world.get(ADMIN, "/client/v40").await.code(), "not_found");
+}
+
+#[tokio::test]
+async fn bodies_that_are_none_are_refused_in_the_envelope() {
+    let world = zoned().await;
+    let target = format!("/client/v4/zones/{ZONE}/origin_tls_client_auth");
+    for (content_type, body, status) in
+        [("text/plain", "{}", 415), ("application/json", "{", 400), ("application/json", "\"x\"", 400)]
+    {
+        let request = Request::builder()
+            .method("POST")
+            .uri(&target)
+            .header("host", "localhost")
+            .header("authorization", format!("Bearer {TENANT}"))
+            .header("content-type", content_type)
+            .body(Body::from(body))
+            .unwrap();
+        let reply = world.ask(request).await;
+        assert_eq!((refusal(&reply).0, refusal(&reply).1), (status, 10_000 + u64::from(status)), "{content_type}");
+        assert_eq!(reply.headers["content-type"], "application/json");
+    }
+}
+
+#[tokio::test]
+async fn what_could_not_be_stored_is_told_in_the_envelope() {
+    let world = world_over(Arc::new(super::vercel::Full(MemoryBackend::default()))).await;
+    let project = world.management.registry.find("payments", None, None).unwrap();
+    let snapshot = project.snapshot();
+    let info = ProjectInfo { zone_id: Some(ZONE.to_owned()), ..ProjectInfo::clone(snapshot.info()) };
+    world.management.registry.republish(&project, Snapshot::empty(Arc::new(info), snapshot.anonymous().clone()));
+    let target = format!("/client/v4/zones/{ZONE}/origin_tls_client_auth");
+    let made = world.material("a");
+    let body = json!({"certificate": made["cert"], "private_key": made["key"]});
+    let (status, number, said) = refusal(&world.send(ADMIN, "POST", &target, &body).await);
+    assert_eq!((status, number), (500, 10500));
+    assert!(said.contains("could not be stored; nothing was changed") && !said.contains("secret"), "{said}");
+    assert_eq!(result(world.get(ADMIN, &target).await), json!([]));
 }
 
 #[tokio::test]

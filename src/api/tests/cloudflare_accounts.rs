@@ -100,18 +100,25 @@ async fn filters_by_type_name_and_kind() {
 async fn is_not_deleted_while_a_project_binds_it() {
     let world = zoned().await;
     let leaf = world.of_account(&world.leaf("one")).await["id"].clone();
+    let roots = world.of_account(&json!({"ca": true, "certificates": world.ca})).await["id"].clone();
     let one = |id: &Value| format!("{}/{}", list(), id.as_str().unwrap());
     world.bind("pay.example", "https://a.example", &leaf).await;
     world.bind("web.example", "*", &leaf).await;
+    world.bind("web.example", "*", &roots).await;
     let active = json!({"service": "egress", "status": "active"});
     assert_eq!(result(world.get(TENANT, &format!("{}/associations", one(&leaf))).await), json!([active, active]));
-    let (status, number, said) = refusal(&world.delete(TENANT, &one(&leaf)).await);
-    assert_eq!((status, number), (400, 1433));
-    assert!(said.starts_with("Certificate cannot be deleted while in use."), "{said}");
-    assert!(said.contains("web.example"), "{said}");
+    assert_eq!(result(world.get(TENANT, &format!("{}/associations", one(&roots))).await), json!([active]));
+    for id in [&leaf, &roots] {
+        let (status, number, said) = refusal(&world.delete(TENANT, &one(id)).await);
+        assert_eq!((status, number), (400, 1433));
+        assert!(said.starts_with("Certificate cannot be deleted while in use."), "{said}");
+        assert!(said.contains("web.example"), "{said}");
+    }
     // Letting go is seen at once.
     world.unbind("pay.example", "origin=https://a.example").await;
     assert_eq!(refusal(&world.delete(TENANT, &one(&leaf)).await).1, 1433);
+    world.unbind("web.example", &format!("origin=*&certId={}", roots.as_str().unwrap())).await;
+    assert_eq!(world.delete(TENANT, &one(&roots)).await.status, 200);
     world.unbind("web.example", "origin=*").await;
     assert_eq!(world.delete(TENANT, &one(&leaf)).await.status, 200);
 }

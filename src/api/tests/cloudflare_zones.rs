@@ -29,10 +29,7 @@ impl World {
             .header("x-stainless-retry-count", count)
             .body(Body::from(body.to_string()))
             .unwrap();
-        let response = TowerToHyperService::new(self.router.clone()).call(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
-        Reply { status: parts.status, headers: parts.headers, body: serde_json::from_slice(&bytes).unwrap() }
+        self.ask(request).await
     }
 
     /// The certificate that egret's own list of bindings has first at this pattern, and whether there is one.

@@ -157,7 +157,7 @@ async fn knows_projects_by_their_team() {
 }
 
 /// A store on a full disk.
-struct Full(MemoryBackend);
+pub(super) struct Full(pub(super) MemoryBackend);
 
 impl Backend for Full {
     fn load(&self) -> BoxFuture<'_, Result<Loaded, BackendError>> {
