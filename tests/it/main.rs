@@ -6,6 +6,7 @@ mod harness;
 
 mod account_certificates_are_shared_and_nothing_else_is;
 mod acknowledged_certificates_survive_sigkill;
+mod both_dialects_change_what_origins_see;
 mod both_dialects_see_one_truth;
 mod ca_bundles_vouch_for_servers;
 mod callers_prove_who_they_are;
