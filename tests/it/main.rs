@@ -46,6 +46,7 @@ mod origins_show_what_they_saw;
 mod parents_lead_to_origins;
 mod people_bring_what_they_were_handed;
 mod plain_http_is_lifted_where_it_is_asked_for;
+mod repinned_hostnames_fail_no_request;
 mod requests_that_may_not_pass_are_refused;
 mod restarts_behind_an_activated_socket_lose_nothing;
 mod rotations_are_tried_out_first;
