@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::apply::{Facts, Maker};
 use super::declared::{self, Depth};
 use super::plan::{Covered, Ground, plan};
-use super::projects::{DEFAULT, same_team};
+use super::projects::{DEFAULT, same_team, yield_zone};
 use super::records::{self, BindingRecord, CertificateRecord, PreviousRecord, ProjectRecord, token_of};
 use super::reload::{Findings, by_project, orphans};
 use super::rollback::Keeping;
@@ -319,6 +319,7 @@ pub(super) fn projects(
                 );
                 info.name = info.id.as_str().to_owned();
             }
+            yield_zone(&mut info, all.iter().map(|(other, _)| other));
             store.settle(&info.id, &home);
             all.push((info, std::mem::take(&mut records)));
         } else {

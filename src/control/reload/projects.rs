@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::super::load::is_named_alike;
 use super::super::plan::Covered;
+use super::super::projects::yield_zone;
 use super::super::{Inner, store::Store};
 use super::ReloadReport;
 use crate::config::Settings;
@@ -63,6 +64,7 @@ impl Inner {
                 );
                 info.name = info.id.as_str().to_owned();
             }
+            yield_zone(&mut info, all.iter().map(|(_, other)| other));
             all.push((Some(project), info));
         }
         all
