@@ -159,10 +159,6 @@ struct Facts {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     file: Option<String>,
-    /// Which list it stands in: `project` (its place; Vercel's dialect, files), `zone`, `hostnames`, or `account`, whose
-    /// certificates several projects may present.
-    #[schema(pattern = "^(project|zone|hostnames|account)$")]
-    holder: &'static str,
 }
 
 /// A certificate on its way out.
@@ -204,7 +200,6 @@ impl Facts {
             warnings: info.warnings.clone(),
             source: info.source.as_str(),
             file: file_of(&info.source),
-            holder: info.holder.as_str(),
         }
     }
 }

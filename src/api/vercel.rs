@@ -193,8 +193,13 @@ pub(super) async fn list(
     query: Query,
 ) -> Answer<Listed> {
     let project = caller.project(&management.registry, &id_or_name, &query, Need::Read)?;
-    let bindings = project.snapshot().bindings();
-    let listed = bindings.iter().filter_map(|binding| {
+    let snapshot = project.snapshot();
+    let covered = snapshot.covered();
+    let bindings = snapshot.bindings();
+    // A zone's certificate is this dialect's as long as it is presented; what was uploaded here is always.
+    let is_listed =
+        |binding: &&Arc<_>| covered.is_none_or(|covered| !(covered.derived && Arc::ptr_eq(covered, binding)));
+    let listed = bindings.iter().filter(is_listed).filter_map(|binding| {
         let id = binding.target.certificate_id()?.to_string();
         Some(ListedCertificate { origin: binding.pattern.to_string(), id })
     });

@@ -16,14 +16,14 @@ use tokio::sync::OwnedMutexGuard;
 use zeroize::Zeroizing;
 
 pub(super) use adopt::{OTHER_ACCOUNT, adopt, target};
-pub(super) use material::restored;
+pub(super) use material::{Opened, restored};
 
 use self::material::{Given, Valid, validated};
 use super::certificates::{new_id_of, takes_changes, takes_uploads, whole};
 use super::records::AccountRecord;
 use super::store::{Store, Write};
 use super::{Control, ControlError, Inner};
-use crate::domain::{CertificateId, Pattern, ProjectId, time as clock};
+use crate::domain::{CertificateId, Pattern, ProjectId, ServerTrust, time as clock};
 use crate::observe::{Event, EventKind};
 use crate::registry::{AccountCertificate, Snapshot, Target, Token};
 
@@ -53,7 +53,8 @@ pub struct AccountUse {
     pub project: ProjectId,
     /// Where.
     pub pattern: Pattern,
-    /// Whether requests are treated by it: not while another binding covers it.
+    /// Whether requests are treated by it: not while another binding covers it, and of a bundle not while the project
+    /// trusts the system's anchors alone.
     pub in_force: bool,
     /// Whether it cannot be used: the certificate's record is damaged, or the project carries another account now.
     pub unavailable: bool,
@@ -106,8 +107,7 @@ impl Control {
         .await
     }
 
-    /// Deletes a certificate of an account; gives back what it was. One whose record is damaged is deleted as well, and
-    /// answered with [`ControlError::NotFound`]: it was not found before either, and now its record is gone, too.
+    /// Deletes a certificate of an account; gives back what it was. `None`: its record was damaged, so that nobody knows.
     ///
     /// # Errors
     /// No project carries the account, or none of those takes changes; an unknown id; [`ControlError::InUse`] while a
@@ -116,7 +116,7 @@ impl Control {
         &self,
         account: &str,
         id: &CertificateId,
-    ) -> Result<Arc<AccountCertificate>, ControlError> {
+    ) -> Result<Option<Arc<AccountCertificate>>, ControlError> {
         let (inner, account, id) = (self.inner.clone(), account.to_owned(), id.clone());
         whole(async move { inner.account_delete(&account, &id).await }).await
     }
@@ -203,26 +203,28 @@ impl Inner {
         Ok(certificate)
     }
 
-    async fn account_delete(&self, account: &str, id: &CertificateId) -> Result<Arc<AccountCertificate>, ControlError> {
+    async fn account_delete(
+        &self,
+        account: &str,
+        id: &CertificateId,
+    ) -> Result<Option<Arc<AccountCertificate>>, ControlError> {
         let _membership = self.membership.lock().await;
         let _account = self.account_locks.lock(account).await;
         self.of_account(account, takes_changes)?;
         if self.accounts.home(id).as_deref() != Some(account) {
             return Err(ControlError::NotFound("certificate"));
         }
+        let held = self.accounts.get(account, id);
         let uses = self.account_uses(id);
         if !uses.is_empty() {
-            return Err(ControlError::InUse(self.in_use(account, &uses)));
+            let ca = held.is_some_and(|held| held.ca);
+            return Err(ControlError::InUse(self.in_use(account, ca, &uses)));
         }
-        let held = self.accounts.get(account, id);
         self.store.write(vec![Write::Delete(Store::account_key(account, id))]).await?;
 
         self.accounts.remove(account, id);
-        let Some(held) = held else {
-            tracing::info!(account, certificate = %id, "the damaged record of an account certificate was deleted");
-            return Err(ControlError::NotFound("certificate"));
-        };
-        tracing::info!(account, certificate = %id, ca = held.ca, "account certificate deleted");
+        let damaged = held.is_none();
+        tracing::info!(account, certificate = %id, damaged, "account certificate deleted");
         let words = "a certificate was deleted from an account";
         self.events.emit(Event { certificate: Some(id.clone()), ..Event::new(EventKind::CertificateDeleted, words) });
         Ok(held)
@@ -249,7 +251,8 @@ impl Inner {
                 account.is_some_and(|account| self.accounts.get(account, id).is_some())
             };
             for vouch in snapshot.roster().vouching.iter().filter(|vouch| vouch.certificate == *id) {
-                uses.push(of_project(&vouch.pattern, true, !is_usable()));
+                let in_force = snapshot.info().servers != ServerTrust::System;
+                uses.push(of_project(&vouch.pattern, in_force, !is_usable()));
             }
             for pattern in self.shadowed_by(&project, id) {
                 uses.push(of_project(&pattern, false, !is_usable()));
@@ -259,8 +262,8 @@ impl Inner {
         uses
     }
 
-    /// Why it cannot be deleted. Projects that carry another account now are not named: they are others' business.
-    fn in_use(&self, account: &str, uses: &[AccountUse]) -> String {
+    /// Why it cannot be deleted; `ca`: it is a bundle. Projects that carry another account now are not named: they are others' business.
+    fn in_use(&self, account: &str, ca: bool, uses: &[AccountUse]) -> String {
         let mut text = "Certificate cannot be deleted while in use.".to_owned();
         let mut named = 0;
         for place in uses {
@@ -270,7 +273,7 @@ impl Inner {
                 let lead = if named == 0 { " It is bound to " } else { ", " };
                 let _ = write!(text, "{lead}{} in project {}", place.pattern, project.info().name);
                 if !place.in_force {
-                    text.push_str(" (covered by another binding)");
+                    text.push_str(if ca { " (without effect)" } else { " (covered by another binding)" });
                 }
                 named += 1;
             }
@@ -284,7 +287,8 @@ impl Inner {
                 let _ = write!(text, ", and to {more} more");
             }
         }
-        text.push_str("; remove those bindings first: DELETE /v1/projects/{idOrName}/bindings?origin=");
+        let which = if ca { "&certId=" } else { "" };
+        let _ = write!(text, "; remove those bindings first: DELETE /v1/projects/{{idOrName}}/bindings?origin={which}");
         text
     }
 }

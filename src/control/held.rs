@@ -259,8 +259,9 @@ impl Inner {
             }
         }
         self.delete_held(project, &id, Drain::Grace).await?;
-        let open = |certificate: &Arc<Certificate>| certificate.objects().map(|tls| tls.life().connections()).sum();
-        let connections = certificate.as_ref().map_or(0, open);
+        // With those that were left over when hostnames let go of it, or something went before it.
+        let left = project.retired().into_iter().filter(|retired| retired.id == id);
+        let connections = left.map(|retired| retired.connections()).sum();
         Ok(Released { id, certificate, connections })
     }
 

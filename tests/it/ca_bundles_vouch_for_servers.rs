@@ -2,15 +2,16 @@
 //! origins, from the answer of the bind until the answer of the unbind, on kept connections and with tickets too.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, mpsc};
 
 use serde_json::{Value, json};
 
 use crate::harness::egret::{Egret, Setup};
 use crate::harness::nginx::{Nginx, Site};
-use crate::harness::origin::{Conversation, Head, Next, Origin, Wants};
-use crate::harness::wire::{Reply, absolute};
+use crate::harness::origin::{Next, Origin, Wants};
+use crate::harness::wire::{Reply, Wire, absolute};
 use crate::harness::world::World;
-use crate::harness::{eventually, stdout_of};
+use crate::harness::{PATIENCE, eventually, stdout_of};
 
 const NAME: &str = "internal.partner.test";
 const OTHER: &str = "other.partner.test";
@@ -57,16 +58,6 @@ fn unbind(egret: &Egret, project: &str, origin: &str, id: &str) {
     let path = format!("/v1/projects/{project}/bindings?origin={origin}&certId={id}");
     let (status, answer) = egret.api("DELETE", &path, None);
     assert_eq!((status, &answer["certId"]), (200, &json!(id)), "{answer}");
-}
-
-fn says_who_it_saw(conversation: &mut Conversation, _: &Head) -> std::io::Result<Next> {
-    let subject = conversation.subject.clone().unwrap_or_default();
-    conversation.answer("200 OK", "", &subject)
-}
-
-fn says_so_and_closes(conversation: &mut Conversation, head: &Head) -> std::io::Result<Next> {
-    says_who_it_saw(conversation, head)?;
-    Ok(Next::Close)
 }
 
 #[test]
@@ -142,7 +133,9 @@ fn a_bundle_vouches_for_the_origins_that_its_pattern_covers_and_for_no_others() 
     // Whoever trusts the system alone trusts no bundle.
     bind(&egret, "shop", "*", &id);
     assert_eq!(reached(), [true; 3]);
-    egret.reconfigure(|text| text.replace("name = \"shop\"", "name = \"shop\"\nservers = \"system\""));
+    egret.reconfigure(|text| {
+        text.replace("name = \"shop\"\naccount_id", "name = \"shop\"\nservers = \"system\"\naccount_id")
+    });
     eventually("the change is in force", || (reached() == [false; 3]).then_some(()));
     egret.reconfigure(|text| text.replace("\nservers = \"system\"", ""));
     eventually("the bundle vouches again", || (reached() == [true; 3]).then_some(()));
@@ -178,7 +171,18 @@ fn whatever_a_project_presents_the_bundle_vouches_for_the_server() {
 fn no_ticket_and_no_request_outlives_the_bundle_and_what_runs_is_finished() {
     let world = World::new();
     let pair = world.stranger.server(&[NAME]);
-    let origin = Origin::start(&pair, &Wants::Nothing, says_so_and_closes);
+    let (go_on, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let origin = Origin::start(&pair, &Wants::Nothing, move |conversation, head| {
+        if head.target() == "/slow" {
+            conversation.write("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nbegun")?;
+            let _ = wait.lock().expect("no thread panics with it").recv_timeout(PATIENCE);
+            conversation.write(" ends")?;
+        } else {
+            conversation.answer("200 OK", "", "")?;
+        }
+        Ok(Next::Close)
+    });
     let egret = two_projects(&world).start();
     let id = bundle(&egret, &world.stranger.pem());
     let at = origin.origin(NAME);
@@ -188,15 +192,20 @@ fn no_ticket_and_no_request_outlives_the_bundle_and_what_runs_is_finished() {
     }
     let seen = origin.seen();
     assert_eq!(seen.iter().map(|seen| seen.resumed).collect::<Vec<_>>(), [false, true], "there is a ticket");
+    let mut slow = Wire::connect(egret.listener("shop"));
+    slow.send(format!("GET {at}/slow HTTP/1.1\r\nHost: {NAME}:{}\r\n\r\n", origin.port()));
+    let requests = || origin.seen().iter().map(|seen| seen.heads.len()).sum::<usize>();
+    eventually("the slow request is under way", || (requests() == 3).then_some(()));
     unbind(&egret, "shop", &at, &id);
     assert_unknown(&get(&egret, "shop", &at));
-    let requests = || origin.seen().iter().map(|seen| seen.heads.len()).sum::<usize>();
-    assert_eq!(requests(), 2, "and it is of no use");
+    assert_eq!(requests(), 3, "and it is of no use");
+    go_on.send(()).expect("the origin waits");
+    assert_eq!(slow.reply("GET").text(), "begun ends");
     // Bound again it begins anew.
     bind(&egret, "shop", &at, &id);
     assert_eq!(get(&egret, "shop", &at).status, 200);
     assert!(!origin.seen().last().expect("a connection").resumed);
-    assert_eq!(requests(), 3);
+    assert_eq!(requests(), 4);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::harness::certificates::Pair;
 use crate::harness::cloudflare::{ACCOUNT, ZONE, ids_of, succeeded};
 use crate::harness::egret::{Egret, Setup};
 use crate::harness::nginx::{Nginx, Site};
@@ -44,7 +45,9 @@ impl Scene {
         let folder = world.path("files");
         std::fs::create_dir(&folder).expect("writable");
         for name in ["zone", "app", "app-2", "partner"] {
-            world.client(name).write(&folder);
+            // Not the common name of its issuer, which would look self-signed.
+            let client = world.client(&format!("client {name}"));
+            Pair { name: name.to_owned(), ..client }.write(&folder);
         }
         Self { egret, nginx, folder, _world: world }
     }
@@ -65,7 +68,7 @@ impl Scene {
             let reply = absolute(self.egret.proxy(), "GET", &format!("{}/", self.nginx.origin(name)));
             reply.seen("subject")
         });
-        assert_eq!(shown, ["CN=app-2", "", "CN=partner", "CN=zone"], "{printed}\n{said}");
+        assert_eq!(shown, ["CN=client app-2", "", "CN=client partner", "CN=client zone"], "{printed}\n{said}");
         let left = ids_of(&succeeded(self.egret.pulls("GET", "/hostnames/certificates", None)));
         assert_eq!(left.len(), 1, "the first hostname certificate is deleted");
         assert!(printed.contains("egress"), "the association is shown: {printed}");

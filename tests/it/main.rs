@@ -4,7 +4,9 @@
 
 mod harness;
 
+mod account_certificates_are_shared_and_nothing_else_is;
 mod acknowledged_certificates_survive_sigkill;
+mod both_dialects_change_what_origins_see;
 mod both_dialects_see_one_truth;
 mod ca_bundles_vouch_for_servers;
 mod callers_prove_who_they_are;
@@ -44,6 +46,7 @@ mod origins_show_what_they_saw;
 mod parents_lead_to_origins;
 mod people_bring_what_they_were_handed;
 mod plain_http_is_lifted_where_it_is_asked_for;
+mod repinned_hostnames_fail_no_request;
 mod requests_that_may_not_pass_are_refused;
 mod restarts_behind_an_activated_socket_lose_nothing;
 mod rotations_are_tried_out_first;

@@ -87,7 +87,7 @@ export class Witness {
 
 export function envelopeFault(status, type, text) {
   if (!/^application\/json\b/.test(type ?? "")) return `content type ${type}`;
-  if (/PRIVATE KEY|"private_key"\s*:/.test(text)) return "a private key";
+  if (/-----BEGIN [A-Z ]*PRIVATE KEY|"private_key"\s*:/.test(text)) return "a private key";
   const { success, errors, messages, result } = JSON.parse(text);
   if (success !== (status === 200)) return `status ${status} with success ${success}`;
   if (!Array.isArray(errors) || !Array.isArray(messages) || result === undefined) return "not the envelope";

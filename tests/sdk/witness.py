@@ -98,7 +98,7 @@ class Witness:
 def envelope_fault(status, kind, text):
     if not (kind or "").startswith("application/json"):
         return f"content type {kind}"
-    if re.search(r'PRIVATE KEY|"private_key"\s*:', text):
+    if re.search(r'-----BEGIN [A-Z ]*PRIVATE KEY|"private_key"\s*:', text):
         return "a private key"
     body = json.loads(text)
     if body["success"] is not (status == 200):

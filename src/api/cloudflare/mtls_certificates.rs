@@ -262,7 +262,8 @@ pub(in crate::api) async fn remove(
     let account = caller.account(&management.registry, &account, Need::Write)?;
     let id = path_id(&certificate, Holder::Account)?;
     match management.control.account_delete(&account.id, &id).await {
-        Ok(deleted) => Ok(Enveloped::of(MtlsCertificate::of(&deleted))),
+        Ok(Some(deleted)) => Ok(Enveloped::of(MtlsCertificate::of(&deleted))),
+        Ok(None) => Ok(Enveloped::of(MtlsCertificate::lost(&id))),
         Err(ControlError::NotFound("certificate")) => Err(none(&management, &account, &id)),
         Err(other) => Err(refused(other, Holder::Account)),
     }

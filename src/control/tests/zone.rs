@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::support::{Egret, Material, Shelf, declaring, pattern, settings};
-use crate::backend::{RecordKey, RecordKind};
+use crate::backend::{Backend as _, RecordKey, RecordKind};
 use crate::control::expiry::Watch;
-use crate::control::{ControlError, Drain, Properties};
+use crate::control::{ControlError, Drain, Outline, Properties, outline};
 use crate::domain::{CertificateId, Holder, Rule};
 use crate::identity::{Phase, UpstreamTls};
 use crate::observe::EventKind;
+use crate::pki::seal::Sealer;
 use crate::registry::UNREADABLE_ID;
 
 /// An origin that nothing is bound to.
@@ -462,4 +465,30 @@ async fn faulty_material_is_refused_with_every_fault_of_it() {
     assert!(matches!(&refused, ControlError::Invalid(faults) if faults.len() == 2), "{refused}");
     let root = Material { cert: a.ca.clone(), key: a.key.clone(), ca: String::new() };
     assert!(matches!(egret.hold(Holder::Hostnames, &root).await, Err(ControlError::Invalid(_))));
+}
+
+#[tokio::test]
+async fn without_a_running_egret_it_is_known_which_layer_is_in_force() {
+    let (shelf, egret) = egret().await;
+    let own = egret.upload("*", &Material::new("own")).await.expect("uploaded").certificate.info.id.clone();
+    egret.set_zone(true).await;
+    let zone = egret.held(Holder::Zone, "zone").await;
+    let read = async || {
+        let loaded = shelf.load().await.expect("loaded");
+        let sealer = Arc::new(Sealer::new(Zeroizing::new([1; 32])));
+        outline(&settings(), Some((loaded, sealer))).expect("read")
+    };
+    let ids = |outline: &Outline| {
+        let wide = outline.snapshots[0].bindings();
+        wide.iter().map(|binding| binding.target.certificate_id().cloned().expect("named")).collect::<Vec<_>>()
+    };
+    let outlined = read().await;
+    assert_eq!(ids(&outlined), [zone.clone(), own.clone()]);
+    assert!(outlined.unread.contains_key(&zone), "it merely was not read");
+    egret.upload("*", &Material::new("newer")).await.expect("uploaded");
+    assert_eq!(ids(&read().await)[1], zone);
+    shelf.spoil(&record(&shelf, RecordKind::Roster, "roster"));
+    let outlined = read().await;
+    assert_eq!(ids(&outlined)[0].as_str(), UNREADABLE_ID, "fails as it would in a running egret");
+    assert_eq!(outlined.damage.len(), 1);
 }
