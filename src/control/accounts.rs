@@ -16,7 +16,7 @@ use tokio::sync::OwnedMutexGuard;
 use zeroize::Zeroizing;
 
 pub(super) use adopt::{OTHER_ACCOUNT, adopt, target};
-pub(super) use material::restored;
+pub(super) use material::{Opened, restored};
 
 use self::material::{Given, Valid, validated};
 use super::certificates::{new_id_of, takes_changes, takes_uploads, whole};

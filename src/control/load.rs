@@ -180,7 +180,7 @@ pub(super) struct Opened {
     local_ca: Option<SealedRecord>,
     tokens: Vec<([u8; 32], Token)>,
     /// What accounts hold, or why it could not be opened.
-    accounts: Vec<(RecordKey, Result<Zeroizing<Vec<u8>>, String>)>,
+    accounts: Vec<super::accounts::Opened>,
 }
 
 /// Opens every record and sorts them by home.

@@ -72,8 +72,16 @@ impl Account {
 #[derive(Debug, Default)]
 pub struct Accounts {
     accounts: DashMap<String, Account>,
-    /// Certificate -> its account, lost ones included.
-    homes: DashMap<CertificateId, String>,
+    /// Each certificate by its id, lost ones included.
+    homes: DashMap<CertificateId, Home>,
+}
+
+/// Where a certificate stands.
+#[derive(Debug)]
+struct Home {
+    account: String,
+    /// `None`: its record cannot be read.
+    held: Option<Arc<AccountCertificate>>,
 }
 
 impl Accounts {
@@ -86,7 +94,7 @@ impl Accounts {
     /// One of an account; of none but this.
     #[must_use]
     pub fn get(&self, account: &str, id: &CertificateId) -> Option<Arc<AccountCertificate>> {
-        self.accounts.get(account)?.held.iter().find(|held| held.info.id == *id).cloned()
+        self.homes.get(id).filter(|home| home.account == account)?.held.clone()
     }
 
     /// A CA bundle of an account that has a certificate of this subject (DER).
@@ -104,7 +112,7 @@ impl Accounts {
     /// The account that has it, readable or not.
     #[must_use]
     pub fn home(&self, id: &CertificateId) -> Option<String> {
-        self.homes.get(id).map(|home| home.value().clone())
+        self.homes.get(id).map(|home| home.account.clone())
     }
 
     /// How many certificates an account has, lost ones included.
@@ -115,7 +123,8 @@ impl Accounts {
 
     /// Adds one in its place among the others. The caller sees to it that its id is new, and to the bound.
     pub fn insert(&self, account: &str, certificate: Arc<AccountCertificate>) {
-        self.homes.insert(certificate.info.id.clone(), account.to_owned());
+        let home = Home { account: account.to_owned(), held: Some(certificate.clone()) };
+        self.homes.insert(certificate.info.id.clone(), home);
         let mut found = self.accounts.entry(account.to_owned()).or_default();
         let age = |held: &AccountCertificate| (held.updated_at, held.info.id.clone());
         let at = found.held.partition_point(|held| age(held) <= age(&certificate));
@@ -125,7 +134,7 @@ impl Accounts {
 
     /// Remembers one whose record cannot be read: nothing stands in for it, and its place counts.
     pub fn set_aside(&self, account: &str, lost: LostOfAccount) {
-        self.homes.insert(lost.id.clone(), account.to_owned());
+        self.homes.insert(lost.id.clone(), Home { account: account.to_owned(), held: None });
         self.accounts.entry(account.to_owned()).or_default().lost.push(lost);
     }
 
@@ -144,7 +153,7 @@ impl Accounts {
             }
         }
         self.accounts.remove_if(account, |_, found| found.held.is_empty() && found.lost.is_empty());
-        self.homes.remove_if(id, |_, home| home == account);
+        self.homes.remove_if(id, |_, home| home.account == account);
     }
 }
 

@@ -127,12 +127,12 @@ fn chain(text: &str) -> [u8; 32] {
     hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
+/// A record of an account, opened, or why it could not be.
+pub(in crate::control) type Opened = (RecordKey, Result<Zeroizing<Vec<u8>>, String>);
+
 /// What accounts hold, from their opened records; of those that could not be opened, why. What cannot be used is named,
 /// and set aside.
-pub(in crate::control) fn restored(
-    store: &Store,
-    records: Vec<(RecordKey, Result<Zeroizing<Vec<u8>>, String>)>,
-) -> Accounts {
+pub(in crate::control) fn restored(store: &Store, records: Vec<Opened>) -> Accounts {
     let accounts = Accounts::default();
     for (key, opened) in records {
         let Some(account) = key.project.strip_prefix(ACCOUNT_HOME).map(str::to_owned) else {

@@ -173,16 +173,17 @@ async fn a_record_that_means_nothing_is_set_aside() {
     let shelf = Shelf::new();
     let id = Egret::start(&shelf, &three()).await.given("moved").await.info.id.clone();
     // Sealed for our account, it opens in no other.
-    let mut records = shelf.records.lock().unwrap();
-    let mut moved = records.remove(&RecordKey {
-        kind: RecordKind::AccountCertificate,
-        project: format!("account/{OURS}"),
-        id: id.as_str().to_owned(),
-    });
-    let moved = moved.as_mut().expect("stored");
-    moved.key.project = format!("account/{THEIRS}");
-    records.insert(moved.key.clone(), moved.clone());
-    drop(records);
+    {
+        let mut records = shelf.records.lock().unwrap();
+        let mut moved = records.remove(&RecordKey {
+            kind: RecordKind::AccountCertificate,
+            project: format!("account/{OURS}"),
+            id: id.as_str().to_owned(),
+        });
+        let moved = moved.as_mut().expect("stored");
+        moved.key.project = format!("account/{THEIRS}");
+        records.insert(moved.key.clone(), moved.clone());
+    }
     let egret = Egret::start(&shelf, &three()).await;
     let accounts = egret.control.accounts();
     assert!(accounts.list(THEIRS).is_empty() && accounts.list(OURS).is_empty());
