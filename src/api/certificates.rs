@@ -240,7 +240,14 @@ pub(super) async fn details(
         Some(Details { shown_to, ..find(&project, &id, kept.as_deref(), now())? })
     };
     let details = CertificateId::parse(&certificate).and_then(find);
-    details.map(Json).ok_or_else(|| Problem::not_found("certificate"))
+    details.map(Json).ok_or_else(|| {
+        let is_bundle = |id: CertificateId| management.control.is_bundle(&project, &id);
+        if CertificateId::parse(&certificate).is_some_and(is_bundle) {
+            let told = "certificate not found: it is a CA bundle, which is presented nowhere; GET /client/v4/accounts/{account_id}/mtls_certificates/{id} shows it";
+            return Problem::missing(told.to_owned());
+        }
+        Problem::not_found("certificate")
+    })
 }
 
 /// Active first, then what could not be loaded, then what is on its way out, then what is only kept: `kept` is the

@@ -128,7 +128,7 @@ pub enum ControlError {
     NotFound(&'static str),
     /// The binding has no certificate that it could go back to.
     #[error(
-        "there is no certificate to go back to: after an upload the one before is kept for limits.rollback_window, but not with drain=now, rollback = \"off\", or once it has expired"
+        "there is no certificate to go back to: after an upload the one before is kept for limits.rollback_window, but not with drain=now, rollback = \"off\", or once it has expired; one of the zone's or the account's lists is still in its list: bind that one again"
     )]
     NoneKept,
     /// Something is in the way: a project of this name, id or zone, a token of this name, a full house.

@@ -212,8 +212,8 @@ pub(super) fn notes(facts: &Facts<'_>) -> Vec<String> {
     {
         say(&format!("the binding {} comes close, but {}", miss.pattern, miss.why));
     }
-    if matches!(facts.outcome, Verdict::Nothing | Verdict::Plain) && facts.near.is_empty() && facts.snapshot.is_empty()
-    {
+    let has_nothing = facts.snapshot.is_empty() && facts.snapshot.roster().vouching.is_empty();
+    if matches!(facts.outcome, Verdict::Nothing | Verdict::Plain) && facts.near.is_empty() && has_nothing {
         say(&format!(
             "project {} has no bindings at all; if they are another project's, name it with --project",
             facts.snapshot.info().name

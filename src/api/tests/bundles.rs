@@ -62,6 +62,9 @@ async fn a_bundle_is_bound_beside_what_is_presented_there() {
     let wanted = json!({"updated": false, "origin": "https://a.test", "certId": FIRST, "ca": true});
     assert_eq!((bound.status.as_u16(), bound.body), (200, wanted));
     assert_eq!(world.vouch("https://a.test", FIRST).await.body["updated"], true);
+    let shown = world.get(READER, &format!("/v1/projects/shop/certificates/{FIRST}")).await;
+    let told = shown.body["error"]["message"].as_str().unwrap();
+    assert!(shown.status == 404 && told.contains("it is a CA bundle") && told.contains("mtls_certificates"), "{told}");
     for (origin, bundle) in [("https://a.test", SECOND), ("*", FIRST)] {
         assert_eq!(world.vouch(origin, bundle).await.status, 200);
     }
@@ -128,6 +131,7 @@ async fn an_explanation_names_the_bundles_that_vouch() {
     assert_eq!(both["vouchedBy"], vouched(&wanted));
     let notes = both["notes"].to_string();
     assert!(notes.contains(&format!("CA bundles vouch for the server of this origin: {FIRST}")), "{notes}");
+    assert!(!notes.contains("no bindings at all"), "{notes}");
     assert_eq!(told("https://a.test:8443").await["vouchedBy"], vouched(&wanted[1..]));
     assert_eq!(told("http://a.test").await["vouchedBy"], json!([]), "plain http has no server to vouch for");
 
