@@ -345,8 +345,9 @@ impl Inner {
             return Err(ControlError::Field { field: "tls13Only", what: what.to_owned() });
         }
         let as_it_is = existing.as_ref().is_some_and(|b| same && b.lift == lift && b.tls13_only == tls13_only);
-        // One that stands aside for a later one comes into force by being written again.
-        if as_it_is && in_force.zip(existing.as_ref()).is_some_and(|(in_force, own)| Arc::ptr_eq(&in_force, own)) {
+        // One that a zone certificate came after, presented at the moment or not, is the latest again by being written again.
+        let later = snapshot.roster().of(Holder::Zone).next_back().filter(|_| pattern == Pattern::Default);
+        if as_it_is && later.zip(existing.as_ref()).is_none_or(|(zone, own)| own.since > zone.since) {
             return Ok(true);
         }
         let previous = existing.as_ref().filter(|_| same).and_then(|b| b.previous.clone());

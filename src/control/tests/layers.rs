@@ -79,6 +79,11 @@ impl Model {
         self.zone.last().copied().filter(|_| self.enabled)
     }
 
+    /// Whether what is bound by hand came after all that the zone holds, switched on or off.
+    fn own_is_latest(&self) -> bool {
+        self.own.as_ref().is_some_and(|(_, at)| self.zone.last().is_none_or(|(_, since)| since < at))
+    }
+
     /// Whether what is bound by hand is what is selected.
     fn own_is_in_force(&self) -> bool {
         self.own.as_ref().is_some_and(|(own, at)| {
@@ -148,7 +153,7 @@ impl Scene {
                 assert_eq!(done.is_err(), is_declared, "{done:?}");
                 // The same material is told by digest, and a list's has no CA in it.
                 let same = self.model.own.as_ref().is_some_and(|(own, _)| *own == Own::Uploaded(*n));
-                if done.is_ok() && !(same && self.model.own_is_in_force()) {
+                if done.is_ok() && !(same && self.model.own_is_latest()) {
                     self.model.own = Some((Own::Uploaded(*n), self.model.tick()));
                 }
             }
@@ -156,7 +161,8 @@ impl Scene {
                 let held = self.model.zone.iter().any(|(other, _)| other == n);
                 match self.egret.hold(Holder::Zone, &POOL[*n]).await {
                     Ok(_) => {
-                        assert!(!held && !(is_declared && self.model.enabled));
+                        assert!(!held);
+                        assert!(!is_declared || !self.model.enabled);
                         let now = self.model.tick();
                         self.model.zone.push((*n, now));
                     }
@@ -210,7 +216,7 @@ impl Scene {
                 let done = control.bind(&project, any, id.as_ref(), Properties::default()).await;
                 assert_eq!(done.is_err(), is_declared, "{done:?}");
                 let same = self.model.own.as_ref().is_some_and(|(now, _)| *now == own);
-                if done.is_ok() && !(same && self.model.own_is_in_force()) {
+                if done.is_ok() && !(same && self.model.own_is_latest()) {
                     self.model.own = Some((own, self.model.tick()));
                 }
             }
