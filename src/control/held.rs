@@ -294,12 +294,19 @@ impl Inner {
     pub(super) fn named_at(&self, project: &Project, snapshot: &Snapshot, id: &CertificateId) -> Vec<Pattern> {
         let bound = snapshot.bindings_of(id).into_iter().filter(|binding| !binding.derived);
         let mut places: Vec<_> = bound.map(|binding| binding.pattern.clone()).collect();
-        places.extend(remembering(&snapshot.bindings(), id).map(|binding| binding.pattern.clone()));
+        places.extend(self.remembered_at(project, snapshot, id));
         let names = |binding: &Arc<Binding>| named(binding) == Some(id);
         places.extend(self.covered(project.id()).into_values().filter(names).map(|binding| binding.pattern.clone()));
         places.sort();
         places.dedup();
         places
+    }
+
+    /// The places that present nothing and remember a certificate, those that a declared binding covers included.
+    pub(super) fn remembered_at(&self, project: &Project, snapshot: &Snapshot, id: &CertificateId) -> Vec<Pattern> {
+        let covered: Vec<_> = self.covered(project.id()).into_values().collect();
+        let all = [snapshot.bindings(), covered];
+        all.iter().flat_map(|bindings| remembering(bindings, id)).map(|binding| binding.pattern.clone()).collect()
     }
 
     /// The certificate that a caller means who may have left the prefix of its id out, or written one that it does not have.

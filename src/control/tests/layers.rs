@@ -269,3 +269,22 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn the_same_upload_again_changes_nothing_unless_a_zone_certificate_covers_it() {
+    let shelf = Shelf::new();
+    let egret = Egret::start(&shelf, &settings()).await;
+    let (project, own) = (egret.project("default"), Material::new("own"));
+    let first = egret.upload("*", &own).await.expect("uploaded").certificate;
+    egret.set_zone(true).await;
+    let revision = project.snapshot().revision();
+    assert!(egret.upload("*", &own).await.expect("uploaded").updated);
+    assert_eq!(project.snapshot().revision(), revision, "nothing covers it");
+    egret.held(Holder::Zone, "zone").await;
+    let zone = egret.select(ANY).tls;
+    zone.life().opened();
+    let again = egret.control.upload(&project, own.upload("*"), Drain::Now).await.expect("uploaded");
+    assert_eq!((again.updated, &again.certificate.info.id), (true, &first.info.id));
+    assert_eq!((egret.presents(ANY), zone.life().phase()), ("own".to_owned(), Phase::Gone), "at once, as it was asked");
+    assert_eq!(Egret::start(&shelf, &settings()).await.presents(ANY), "own");
+}
