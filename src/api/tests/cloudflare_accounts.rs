@@ -200,6 +200,30 @@ async fn reading_takes_one_project_of_the_account_and_writing_all() {
     assert_eq!(world.delete(TENANT, &one).await.status, 200);
 }
 
+/// What may bind an account's certificates reads them, and presents them as its own.
+#[tokio::test]
+async fn nobody_gets_into_an_account_by_making_a_project_of_it() {
+    let world = zoned().await;
+    let id = world.of_account(&world.leaf("one")).await["id"].clone();
+    let reply = world.delete(ADMIN, "/v1/projects/payments").await;
+    assert_eq!(reply.status, 403, "it is declared");
+    let rent = |account: &str| json!({"name": "payments", "team": {"slug": "rent"}, "accountId": account});
+    let refused = world.send(LANDLORD, "POST", "/v1/projects", &rent(ACCOUNT)).await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (403, "forbidden"));
+    let nobodys = world.send(LANDLORD, "POST", "/v1/projects", &rent(NOBODYS)).await;
+    assert_eq!((nobodys.status, nobodys.body), (refused.status, refused.body), "existing or not");
+    for target in [list(), format!("{}/{}", list(), id.as_str().unwrap())] {
+        assert_eq!(refusal(&world.get(LANDLORD, &target).await).0, 403, "{target}");
+    }
+    let plain =
+        world.send(LANDLORD, "POST", "/v1/projects", &json!({"name": "payments", "team": {"slug": "rent"}})).await;
+    assert_eq!(plain.status, 200, "{}", plain.body);
+    assert_eq!(
+        world.send(ADMIN, "POST", "/v1/projects", &json!({"name": "new", "accountId": ACCOUNT})).await.status,
+        200
+    );
+}
+
 #[tokio::test]
 async fn says_where_a_certificate_is_that_is_looked_for_in_the_wrong_list() {
     let world = zoned().await;
