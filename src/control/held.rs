@@ -17,7 +17,8 @@ use crate::domain::{CertificateId, Holder, Pattern, PortRule, ProjectId, Source,
 use crate::observe::{Event, EventKind};
 use crate::pki::validate::{Material, ValidCertificate, validate};
 use crate::registry::{
-    Association, Binding, Certificate, Held, Project, Roster, Snapshot, SnapshotEdit, Target, Token, UNREADABLE_ID,
+    Association, Binding, Certificate, Held, Project, Retired, Roster, Snapshot, SnapshotEdit, Target, Token,
+    UNREADABLE_ID,
 };
 
 /// A certificate for one of a zone's lists. Wiped when dropped.
@@ -358,12 +359,15 @@ fn twin<'a>(snapshot: &'a Snapshot, holder: Holder, digest: &[u8; 32]) -> Option
     snapshot.roster().of(holder).filter_map(of).find(|(_, certificate)| certificate.digest == *digest)
 }
 
-/// What is said of a certificate that is not there any more and whose connections are.
+/// What is said of a certificate that is not there any more and whose connections are: of all that was made under it.
 fn ending(project: &Project, holder: Holder, id: &CertificateId) -> Option<ControlError> {
     let is_same = |other: &CertificateId| other == id || (id.hex().is_some() && other.hex() == id.hex());
-    let retired = project.retired().into_iter().rev().find(|retired| is_same(&retired.id))?;
-    let of_list = matches!(retired.info.holder, held if held == holder || held == Holder::Project);
-    of_list.then(|| ControlError::Ending(retired.id.clone(), retired.connections(), retired.last_deadline()))
+    let of_list = |held: Holder| held == holder || held == Holder::Project;
+    let mut left = project.retired();
+    left.retain(|retired| is_same(&retired.id) && of_list(retired.info.holder));
+    let until = left.iter().map(Retired::last_deadline).max()?;
+    let connections = left.iter().map(Retired::connections).sum();
+    Some(ControlError::Ending(left[0].id.clone(), connections, until))
 }
 
 /// Places that are named in one refusal at most.

@@ -203,7 +203,8 @@ impl Scene<'_> {
                     return "a zone certificate too many".to_owned();
                 }
                 let zone = |model: &mut Model| model.zone.push((step, "next".to_owned()));
-                self.create(&pair, zone, |egret| egret.create("", &pair))
+                let id = self.create(&pair, zone, |egret| egret.create("", &pair));
+                format!("zone certificate {id}, step-{step}")
             }
             3 => {
                 self.model.zone_on = !self.model.zone_on;
@@ -225,7 +226,8 @@ impl Scene<'_> {
             5..=6 => {
                 let pair = self.client();
                 let wide = |model: &mut Model| model.wide = Some((step, Some("next".to_owned())));
-                self.create(&pair, wide, |egret| egret.upload(PROJECT, None, &pair))
+                let id = self.create(&pair, wide, |egret| egret.upload(PROJECT, None, &pair));
+                format!("{id}, step-{step}, project-wide")
             }
             7 => {
                 let Some((_, wide)) = self.model.wide.take() else {
@@ -250,7 +252,9 @@ impl Scene<'_> {
                 if self.model.held.len() >= MOST {
                     return String::new();
                 }
-                self.create(&pair, |model| model.held.push("next".to_owned()), |egret| egret.create(LIST, &pair))
+                let held = |model: &mut Model| model.held.push("next".to_owned());
+                let id = self.create(&pair, held, |egret| egret.create(LIST, &pair));
+                format!("hostname certificate {id}, step-{step}")
             }
             9..=10 => {
                 let Some(id) = self.pick(&self.model.held.clone()) else { return String::new() };
@@ -281,7 +285,8 @@ impl Scene<'_> {
                 let place = |model: &mut Model| {
                     model.hosts.insert(host, Place::Certificate("next".to_owned()));
                 };
-                self.create(&pair, place, |egret| egret.upload(PROJECT, Some(&at), &pair))
+                let id = self.create(&pair, place, |egret| egret.upload(PROJECT, Some(&at), &pair));
+                format!("{id}, step-{step}, at {at}")
             }
             14 => {
                 let Some(id) = self.pick(&self.model.held.clone()) else { return String::new() };

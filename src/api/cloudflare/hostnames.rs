@@ -1,6 +1,6 @@
 //! Per-hostname origin pulls: which certificate each hostname of a zone presents, or that it presents none.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -20,6 +20,7 @@ use crate::api::openapi::ZonePath;
 use crate::api::problem::Problem;
 use crate::api::request::Segments;
 use crate::config::LiveLimits;
+use crate::control::Associated;
 use crate::domain::{Holder, Host};
 
 /// The hostname of a path.
@@ -70,18 +71,20 @@ pub(in crate::api) async fn put(
     associated.map_err(|error| refused(error, Holder::Hostnames))?;
 
     let all = management.control.associations(&project);
+    let (shown, info) = paging.cut(in_order(&requested, &all));
+    Ok(EnvelopedList::of(shown, info))
+}
+
+/// The requested hostnames first, in their order and each once, then all others.
+fn in_order(requested: &[Host], all: &[Associated]) -> Vec<Association> {
+    let mut left: BTreeMap<&str, &Associated> = all.iter().map(|a| (a.hostname.as_str(), a)).collect();
     let mut told = HashSet::new();
     let mut shown = Vec::with_capacity(all.len());
-    for hostname in &requested {
-        if told.insert(hostname.as_str()) {
-            let found = all.iter().find(|associated| associated.hostname == *hostname);
-            shown.push(found.map_or_else(|| Association::ended(hostname.as_str()), Association::of));
-        }
+    for hostname in requested.iter().map(Host::as_str).filter(|hostname| told.insert(*hostname)) {
+        shown.push(left.remove(hostname).map_or_else(|| Association::ended(hostname), Association::of));
     }
-    let others = all.iter().filter(|associated| !told.contains(associated.hostname.as_str()));
-    shown.extend(others.map(Association::of));
-    let (shown, info) = paging.cut(shown);
-    Ok(EnvelopedList::of(shown, info))
+    shown.extend(left.into_values().map(Association::of));
+    shown
 }
 
 /// The association of a hostname

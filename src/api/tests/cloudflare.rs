@@ -129,6 +129,25 @@ async fn bodies_that_are_none_are_refused_in_the_envelope() {
 }
 
 #[tokio::test]
+async fn a_body_that_does_not_come_is_given_up_in_the_envelope() {
+    let world = zoned().await;
+    let mut limits = world.management.limits.now();
+    limits.upload_idle_timeout = std::time::Duration::from_millis(5);
+    world.management.limits.replace(limits);
+    let never = futures_util::stream::pending::<Result<axum::body::Bytes, std::io::Error>>();
+    let request = Request::builder()
+        .method("PUT")
+        .uri(format!("/client/v4/zones/{ZONE}/origin_tls_client_auth/settings"))
+        .header("host", "localhost")
+        .header("authorization", format!("Bearer {TENANT}"))
+        .header("content-type", "application/json")
+        .body(Body::from_stream(never))
+        .unwrap();
+    let reply = world.ask(request).await;
+    assert_eq!((refusal(&reply).0, refusal(&reply).1), (408, 10408));
+}
+
+#[tokio::test]
 async fn what_could_not_be_stored_is_told_in_the_envelope() {
     let world = world_over(Arc::new(super::vercel::Full(MemoryBackend::default()))).await;
     let project = world.management.registry.find("payments", None, None).unwrap();

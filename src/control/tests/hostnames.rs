@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::support::{Egret, Material, Shelf, declaring, pattern, settings, token};
 use crate::backend::RecordKind;
 use crate::control::{AccountUpload, ControlError, Drain, EntryKind, Properties, Wanted};
-use crate::domain::{CertificateId, Holder, Host, ProjectInfo, Rule};
+use crate::domain::{CertificateId, Holder, Host, ProjectInfo, ProjectState, Rule};
 use crate::identity::Phase;
 use crate::registry::{Association, Binding};
 
@@ -398,4 +398,35 @@ async fn an_mtls_certificate_of_the_account_is_none_that_hostnames_name() {
     associated(&egret, &[void("h.test")]).await;
     assert_eq!((egret.presents("h.test"), was.life().phase()), ("nothing".to_owned(), Phase::Draining));
     assert!(project.snapshot().certificate(&id).is_none(), "it went with its last binding");
+}
+
+#[tokio::test]
+async fn a_blocked_project_takes_no_uploads_and_one_that_is_transferred_no_changes() {
+    let shelf = Shelf::new();
+    let egret = Egret::start(&shelf, &settings()).await;
+    let ids = [egret.held(Holder::Hostnames, "a").await, egret.held(Holder::Hostnames, "b").await];
+    associated(&egret, &[on("a.test", &ids[0])]).await;
+    let records = shelf.records.lock().unwrap().clone();
+    let with = |state| {
+        let projects = vec![ProjectInfo { state, ..ProjectInfo::named("default") }];
+        crate::config::Settings { projects, ..settings() }
+    };
+    egret.reload(&with(ProjectState::Transferring)).await;
+    let project = egret.project("default");
+    for refused in [
+        egret.hold(Holder::Zone, &Material::new("z")).await.err(),
+        egret.release(Holder::Hostnames, &ids[1]).await.err(),
+        egret.control.set_zone(&project, true).await.err(),
+        associate(&egret, &[void("a.test")]).await.err(),
+    ] {
+        assert!(matches!(refused, Some(ControlError::Transferring)), "{refused:?}");
+    }
+    assert_eq!(egret.presents("a.test"), "a");
+    let mut kept = records.keys().filter(|key| key.kind != RecordKind::Project);
+    assert!(kept.all(|key| shelf.records.lock().unwrap().get(key) == records.get(key)));
+    egret.reload(&with(ProjectState::Blocked)).await;
+    assert!(matches!(egret.hold(Holder::Zone, &Material::new("z")).await, Err(ControlError::Blocked)));
+    egret.set_zone(true).await;
+    associated(&egret, &[on("a.test", &ids[1])]).await;
+    egret.release(Holder::Hostnames, &ids[0]).await.expect("what is there may be taken away");
 }

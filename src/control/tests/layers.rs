@@ -156,7 +156,8 @@ impl Scene {
                 let held = self.model.zone.iter().any(|(other, _)| other == n);
                 match self.egret.hold(Holder::Zone, &POOL[*n]).await {
                     Ok(_) => {
-                        assert!(!held && !(is_declared && self.model.enabled));
+                        assert!(!held);
+                        assert!(!is_declared || !self.model.enabled);
                         let now = self.model.tick();
                         self.model.zone.push((*n, now));
                     }
