@@ -151,7 +151,7 @@ async fn says_what_is_wrong_with_an_upload() {
         (with("certificates", world.ca.clone().into()), 2101, "/certificates", "there is no leaf in it"),
         (with("certificates", both.into()), 1408, "/certificates", "private key"),
         (with("ca", true.into()), 1411, "/certificates", "certificates: "),
-        (with("private_key", Value::Null), 10400, "/private_key", "must be a string, not null"),
+        (with("private_key", Value::Null), 10400, "/private_key", "is missing; a client certificate"),
         (
             json!({"ca": false, "certificates": one["certificates"]}),
             10400,
