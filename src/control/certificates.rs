@@ -490,7 +490,7 @@ fn follows(field: &'static str) -> ControlError {
     ControlError::Field { field, what: what.to_owned() }
 }
 
-fn file_of(source: &Source) -> Option<String> {
+pub(super) fn file_of(source: &Source) -> Option<String> {
     match source {
         Source::Api => None,
         Source::File(path) => Some(path.display().to_string()),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use zeroize::Zeroizing;
 
 use super::apply::Facts;
-use super::certificates::{new_id_of, not_declared, takes_changes, takes_uploads, whole};
+use super::certificates::{file_of, new_id_of, not_declared, takes_changes, takes_uploads, whole};
 use super::layers::stamp;
 use super::records::{BindingRecord, CertificateRecord};
 use super::store::Write;
@@ -250,6 +250,10 @@ impl Inner {
             return Err(lists.first().map_or(ControlError::NotFound("certificate"), wrong));
         }
         let certificate = snapshot.certificate(&id);
+        // What a file declares it also binds: no hostname that lets go of it would make it go.
+        if let Some(file) = certificate.as_ref().and_then(|certificate| file_of(&certificate.info.source)) {
+            return Err(ControlError::Declared(format!("certificate {id}"), file));
+        }
         let is_zones = certificate.as_ref().map(|c| c.info.holder) == Some(Holder::Zone)
             || snapshot.roster().entry(&id).is_some_and(|held| held.holder == Holder::Zone);
         if !is_zones {

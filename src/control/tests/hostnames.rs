@@ -169,6 +169,10 @@ async fn a_certificate_is_not_deleted_while_anything_names_it() {
         assert_eq!(egret.presents("d.test"), "declared");
         assert!(refused(&egret).await.contains("hostname d.test"));
         assert_eq!(faults(&egret, &[void("d.test")]).await, [(0, EntryKind::Declared, "hostname")]);
+        let declared = egret.project("default").snapshot().binding(&pattern("https://d.test:*")).expect("is bound");
+        let declared = declared.target.certificate_id().expect("to a certificate");
+        let why = egret.release(Holder::Hostnames, declared).await.expect_err("it is the file's");
+        assert!(matches!(&why, ControlError::Declared(_, file) if file == "egret.toml"), "{why}");
         egret.reload(&settings()).await;
     }
     assert_eq!(egret.presents("d.test"), "none");
