@@ -63,9 +63,10 @@ async fn list(project: &ProjectArgs, as_json: bool) -> anyhow::Result<()> {
     let pending = pending.as_array().into_iter().flatten();
     let cells: Vec<[String; 5]> = rows.iter().map(cells).chain(pending.map(cells_of_pending)).collect();
     if cells.is_empty() {
+        let name = clean(&project.project);
+        let flag = if name == "default" { String::new() } else { format!(" --project '{name}'") };
         return print(&format!(
-            "project {} has no certificates; register one with: egret certs upload --cert FILE --key FILE --ca FILE\n",
-            clean(&project.project)
+            "project {name} has no certificates; register one with: egret certs upload{flag} --cert FILE --key FILE --ca FILE\n"
         ));
     }
     print(&table(["ORIGIN", "ID", "SUBJECT", "DAYS LEFT", "STATUS"], &cells))

@@ -333,7 +333,8 @@ impl Inner {
     /// The lists that show a certificate which the project knows. One of the project's own is shown by the place that it is
     /// bound to, so that it may be in both of a zone's; and, once nothing names it, among those that hostnames may name.
     pub(super) fn lists(&self, snapshot: &Snapshot, id: &CertificateId) -> Vec<Holder> {
-        if self.is_of_account(snapshot, id) {
+        // Of whatever account: the project may carry another one since it was bound.
+        if self.accounts.home(id).is_some() {
             return vec![Holder::Account];
         }
         let certificate = snapshot.certificate(id).map(|certificate| certificate.info.holder);

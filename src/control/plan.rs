@@ -141,8 +141,9 @@ impl Planner<'_> {
             self.changed = true;
             self.edit.set_info(Arc::new(info.clone()));
             let recorded = self.ground.store.version(&self.ground.store.project_key(&info.id)).is_some();
-            if info.declared && recorded && ProjectRecord::of(info) != ProjectRecord::of(before) {
-                // So that the project is the same once it leaves the file.
+            // So that the project is the same once it leaves the file, and a zone that it yielded does not come back.
+            let matters = info.declared || info.zone_id != before.zone_id;
+            if matters && recorded && ProjectRecord::of(info) != ProjectRecord::of(before) {
                 let record = ProjectRecord::of(info).to_bytes();
                 self.writes.push(Write::Put(self.ground.store.project_key(&info.id), record));
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Proxy;
 use super::connect::{Plan, is_wanted, plan};
-use super::forward::check_usable;
+use super::forward::{check_usable, name_project};
 use crate::config::{CallerSettings, ListenerMode, ListenerSettings};
 use crate::domain::{HTTP_PORT, HTTPS_PORT, Host, HttpTarget, Origin, Rule};
 use crate::identity::Asked;
@@ -143,7 +143,8 @@ impl Foresight for Outlook {
     }
 
     fn refuses(&self, snapshot: &Snapshot, origin: &Origin) -> Option<Refused> {
-        let failure = check_usable(&snapshot.select(origin), snapshot.info().on_expiry, origin).err()?;
+        let mut failure = check_usable(&snapshot.select(origin), snapshot.info().on_expiry, origin).err()?;
+        name_project(&mut failure, &snapshot.info().name);
         Some(Refused { code: failure.code, detail: failure.detail, fix: failure.fix })
     }
 

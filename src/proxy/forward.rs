@@ -5,6 +5,7 @@
 //! retired between selection and checkout is selected again.
 
 mod fall_back;
+mod remedy;
 mod voucher;
 
 use std::net::SocketAddr;
@@ -13,6 +14,9 @@ use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use tokio::time::Instant;
+
+use remedy::allowing_tls12;
+pub(super) use remedy::name_project;
 
 use super::caller::Pass;
 use super::error;
@@ -150,6 +154,7 @@ impl Forwarder {
                 if failure.facts.tls13_only {
                     failure.fix = allowing_tls12(inbound, &to);
                 }
+                name_project(&mut failure, &inbound.project.load().info().name);
                 self.name_voucher(inbound, &to, &mut failure);
                 failure.facts.origin.get_or_insert_with(|| to.to_string());
                 failure.facts.rule = failure.facts.rule.or(record.rule);
@@ -353,14 +358,6 @@ fn withheld(failure: Failure, to: &Destination) -> Failure {
     );
     Failure { code: Code::MtlsRequiredWithheld, detail, ..failure }
         .fix(format!("add \"{to}\" to default.origins of the project"))
-}
-
-/// What lifts `tls13_only` where it stands.
-fn allowing_tls12(inbound: &Inbound, to: &Destination) -> Option<String> {
-    let Destination::Tls(origin) = to else { return None };
-    let snapshot = inbound.project.load();
-    let binding = snapshot.select(origin).binding.filter(|b| b.tls13_only)?;
-    Some(binding.allowing_tls12(&snapshot.info().name))
 }
 
 /// Whether what was selected may be sent; never falls back to another certificate.

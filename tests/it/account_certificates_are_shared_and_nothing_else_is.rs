@@ -240,6 +240,7 @@ fn a_project_that_leaves_the_account_loses_it_and_gets_it_back() {
     egret.hang_up();
     let lost = eventually("it is another account's", || Some(ask(&egret, "alpha", &at)).filter(|r| r.status != 200));
     lost.assert_failure(403, "mtls.identity_unavailable");
+    assert!(lost.text().contains("egret certs upload --project 'alpha' --origin"), "{}", lost.text());
     assert_eq!(ask(&egret, "beta", &at).seen("subject"), "CN=shared");
     let (_, details) = egret.api("GET", &format!("/v1/projects/alpha/certificates/{id}"), None);
     assert!(details["reason"].to_string().contains("another account"), "{details}");

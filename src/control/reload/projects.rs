@@ -56,7 +56,7 @@ impl Inner {
                 continue;
             }
             let mut info = ProjectInfo { declared: false, ..ProjectInfo::clone(project.load().info()) };
-            give_way(&mut info, settings.projects.iter());
+            give_way(&mut info, all.iter().map(|(_, other)| other));
             all.push((Some(project), info));
         }
         all

@@ -7,7 +7,7 @@ use super::support::{Egret, Material, Shelf, pattern, select, settings};
 use crate::backend::RecordKind;
 use crate::config::Settings;
 use crate::control::{ControlError, Drain, Properties};
-use crate::domain::{ProjectId, ProjectInfo, ProjectState, Rule, ServerTrust, Team};
+use crate::domain::{Holder, ProjectId, ProjectInfo, ProjectState, Rule, ServerTrust, Team};
 use crate::identity::Phase;
 
 #[tokio::test]
@@ -209,4 +209,43 @@ async fn a_zone_is_the_project_that_the_file_says() {
         assert_eq!(of(before).account_id, zoned(before).account_id, "an account has several");
         assert_eq!(select(&egret.project(before), "a.test").rule, Rule::Default, "its certificates stay");
     }
+}
+
+#[tokio::test]
+async fn a_zone_that_moves_in_the_file_is_not_that_of_the_project_that_left_it_too() {
+    let zone = Some("b".repeat(32));
+    let with = |names: &[&str], of: &str| {
+        let named = |name: &&str| ProjectInfo {
+            declared: true,
+            zone_id: zone.clone().filter(|_| *name == of),
+            ..ProjectInfo::named(name)
+        };
+        Settings { projects: names.iter().map(named).collect(), ..settings() }
+    };
+    let carriers = |egret: &Egret| -> Vec<String> {
+        let all = egret.registry.projects().into_iter().filter(|project| project.load().info().zone_id.is_some());
+        all.map(|project| project.load().info().name.clone()).collect()
+    };
+    let shelf = Shelf::new();
+    let egret = Egret::start(&shelf, &with(&["default", "old"], "old")).await;
+    let old = egret.project("old");
+    egret.control.hold(&old, Holder::Zone, Material::new("z").held("t", false)).await.expect("held");
+    egret.control.set_zone(&old, true).await.expect("switched");
+
+    egret.reload(&with(&["default", "new"], "new")).await;
+    assert_eq!(carriers(&egret), ["new"]);
+    assert_eq!(select(&old, "a.test").rule, Rule::Default, "what it has is presented all the same");
+    // Nor does it come back when nobody declares the zone, or later than that.
+    egret.reload(&with(&["default", "new"], "none")).await;
+    assert_eq!(carriers(&egret), [""; 0]);
+    let egret = Egret::start(&shelf, &with(&["default"], "none")).await;
+    assert_eq!(carriers(&egret), [""; 0]);
+    assert_eq!(select(&egret.project("old"), "a.test").rule, Rule::Default);
+
+    // Nor does it at a start that finds it moved.
+    drop(Egret::start(&shelf, &with(&["default", "old"], "old")).await);
+    let egret = Egret::start(&shelf, &with(&["default", "new"], "new")).await;
+    assert_eq!(carriers(&egret), ["new"]);
+    drop(egret);
+    assert_eq!(carriers(&Egret::start(&shelf, &with(&["default", "old"], "old")).await), ["old"], "the file decides");
 }

@@ -105,6 +105,24 @@ async fn a_project_that_carries_another_account_loses_it_until_the_account_comes
 }
 
 #[tokio::test]
+async fn no_list_of_the_zone_takes_it_for_its_own_while_it_is_another_accounts() {
+    let egret = Egret::start(&Shelf::new(), &three()).await;
+    let id = egret.given("shared").await.info.id.clone();
+    egret.bind("one", "*", &id).await.expect("bound");
+    egret.bind("one", "https://a.test:*", &id).await.expect("bound");
+    egret.reload(&with(&[("one", THEIRS), ("two", OURS)])).await;
+    let project = egret.project("one");
+    for list in [Holder::Zone, Holder::Hostnames] {
+        assert!(egret.control.listed(&project, list).is_empty());
+        let told = egret.control.listed_one(&project, list, &id).map(|shown| shown.id);
+        assert!(matches!(told, Err(ControlError::WrongList { held: Holder::Account, .. })), "{told:?}");
+        let refused = egret.control.release(&project, list, &id).await.map(|released| released.id);
+        assert!(matches!(refused, Err(ControlError::WrongList { held: Holder::Account, .. })), "{refused:?}");
+    }
+    assert!(egret.unavailable("one", "b.test").contains("another account"), "what is bound stays bound");
+}
+
+#[tokio::test]
 async fn other_trust_makes_it_anew_and_keeps_it_bound() {
     let egret = Egret::start(&Shelf::new(), &three()).await;
     let id = egret.given("shared").await.info.id.clone();
