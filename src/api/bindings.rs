@@ -353,9 +353,12 @@ pub(super) async fn remove(
     let origin = pattern.to_string();
     let certificate = query.cert_id.as_deref().map(|text| CertificateId::parse(text).ok_or(text)).transpose();
     let certificate = certificate.map_err(|_| Problem::not_found("binding"))?;
-    let bundle = which_bundle(&project.snapshot(), &pattern, certificate)?;
+    let bundle = which_bundle(&project.snapshot(), &pattern, certificate.clone())?;
     match &bundle {
-        None => management.control.unbind(&project, &pattern).await?,
+        None => match &certificate {
+            None => management.control.unbind(&project, &pattern).await?,
+            Some(own) => management.control.unbind_one((&project, &pattern), own).await?,
+        },
         Some(bundle) => management.control.withdraw_vouch(&project, &pattern, bundle).await?,
     }
     Ok(Json(Unbound { origin, cert_id: bundle.map(|id| id.to_string()) }))

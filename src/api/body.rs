@@ -9,17 +9,21 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::BodyExt;
 use zeroize::Zeroizing;
 
+use super::cloudflare;
 use super::problem::Problem;
 use crate::config::LiveLimits;
 
 /// Reads the whole body.
 ///
 /// # Errors
-/// 415 unless it says that it is JSON, 413 above `limits.max_api_body`, 408 when it has not arrived within
+/// 415 unless it says that it is JSON (in Cloudflare's dialect also plain text, which is what `fetch` says of a string:
+/// the vendor's wrangler uploads so), 413 above `limits.max_api_body`, 408 when it has not arrived within
 /// `limits.upload_idle_timeout`, 400 when it breaks off.
 pub(super) async fn read(request: Request, limits: &LiveLimits) -> Result<Zeroizing<Vec<u8>>, Problem> {
     let (parts, body) = request.into_parts();
-    if !parts.headers.get(CONTENT_TYPE).is_some_and(|v| is_json(v.as_bytes())) {
+    let in_cloudflares = cloudflare::is_asked(parts.uri.path());
+    let is_taken = |v: &[u8]| is_essence(v, "application/json") || (in_cloudflares && is_essence(v, "text/plain"));
+    if !parts.headers.get(CONTENT_TYPE).is_some_and(|v| is_taken(v.as_bytes())) {
         return Err(Problem::media_type());
     }
     let declared = parts.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
@@ -66,10 +70,10 @@ pub(super) fn size(bytes: usize) -> String {
     }
 }
 
-/// `application/json`, in any case, with any parameters (RFC 9110 section 8.3.1).
-fn is_json(content_type: &[u8]) -> bool {
+/// Whether a content type is this one, in any case, with any parameters (RFC 9110 section 8.3.1).
+fn is_essence(content_type: &[u8], wanted: &str) -> bool {
     let essence = content_type.split(|b| *b == b';').next().unwrap_or_default();
-    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+    essence.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes())
 }
 
 #[cfg(test)]
@@ -95,6 +99,21 @@ mod tests {
         {
             let problem = read(request(refused, "{}"), &LiveLimits::default()).await.unwrap_err();
             assert_eq!(problem.status(), 415);
+        }
+    }
+
+    #[tokio::test]
+    async fn takes_what_fetch_calls_a_string_in_cloudflares_dialect_alone() {
+        for (path, content_type, taken) in [
+            ("/client/v4/accounts/1/mtls_certificates", "text/plain;charset=UTF-8", true),
+            ("/client/v4/accounts/1/mtls_certificates", "text/html", false),
+            ("/client/v4/accounts/1/mtls_certificates", "application/x-www-form-urlencoded", false),
+            ("/v1/projects/a/client-cert", "text/plain;charset=UTF-8", false),
+        ] {
+            let mut asked = request(Some(content_type), "{}");
+            *asked.uri_mut() = path.parse().unwrap();
+            let read = read(asked, &LiveLimits::default()).await;
+            assert_eq!(read.is_ok(), taken, "{path}: {content_type}");
         }
     }
 

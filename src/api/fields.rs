@@ -68,6 +68,11 @@ impl<'a> Fields<'a> {
         self.entries.iter().any(|(n, raw)| n == name && is_text(raw.get()))
     }
 
+    /// Whether it is there, not taken yet, and `null`.
+    pub(super) fn is_null(&self, name: &str) -> bool {
+        self.entries.iter().any(|(n, raw)| n == name && raw.get() == "null")
+    }
+
     /// A string that must be there. What is given back without it is empty and never gets past [`Fields::finish`].
     pub(super) fn text(&mut self, name: &str) -> Zeroizing<String> {
         self.must_have(name);

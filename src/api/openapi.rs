@@ -38,7 +38,8 @@ const EMAIL_AND_KEY: [(&str, &str, &str); 2] = [
             the fault and the remedy, and never repeats the request. A method that a path does not take answers 405 with `Allow`; a path \
             that does not exist answers 404. What is no HTTP request, or has too large a head, is answered without a body.\n\n\
             A token limited to projects gets 403 for everything outside them, existing or not. Unknown query parameters \
-            are ignored, unknown fields of a body are refused (below `/client/v4` they are ignored).",
+            are ignored, unknown fields of a body are refused (below `/client/v4` they are ignored). Below `/client/v4` JSON is also taken as \
+            `text/plain`, as some clients of the vendor's send it.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     servers((url = "/", description = "the egret that serves this document")),

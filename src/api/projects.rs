@@ -121,6 +121,8 @@ pub(super) async fn list(State(management): State<Arc<Management>>, caller: Call
 }
 
 /// Make a project
+///
+/// A token limited to projects names no account but one of which it reaches every project.
 #[utoipa::path(
     post, path = "/v1/projects", operation_id = "createProject", tag = "egret", request_body = ProjectBody,
     responses(
@@ -140,6 +142,10 @@ pub(super) async fn create(
     let info = read_project(&body)?;
     if !caller.reaches(&info.id, &info.name) {
         return Err(out_of_reach());
+    }
+    // A project of an account has the use of its certificates: whoever does not reach those gets no reach by making one.
+    if let Some(account) = info.account_id.as_deref().filter(|_| !caller.is_unlimited()) {
+        caller.account(&management.registry, account, Need::Administer)?;
     }
     let project = management.control.create_project(info).await?;
     Ok(Json(ShownProject::of(&project)))

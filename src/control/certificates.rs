@@ -77,7 +77,7 @@ impl Control {
                 None => None,
             };
             let _writer = project.write().await;
-            inner.bind(&project, pattern, certificate, wanted).await
+            inner.bind(&project, pattern, certificate, wanted, Drain::Grace).await
         })
         .await
     }
@@ -88,7 +88,16 @@ impl Control {
     /// No such binding, a declared slot, the project's state, storing.
     pub async fn unbind(&self, project: &Arc<Project>, pattern: &Pattern) -> Result<(), ControlError> {
         let (inner, project, pattern) = (self.inner.clone(), project.clone(), pattern.clone());
-        whole(async move { inner.unbind(&project, &pattern).await }).await
+        whole(async move { inner.unbind(&project, &pattern, None).await }).await
+    }
+
+    /// The same if it names this certificate when its turn has come: what was put there meanwhile stays.
+    ///
+    /// # Errors
+    /// As [`Control::unbind`].
+    pub async fn unbind_one(&self, at: (&Arc<Project>, &Pattern), id: &CertificateId) -> Result<(), ControlError> {
+        let (inner, project, pattern, id) = (self.inner.clone(), at.0.clone(), at.1.clone(), id.clone());
+        whole(async move { inner.unbind(&project, &pattern, Some(&id)).await }).await
     }
 }
 
@@ -174,7 +183,7 @@ impl Inner {
         {
             let wanted = Properties { tls13_only, ..Properties::default() };
             let id = same.info.id.clone();
-            self.bind(project, pattern.clone(), Some(id), wanted).await?;
+            self.bind(project, pattern.clone(), Some(id), wanted, drain).await?;
             return Ok(Uploaded { updated: true, pattern, certificate: same.clone() });
         }
         // With objects of its own, made under the lock: a reload may have changed meanwhile whom the project trusts, and
@@ -314,6 +323,7 @@ impl Inner {
         pattern: Pattern,
         certificate: Option<CertificateId>,
         wanted: Properties,
+        drain: Drain,
     ) -> Result<bool, ControlError> {
         let snapshot = project.snapshot();
         takes_changes(&snapshot)?;
@@ -335,8 +345,9 @@ impl Inner {
             return Err(ControlError::Field { field: "tls13Only", what: what.to_owned() });
         }
         let as_it_is = existing.as_ref().is_some_and(|b| same && b.lift == lift && b.tls13_only == tls13_only);
-        // One that stands aside for a later one comes into force by being written again.
-        if as_it_is && in_force.zip(existing.as_ref()).is_some_and(|(in_force, own)| Arc::ptr_eq(&in_force, own)) {
+        // One that a zone certificate came after, presented at the moment or not, is the latest again by being written again.
+        let later = snapshot.roster().of(Holder::Zone).next_back().filter(|_| pattern == Pattern::Default);
+        if as_it_is && later.zip(existing.as_ref()).is_none_or(|(zone, own)| own.since > zone.since) {
             return Ok(true);
         }
         let previous = existing.as_ref().filter(|_| same).and_then(|b| b.previous.clone());
@@ -373,14 +384,14 @@ impl Inner {
         let (same, other) = existing.into_iter().partition::<Vec<_>, _>(|_| same);
         let loose = other.first().and_then(|b| self.loosen(&snapshot, b, &mut edit));
         let spent = same.first().and_then(|b| self.exchange(&snapshot, b, binding, &mut edit));
-        self.publish(project, &snapshot, edit, Drain::Grace);
+        self.publish(project, &snapshot, edit, drain);
         if let Some(old) = loose {
-            retire(project, &old, certificate.as_ref(), Drain::Grace, Grace::of_replaced(&self.limits));
+            retire(project, &old, certificate.as_ref(), drain, Grace::of_replaced(&self.limits));
         }
         if let Some((stays, spent)) = spent {
             // Its own heir: what still runs under it is shown as what the certificate took the place of.
             let (id, grace) = (&stays.info.id, Grace::of_replaced(&self.limits));
-            retire_objects(project, &stays, [&spent].into_iter(), Some(id), Drain::Grace, grace);
+            retire_objects(project, &stays, [&spent].into_iter(), Some(id), drain, grace);
         }
         tracing::info!(project = %project.id(), %pattern, ?certificate, "binding written");
         Ok(occupied)
@@ -401,12 +412,20 @@ impl Inner {
         })
     }
 
-    async fn unbind(&self, project: &Arc<Project>, pattern: &Pattern) -> Result<(), ControlError> {
+    async fn unbind(
+        &self,
+        project: &Arc<Project>,
+        pattern: &Pattern,
+        named: Option<&CertificateId>,
+    ) -> Result<(), ControlError> {
         let _writer = project.write().await;
         let snapshot = project.snapshot();
         takes_changes(&snapshot)?;
         not_declared(&snapshot, pattern)?;
         let existing = snapshot.binding(pattern);
+        if named.is_some() && existing.as_ref().and_then(|binding| binding.target.certificate_id()) != named {
+            return Err(ControlError::NotFound("binding"));
+        }
         if existing.is_none() && !snapshot.is_quarantined(pattern) {
             return Err(match snapshot.in_force(pattern) {
                 Some(_) => follows("origin"),
@@ -471,7 +490,7 @@ fn follows(field: &'static str) -> ControlError {
     ControlError::Field { field, what: what.to_owned() }
 }
 
-fn file_of(source: &Source) -> Option<String> {
+pub(super) fn file_of(source: &Source) -> Option<String> {
     match source {
         Source::Api => None,
         Source::File(path) => Some(path.display().to_string()),

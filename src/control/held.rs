@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use zeroize::Zeroizing;
 
 use super::apply::Facts;
-use super::certificates::{new_id_of, not_declared, takes_changes, takes_uploads, whole};
+use super::certificates::{file_of, new_id_of, not_declared, takes_changes, takes_uploads, whole};
 use super::layers::stamp;
 use super::records::{BindingRecord, CertificateRecord};
 use super::store::Write;
@@ -250,6 +250,10 @@ impl Inner {
             return Err(lists.first().map_or(ControlError::NotFound("certificate"), wrong));
         }
         let certificate = snapshot.certificate(&id);
+        // What a file declares it also binds: no hostname that lets go of it would make it go.
+        if let Some(file) = certificate.as_ref().and_then(|certificate| file_of(&certificate.info.source)) {
+            return Err(ControlError::Declared(format!("certificate {id}"), file));
+        }
         let is_zones = certificate.as_ref().map(|c| c.info.holder) == Some(Holder::Zone)
             || snapshot.roster().entry(&id).is_some_and(|held| held.holder == Holder::Zone);
         if !is_zones {
@@ -294,12 +298,19 @@ impl Inner {
     pub(super) fn named_at(&self, project: &Project, snapshot: &Snapshot, id: &CertificateId) -> Vec<Pattern> {
         let bound = snapshot.bindings_of(id).into_iter().filter(|binding| !binding.derived);
         let mut places: Vec<_> = bound.map(|binding| binding.pattern.clone()).collect();
-        places.extend(remembering(&snapshot.bindings(), id).map(|binding| binding.pattern.clone()));
+        places.extend(self.remembered_at(project, snapshot, id));
         let names = |binding: &Arc<Binding>| named(binding) == Some(id);
         places.extend(self.covered(project.id()).into_values().filter(names).map(|binding| binding.pattern.clone()));
         places.sort();
         places.dedup();
         places
+    }
+
+    /// The places that present nothing and remember a certificate, those that a declared binding covers included.
+    pub(super) fn remembered_at(&self, project: &Project, snapshot: &Snapshot, id: &CertificateId) -> Vec<Pattern> {
+        let covered: Vec<_> = self.covered(project.id()).into_values().collect();
+        let all = [snapshot.bindings(), covered];
+        all.iter().flat_map(|bindings| remembering(bindings, id)).map(|binding| binding.pattern.clone()).collect()
     }
 
     /// The certificate that a caller means who may have left the prefix of its id out, or written one that it does not have.

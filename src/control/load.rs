@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::apply::{Facts, Maker};
 use super::declared::{self, Depth};
 use super::plan::{Covered, Ground, plan};
-use super::projects::{DEFAULT, same_team, yield_zone};
+use super::projects::{DEFAULT, same_team};
 use super::records::{self, BindingRecord, CertificateRecord, PreviousRecord, ProjectRecord, token_of};
 use super::reload::{Findings, by_project, orphans};
 use super::rollback::Keeping;
@@ -311,15 +311,7 @@ pub(super) fn projects(
     }
     for (home, mut records) in homes {
         if let Some(mut info) = records.info.clone() {
-            // A name stands for one project of a team; what the file says goes first.
-            if all.iter().any(|(other, _)| is_named_alike(other, &info)) {
-                tracing::warn!(
-                    project = %info.id,
-                    "another project bears this project's name now; it goes by its id until the file declares it under a new name"
-                );
-                info.name = info.id.as_str().to_owned();
-            }
-            yield_zone(&mut info, all.iter().map(|(other, _)| other));
+            give_way(&mut info, all.iter().map(|(other, _)| other));
             store.settle(&info.id, &home);
             all.push((info, std::mem::take(&mut records)));
         } else {
@@ -333,6 +325,25 @@ pub(super) fn projects(
         }
     }
     all
+}
+
+/// What a project that no file declares (any more) gives up: a name stands for one project of a team, and a zone is one
+/// project. What the file says goes first.
+pub(super) fn give_way<'a>(info: &mut ProjectInfo, mut others: impl Iterator<Item = &'a ProjectInfo> + Clone) {
+    if others.clone().any(|other| is_named_alike(other, info)) {
+        tracing::warn!(
+            project = %info.id,
+            "another project bears this project's name now; it goes by its id until the file declares it under a new name"
+        );
+        info.name = info.id.as_str().to_owned();
+    }
+    if info.zone_id.is_some() && others.any(|other| other.zone_id == info.zone_id) {
+        tracing::warn!(
+            project = %info.id,
+            "another project has this project's zone now; it has none until the file declares it with one"
+        );
+        info.zone_id = None;
+    }
 }
 
 pub(super) fn is_named_alike(a: &ProjectInfo, b: &ProjectInfo) -> bool {

@@ -69,6 +69,8 @@ impl Inner {
         let ends = snapshot.bindings_of(id).len() == 1
             && snapshot.certificate(id).is_none_or(is_of_place)
             && snapshot.roster().entry(id).is_none()
+            // A hostname that presents nothing may have been switched off with it, and could be switched on again.
+            && self.remembered_at(project, snapshot, id).is_empty()
             && self.shadowed_by(project, id).is_empty();
         ends.then(|| id.clone())
     }

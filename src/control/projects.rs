@@ -141,17 +141,6 @@ fn unlike(new: &ProjectInfo, old: &ProjectInfo) -> Result<(), ControlError> {
     Ok(())
 }
 
-/// A zone is one project: one that no file declares (any more) lets go of a zone that another project carries.
-pub(super) fn yield_zone<'a>(info: &mut ProjectInfo, mut others: impl Iterator<Item = &'a ProjectInfo>) {
-    if info.zone_id.is_some() && others.any(|other| other.zone_id == info.zone_id) {
-        tracing::warn!(
-            project = %info.id,
-            "another project carries this project's zone now; this one goes on presenting what it has, without a zone"
-        );
-        info.zone_id = None;
-    }
-}
-
 /// Teams are the same if their ids are, or, where one has none, their slugs.
 pub(super) fn same_team(a: Option<&Team>, b: Option<&Team>) -> bool {
     match (a, b) {

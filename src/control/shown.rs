@@ -182,7 +182,9 @@ impl Control {
         if let Some(covered) = self.inner.covered(project.id()).get(&pattern) {
             return Some(Associated::of(&snapshot, hostname, covered, true));
         }
-        let binding = snapshot.binding(&pattern)?;
+        // Of one whose record is damaged nothing is known but that it is there, and goes before what the project presents.
+        let damaged = || snapshot.is_quarantined(&pattern).then(|| Arc::new(Binding::damaged(pattern.clone())));
+        let binding = snapshot.binding(&pattern).or_else(damaged)?;
         Some(Associated::of(&snapshot, hostname, &binding, false))
     }
 }

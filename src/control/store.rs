@@ -172,6 +172,11 @@ impl Store {
         }
     }
 
+    /// Says that something which no record stands for can be used, or is gone: what was noted of it in these words.
+    pub(super) fn note_mended(&self, sentence: &str) {
+        lock(&self.damaged).retain(|(key, noted)| key.is_some() || noted != sentence);
+    }
+
     /// What cannot be used, and still is there.
     pub(super) fn damage(&self) -> Vec<String> {
         lock(&self.damaged).iter().map(|(_, sentence)| sentence.clone()).collect()

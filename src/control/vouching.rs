@@ -87,9 +87,9 @@ impl Inner {
             let (limit, what) = ("max_ca_bindings", "bindings of CA bundles in this project");
             return Err(ControlError::Full { limit, most, what });
         }
-        tracing::info!(project = %project.id(), %pattern, %certificate, "CA bundle bound");
-        roster.vouching.push(Vouch { pattern, certificate, since: now() });
+        roster.vouching.push(Vouch { pattern: pattern.clone(), certificate: certificate.clone(), since: now() });
         self.revouch(project, &snapshot, roster).await?;
+        tracing::info!(project = %project.id(), %pattern, %certificate, "CA bundle bound");
         Ok(false)
     }
 
@@ -103,12 +103,11 @@ impl Inner {
         let snapshot = project.snapshot();
         takes_changes(&snapshot)?;
         let mut roster = legible(&snapshot)?;
-        let before = roster.vouching.len();
-        roster.vouching.retain(|vouch| vouch.certificate != *certificate || vouch.pattern != *pattern);
-        if roster.vouching.len() == before {
-            return Err(ControlError::NotFound("binding"));
-        }
+        let is_it = |vouch: &Vouch| vouch.certificate == *certificate && vouch.pattern == *pattern;
+        let at = roster.vouching.iter().position(is_it).ok_or(ControlError::NotFound("binding"))?;
+        let vouch = roster.vouching.remove(at);
         self.revouch(project, &snapshot, roster).await?;
+        self.store.note_mended(&in_vain(snapshot.info(), &vouch));
         tracing::info!(project = %project.id(), %pattern, %certificate, "CA bundle no longer bound");
         Ok(())
     }

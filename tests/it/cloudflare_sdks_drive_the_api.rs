@@ -33,7 +33,12 @@ const PROJECTS: [(&str, &str, &str); 3] = [
 ];
 const OPERATOR: &str = "operator-of-shop-and-billing-3f0b6c1d9a";
 const OPERATOR_EMAIL: &str = "Operations@shop.test";
-const STRANGER: &str = "somebody-at-other-58d1c70e42";
+/// Further tokens: what they are called, their text, their role and their projects.
+const TOKENS: [(&str, &str, &str, &str); 3] = [
+    ("stranger", "somebody-at-other-58d1c70e42", "write", r#""other""#),
+    ("clerk", "of-shop-alone-7c1e9f2b60", "write", r#""shop""#),
+    ("reader", "who-may-look-only-91b5d3e8a4", "read", r#""shop", "billing""#),
+];
 const HOSTS: [&str; 3] = ["app.shop.test", "www.shop.test", "spare.shop.test"];
 const PRIVATE: &str = "private.shop.test";
 
@@ -58,13 +63,15 @@ impl Scene {
             .listener("shop", "forward", "project = \"shop\"")
             .listener("billing", "forward", "project = \"billing\"")
             .variable("OPERATOR_OF_THE_TEST", OPERATOR)
-            .variable("STRANGER_OF_THE_TEST", STRANGER)
             .section(&format!(
                 "[[tokens]]\nname = \"operator\"\nenv = \"OPERATOR_OF_THE_TEST\"\nemail = \"{OPERATOR_EMAIL}\"\nrole = \"write\"\nprojects = [\"shop\", \"billing\"]"
-            ))
-            .section(
-                "[[tokens]]\nname = \"stranger\"\nenv = \"STRANGER_OF_THE_TEST\"\nrole = \"write\"\nprojects = [\"other\"]",
-            );
+            ));
+        for (name, text, role, projects) in TOKENS {
+            let variable = format!("{}_OF_THE_TEST", name.to_uppercase());
+            setup = setup.variable(&variable, text).section(&format!(
+                "[[tokens]]\nname = \"{name}\"\nenv = \"{variable}\"\nrole = \"{role}\"\nprojects = [{projects}]"
+            ));
+        }
         for (name, account, zone) in PROJECTS {
             setup = setup
                 .section(&format!("[[projects]]\nname = \"{name}\"\naccount_id = \"{account}\"\nzone_id = \"{zone}\""));
@@ -78,11 +85,13 @@ impl Scene {
     fn describe(&self) {
         let zones: serde_json::Map<_, _> =
             PROJECTS.iter().map(|(name, _, zone)| ((*name).to_owned(), json!(zone))).collect();
+        let tokens: serde_json::Map<_, _> =
+            TOKENS.iter().map(|(name, text, ..)| ((*name).to_owned(), json!(text))).collect();
         let described = json!({
             "url": self.egret.management_url,
             "admin": TOKEN,
             "operator": { "token": OPERATOR, "email": OPERATOR_EMAIL },
-            "stranger": STRANGER,
+            "tokens": tokens,
             "account": ACCOUNT,
             "otherAccount": OTHER_ACCOUNT,
             "zones": zones,

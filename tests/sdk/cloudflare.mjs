@@ -15,7 +15,7 @@ import { isDeepStrictEqual } from "node:util";
 import { Vercel } from "@vercel/sdk";
 import Cloudflare from "cloudflare";
 
-import { Report, Witness, ask, envelopeFault, pair } from "./witness.mjs";
+import { Report, Witness, ask, envelopeFault, object, pair } from "./witness.mjs";
 
 const { BadRequestError, AuthenticationError, PermissionDeniedError, NotFoundError } = Cloudflare;
 
@@ -38,7 +38,7 @@ const client = (credentials) => new Cloudflare({ baseURL, apiToken: null, apiKey
 const admin = client({ apiToken: world.admin });
 const operator = client({ apiToken: world.operator.token });
 const byKey = client({ apiKey: world.operator.token, apiEmail: world.operator.email });
-const stranger = client({ apiToken: world.stranger });
+const [stranger, clerk, reader] = ["stranger", "clerk", "reader"].map((name) => client({ apiToken: world.tokens[name] }));
 const vercel = new Vercel({ serverURL: world.url, bearerToken: world.operator.token }).projects;
 
 const zone = { zone_id: world.zones.shop };
@@ -68,22 +68,6 @@ async function bind(project, origin, cert, query = "") {
   if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
 }
 
-// A certificate's object as it has to be: an id of 32 hex digits, the PEM as it was sent, and what openssl reads in it.
-function object(wanted, { pem = "certificate", ...more } = {}) {
-  const { serial_number, issuer, expires_on } = wanted.described();
-  return (got) => {
-    if (!/^[0-9a-f]{32}$/.test(got.id)) return "not an id of 32 hex digits";
-    if (got[pem] !== wanted.certificate) return "not the PEM that was sent";
-    if (got.serial_number !== serial_number) return `serial number ${got.serial_number}, not ${serial_number}`;
-    if (got.issuer !== issuer) return `issuer ${got.issuer}, not ${issuer}`;
-    if (Date.parse(got.expires_on) !== expires_on) return `expires ${got.expires_on}`;
-    if (!/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/.test(got.uploaded_on)) return `uploaded ${got.uploaded_on}`;
-    if (Math.abs(Date.now() - Date.parse(got.uploaded_on)) > 60_000) return `uploaded ${got.uploaded_on}`;
-    const wrong = Object.entries({ signature: "ECDSAWithSHA256", ...more }).find(([key, value]) => got[key] !== value);
-    return wrong ? `${wrong[0]} is ${got[wrong[0]]}, not ${wrong[1]}` : "";
-  };
-}
-
 // What a delete answers; with nothing in flight the certificate is gone soon.
 const deleted = (id) => (got) =>
   unless(got.id === id && ["deleted", "pending_deletion"].includes(got.status), "not that certificate, deleted");
@@ -111,7 +95,7 @@ async function whereScriptsBegin() {
     "an unknown token": { apiToken: "not-a-token-of-this-egret" },
     "an unknown key": { apiKey: "not-a-token-of-this-egret", apiEmail: world.operator.email },
     "another's e-mail address": { apiKey: world.operator.token, apiEmail: "somebody@else.test" },
-    "a key of a token without an address": { apiKey: world.stranger, apiEmail: world.operator.email },
+    "a key of a token without an address": { apiKey: world.tokens.stranger, apiEmail: world.operator.email },
   })) {
     await refused(what, () => client(credentials).user.tokens.verify(), AuthenticationError, 10000);
   }
@@ -378,27 +362,43 @@ async function badInput() {
     await refused(`zone itself: ${what}`, () => sdk.zones.get(their), type, code);
   }
   await refused("a stranger's delete", () => stranger.mtlsCertificates.delete(NOBODY, account), PermissionDeniedError, DENIED);
+  const bundle = { ...account, ca: true, certificates: readFileSync(join(folder, "private-ca.crt"), "utf8") };
+  const pulls = (sdk) => sdk.originTLSClientAuth;
+  await check("who reaches one project of an account reads it", () => all(clerk.mtlsCertificates.list(account)), same([]));
+  await refused("and changes nothing in it", () => clerk.mtlsCertificates.create(bundle), PermissionDeniedError, DENIED);
+  await refused("nor in its other zones", () => pulls(clerk).settings.update({ zone_id: world.zones.billing, enabled: true }),
+    PermissionDeniedError, DENIED);
+  await check("who may look sees certificates", () => all(pulls(reader).zoneCertificates.list(zone)), (got) =>
+    unless(got.length > 0, "none"));
+  for (const [what, call] of Object.entries({
+    "a zone certificate": () => pulls(reader).zoneCertificates.create({ ...zone, ...leaf }),
+    "a setting": () => pulls(reader).settings.update({ ...zone, enabled: false }),
+    "an association": () => all(pulls(reader).hostnames.update({ ...zone, config: [] })),
+    "an account certificate": () => reader.mtlsCertificates.create(bundle),
+  })) {
+    await refused(`but does not change ${what}`, call, PermissionDeniedError, DENIED);
+  }
   await refused("an over-long id", () => hostnameCertificates.get("a".repeat(64), zone), NotFoundError, 1551);
   await refused("an unknown account certificate", () => operator.mtlsCertificates.get(NOBODY, account), NotFoundError, 1472);
 
-  const raw = async (method, path, body, headers = { "content-type": "application/json" }) => {
-    const answer = await fetch(`${baseURL}${path}`, {
+  const raw = async (method, at, body, headers = { "content-type": "application/json" }) => {
+    const answer = await fetch(`${baseURL}${at}`, {
       method, body, headers: { authorization: `Bearer ${world.operator.token}`, ...headers },
     });
     const text = await answer.text();
     return { status: answer.status, fault: envelopeFault(answer.status, answer.headers.get("content-type"), text) };
   };
-  const pulls = `/zones/${world.zones.shop}/origin_tls_client_auth`;
+  const path = `/zones/${world.zones.shop}/origin_tls_client_auth`;
   for (const [what, status, ...call] of [
-    ["a body that is not JSON", 400, "POST", pulls, "certificate=x"],
-    ["a body that is no object", 400, "POST", pulls, "[]"],
+    ["a body that is not JSON", 400, "POST", path, "certificate=x"],
+    ["a body that is no object", 400, "POST", path, "[]"],
     ["an unknown path", 404, "GET", `/zones/${world.zones.shop}/dns_records`],
-    ["a method that is not there", 405, "PATCH", pulls, "{}"],
-    ["a body that is too large", 413, "POST", pulls, JSON.stringify({ certificate: "a".repeat(2 << 20) })],
+    ["a method that is not there", 405, "PATCH", path, "{}"],
+    ["a body that is too large", 413, "POST", path, JSON.stringify({ certificate: "a".repeat(2 << 20) })],
   ]) {
     await check(what, () => raw(...call), (got) => same({ status, fault: "" })(got));
   }
-  await check("no token at all", () => raw("GET", pulls, undefined, { authorization: "" }), same({ status: 401, fault: "" }));
+  await check("no token at all", () => raw("GET", path, undefined, { authorization: "" }), same({ status: 401, fault: "" }));
 }
 
 async function manyHostnames() {

@@ -26,6 +26,22 @@ export function pair(folder, name) {
   };
 }
 
+// A certificate's object as it has to be: an id of 32 hex digits, the PEM as it was sent, and what openssl reads in it.
+export function object(wanted, { pem = "certificate", ...more } = {}) {
+  const { serial_number, issuer, expires_on } = wanted.described();
+  return (got) => {
+    if (!/^[0-9a-f]{32}$/.test(got.id)) return "not an id of 32 hex digits";
+    if (got[pem] !== wanted.certificate) return "not the PEM that was sent";
+    if (got.serial_number !== serial_number) return `serial number ${got.serial_number}, not ${serial_number}`;
+    if (got.issuer !== issuer) return `issuer ${got.issuer}, not ${issuer}`;
+    if (Date.parse(got.expires_on) !== expires_on) return `expires ${got.expires_on}`;
+    if (!/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/.test(got.uploaded_on)) return `uploaded ${got.uploaded_on}`;
+    if (Math.abs(Date.now() - Date.parse(got.uploaded_on)) > 60_000) return `uploaded ${got.uploaded_on}`;
+    const wrong = Object.entries({ signature: "ECDSAWithSHA256", ...more }).find(([key, value]) => got[key] !== value);
+    return wrong ? `${wrong[0]} is ${got[wrong[0]]}, not ${wrong[1]}` : "";
+  };
+}
+
 // Stands between the SDK and egret. Sees to it that whatever egret answers has the envelope, and no key.
 export class Witness {
   requests = []; // {method, path, retry, status, body}

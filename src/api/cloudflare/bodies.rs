@@ -46,15 +46,15 @@ pub(super) struct AccountUpload {
 }
 
 impl AccountUpload {
-    /// `{ca, certificates, name?, private_key?}`; `max_pem` bounds the PEM fields each, in bytes.
+    /// `{ca, certificates, name?, private_key?}`, null for what is left out; `max_pem` bounds the PEM fields each, in bytes.
     pub(super) fn read(body: &[u8], max_pem: usize) -> Result<Self, Problem> {
         let mut fields = Fields::parse(body)?.lenient();
         let declared = fields.has("ca");
         let ca = fields.required_flag("ca");
         let certificates = fields.text("certificates");
-        let name = fields.optional_text("name").map(|name| name.to_string()).filter(|name| !name.is_empty());
-        let given = fields.has("private_key");
-        let private_key = fields.optional_text("private_key");
+        let name = fields.optional_text_or_null("name").map(|name| name.to_string()).filter(|name| !name.is_empty());
+        let given = fields.has("private_key") && !fields.is_null("private_key");
+        let private_key = fields.optional_text_or_null("private_key");
         if declared && !ca && !given {
             fields.fault(
                 "private_key",
@@ -94,7 +94,10 @@ fn read_entry(object: &mut Fields<'_>) -> Option<Wanted> {
         (false, _) => None,
         (true, text) => read_hostname(&text).map_err(|why| object.fault("hostname", why)).ok(),
     };
-    let certificate = object.optional_text_or_null("cert_id").and_then(|text| {
+    let named = object.optional_text_or_null("cert_id").filter(|text| !text.is_empty());
+    // What ends names nothing: whatever became of its certificate, and whatever clients have in the place of an id.
+    let ends = object.is_null("enabled");
+    let certificate = named.filter(|text| !ends || text.chars().count() > MAX_ID).and_then(|text| {
         let id = read_id(&text).as_deref().and_then(CertificateId::parse);
         if id.is_none() {
             object.numbered_fault("cert_id", codes::NOT_NAMEABLE, ID_FORM);

@@ -38,10 +38,10 @@ pub(super) struct AccountUploadBody {
     #[schema(min_length = 1, max_length = 65536, example = "-----BEGIN CERTIFICATE-----\n…")]
     certificates: String,
     /// For people; several may bear one.
-    #[schema(nullable = false, max_length = 255, example = "partner")]
+    #[schema(nullable, max_length = 255, example = "partner")]
     name: Option<String>,
     /// The private key of a client certificate, PEM: PKCS#8, PKCS#1 or SEC1, not encrypted. Of a CA bundle it is not kept.
-    #[schema(nullable = false, max_length = 65536, write_only)]
+    #[schema(nullable, max_length = 65536, write_only)]
     private_key: Option<String>,
 }
 

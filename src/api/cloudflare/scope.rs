@@ -10,7 +10,7 @@ use crate::registry::{Project, Registry};
 use super::codes;
 
 /// An account that a path names.
-pub(super) struct Account {
+pub(in crate::api) struct Account {
     /// 32 hex digits.
     pub(super) id: String,
     /// The projects that carry it and that the caller reaches, by name; at least one.
@@ -42,12 +42,17 @@ impl Caller {
         }
     }
 
-    /// The account that a path names, for a caller who may do what it `need`s: reading takes a token that reaches any of
+    /// The account that a request names, for a caller who may do what it `need`s: reading takes a token that reaches any of
     /// its projects, writing one that reaches all of them.
     ///
     /// # Errors
     /// 403 for a role that is too low, and to limited tokens for everything out of reach, existing or not; else 404.
-    pub(super) fn account(&self, registry: &Registry, account_id: &str, need: Need) -> Result<Account, Problem> {
+    pub(in crate::api) fn account(
+        &self,
+        registry: &Registry,
+        account_id: &str,
+        need: Need,
+    ) -> Result<Account, Problem> {
         self.require(need)?;
         let mut carriers = registry.every_project();
         carriers.retain(|project| project.load().info().account_id.as_deref() == Some(account_id));

@@ -108,9 +108,12 @@ async fn whatever_fails_fails_in_the_envelope() {
 async fn bodies_that_are_none_are_refused_in_the_envelope() {
     let world = zoned().await;
     let target = format!("/client/v4/zones/{ZONE}/origin_tls_client_auth");
-    for (content_type, body, status) in
-        [("text/plain", "{}", 415), ("application/json", "{", 400), ("application/json", "\"x\"", 400)]
-    {
+    for (content_type, body, status) in [
+        ("text/html", "{}", 415),
+        ("text/plain", "{", 400),
+        ("application/json", "{", 400),
+        ("application/json", "\"x\"", 400),
+    ] {
         let request = Request::builder()
             .method("POST")
             .uri(&target)

@@ -151,7 +151,7 @@ async fn says_what_is_wrong_with_an_upload() {
         (with("certificates", world.ca.clone().into()), 2101, "/certificates", "there is no leaf in it"),
         (with("certificates", both.into()), 1408, "/certificates", "private key"),
         (with("ca", true.into()), 1411, "/certificates", "certificates: "),
-        (with("private_key", Value::Null), 10400, "/private_key", "must be a string, not null"),
+        (with("private_key", Value::Null), 10400, "/private_key", "is missing; a client certificate"),
         (
             json!({"ca": false, "certificates": one["certificates"]}),
             10400,
@@ -198,6 +198,30 @@ async fn reading_takes_one_project_of_the_account_and_writing_all() {
     }
     assert!(refusal(&world.delete(PAY, &one).await).2.contains("every project of this account"));
     assert_eq!(world.delete(TENANT, &one).await.status, 200);
+}
+
+/// What may bind an account's certificates reads them, and presents them as its own.
+#[tokio::test]
+async fn nobody_gets_into_an_account_by_making_a_project_of_it() {
+    let world = zoned().await;
+    let id = world.of_account(&world.leaf("one")).await["id"].clone();
+    let reply = world.delete(ADMIN, "/v1/projects/payments").await;
+    assert_eq!(reply.status, 403, "it is declared");
+    let rent = |account: &str| json!({"name": "payments", "team": {"slug": "rent"}, "accountId": account});
+    let refused = world.send(LANDLORD, "POST", "/v1/projects", &rent(ACCOUNT)).await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (403, "forbidden"));
+    let nobodys = world.send(LANDLORD, "POST", "/v1/projects", &rent(NOBODYS)).await;
+    assert_eq!((nobodys.status, nobodys.body), (refused.status, refused.body), "existing or not");
+    for target in [list(), format!("{}/{}", list(), id.as_str().unwrap())] {
+        assert_eq!(refusal(&world.get(LANDLORD, &target).await).0, 403, "{target}");
+    }
+    let plain =
+        world.send(LANDLORD, "POST", "/v1/projects", &json!({"name": "payments", "team": {"slug": "rent"}})).await;
+    assert_eq!(plain.status, 200, "{}", plain.body);
+    assert_eq!(
+        world.send(ADMIN, "POST", "/v1/projects", &json!({"name": "new", "accountId": ACCOUNT})).await.status,
+        200
+    );
 }
 
 #[tokio::test]

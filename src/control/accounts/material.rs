@@ -165,12 +165,12 @@ pub(in crate::control) fn restored(store: &Store, records: Vec<Opened>) -> Accou
     accounts
 }
 
-/// It was judged when it was uploaded. Dates have passed since: of a leaf, what ended is said when it is presented; a
-/// bundle is judged as of then.
+/// It was judged when it was uploaded. Dates have passed since: of a leaf, what ended is said when it is presented; those of a
+/// bundle are not looked at again, as of a time before all of them, for `updated_at` may be ahead of the clock.
 fn stored(id: CertificateId, plain: &[u8]) -> Result<AccountCertificate, String> {
     let record = AccountRecord::parse(plain).map_err(|error| error.to_string())?;
     let AccountRecord { ca, name, certificates, key, by, updated_at, warnings } = record;
-    let (key, now) = (key.unwrap_or_default(), if ca { updated_at } else { clock::now() });
+    let (key, now) = (key.unwrap_or_default(), if ca { OffsetDateTime::UNIX_EPOCH } else { clock::now() });
     let valid = Valid::judge(ca, &certificates, &key, true, now).map_err(|faults| {
         let words: Vec<_> = faults.iter().map(|fault| format!("{}; {}", fault.what, fault.remedy)).collect();
         words.join(" | ")

@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::super::load::is_named_alike;
+use super::super::load::{give_way, is_named_alike};
 use super::super::plan::Covered;
-use super::super::projects::yield_zone;
 use super::super::{Inner, store::Store};
 use super::ReloadReport;
 use crate::config::Settings;
@@ -57,14 +56,7 @@ impl Inner {
                 continue;
             }
             let mut info = ProjectInfo { declared: false, ..ProjectInfo::clone(project.load().info()) };
-            if settings.projects.iter().any(|other| is_named_alike(other, &info)) {
-                tracing::warn!(
-                    project = %info.id,
-                    "another project bears this project's name now; it goes by its id until the file declares it under a new name"
-                );
-                info.name = info.id.as_str().to_owned();
-            }
-            yield_zone(&mut info, all.iter().map(|(_, other)| other));
+            give_way(&mut info, all.iter().map(|(_, other)| other));
             all.push((Some(project), info));
         }
         all

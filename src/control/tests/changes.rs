@@ -212,7 +212,11 @@ async fn binds_none_and_unbinds() {
     assert_eq!(selection.tls.serial(), kept.bound.serial());
     assert_ne!(selection.tls.serial(), certificate.bound.serial());
 
-    egret.control.unbind(&project, &pattern("https://a.test")).await.expect("unbound");
+    let (at, other) = (pattern("https://a.test"), CertificateId::parse("another").expect("an id"));
+    let refused = egret.control.unbind_one((&project, &at), &other).await;
+    assert!(matches!(refused, Err(ControlError::NotFound("binding"))), "it was written anew meanwhile: {refused:?}");
+    assert!(project.snapshot().binding(&at).is_some());
+    egret.control.unbind(&project, &at).await.expect("unbound");
     assert_eq!(egret.select("a.test").rule, Rule::Default);
     let again = egret.control.unbind(&project, &pattern("https://a.test")).await;
     assert!(matches!(again, Err(ControlError::NotFound("binding"))));

@@ -169,6 +169,10 @@ async fn a_certificate_is_not_deleted_while_anything_names_it() {
         assert_eq!(egret.presents("d.test"), "declared");
         assert!(refused(&egret).await.contains("hostname d.test"));
         assert_eq!(faults(&egret, &[void("d.test")]).await, [(0, EntryKind::Declared, "hostname")]);
+        let declared = egret.project("default").snapshot().binding(&pattern("https://d.test:*")).expect("is bound");
+        let declared = declared.target.certificate_id().expect("to a certificate");
+        let why = egret.release(Holder::Hostnames, declared).await.expect_err("it is the file's");
+        assert!(matches!(&why, ControlError::Declared(_, file) if file == "egret.toml"), "{why}");
         egret.reload(&settings()).await;
     }
     assert_eq!(egret.presents("d.test"), "none");
@@ -177,6 +181,31 @@ async fn a_certificate_is_not_deleted_while_anything_names_it() {
     egret.release(Holder::Hostnames, &digits).await.expect("nothing names it");
     assert_ne!(records(&shelf), before);
     assert!(shelf.keys(RecordKind::Certificate).is_empty());
+}
+
+#[tokio::test]
+async fn what_a_hostname_remembers_outlives_the_other_places_that_it_had() {
+    let (shelf, egret) = egret().await;
+    let material = Material::new("remembered");
+    let id = egret.upload("https://a.test:*", &material).await.expect("uploaded").certificate.info.id.clone();
+    let again = async |at: &str, certificate: &CertificateId| {
+        let (project, properties) = (egret.project("default"), Properties::default());
+        egret.control.bind(&project, pattern(at), Some(certificate), properties).await.expect("bound");
+    };
+    again("https://x.test", &id).await;
+    associated(&egret, &[off("a.test", &id)]).await;
+    let later = egret.upload("https://x.test", &Material::new("later")).await.expect("uploaded").certificate;
+    egret.control.roll_back(&egret.project("default"), &pattern("https://x.test"), Drain::Grace).await.expect("back");
+    assert!(egret.project("default").snapshot().certificate(&later.info.id).is_none(), "nothing names or remembers it");
+    egret.upload("https://x.test", &Material::new("latest")).await.expect("uploaded");
+    assert_eq!((egret.presents("a.test"), egret.presents("x.test")), ("none".to_owned(), "latest".to_owned()));
+    let mut egret = egret;
+    for _ in 0..2 {
+        associated(&egret, &[on("a.test", &id)]).await;
+        assert_eq!(egret.presents("a.test"), "remembered", "it is switched on again as it was");
+        associated(&egret, &[off("a.test", &id)]).await;
+        egret = Egret::start(&shelf, &settings()).await;
+    }
 }
 
 #[tokio::test]

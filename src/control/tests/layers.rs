@@ -79,6 +79,11 @@ impl Model {
         self.zone.last().copied().filter(|_| self.enabled)
     }
 
+    /// Whether what is bound by hand came after all that the zone holds, switched on or off.
+    fn own_is_latest(&self) -> bool {
+        self.own.as_ref().is_some_and(|(_, at)| self.zone.last().is_none_or(|(_, since)| since < at))
+    }
+
     /// Whether what is bound by hand is what is selected.
     fn own_is_in_force(&self) -> bool {
         self.own.as_ref().is_some_and(|(own, at)| {
@@ -148,7 +153,7 @@ impl Scene {
                 assert_eq!(done.is_err(), is_declared, "{done:?}");
                 // The same material is told by digest, and a list's has no CA in it.
                 let same = self.model.own.as_ref().is_some_and(|(own, _)| *own == Own::Uploaded(*n));
-                if done.is_ok() && !(same && self.model.own_is_in_force()) {
+                if done.is_ok() && !(same && self.model.own_is_latest()) {
                     self.model.own = Some((Own::Uploaded(*n), self.model.tick()));
                 }
             }
@@ -211,7 +216,7 @@ impl Scene {
                 let done = control.bind(&project, any, id.as_ref(), Properties::default()).await;
                 assert_eq!(done.is_err(), is_declared, "{done:?}");
                 let same = self.model.own.as_ref().is_some_and(|(now, _)| *now == own);
-                if done.is_ok() && !(same && self.model.own_is_in_force()) {
+                if done.is_ok() && !(same && self.model.own_is_latest()) {
                     self.model.own = Some((own, self.model.tick()));
                 }
             }
@@ -263,4 +268,23 @@ proptest! {
             }
         });
     }
+}
+
+#[tokio::test]
+async fn the_same_upload_again_changes_nothing_unless_a_zone_certificate_covers_it() {
+    let shelf = Shelf::new();
+    let egret = Egret::start(&shelf, &settings()).await;
+    let (project, own) = (egret.project("default"), Material::new("own"));
+    let first = egret.upload("*", &own).await.expect("uploaded").certificate;
+    egret.set_zone(true).await;
+    let revision = project.snapshot().revision();
+    assert!(egret.upload("*", &own).await.expect("uploaded").updated);
+    assert_eq!(project.snapshot().revision(), revision, "nothing covers it");
+    egret.held(Holder::Zone, "zone").await;
+    let zone = egret.select(ANY).tls;
+    zone.life().opened();
+    let again = egret.control.upload(&project, own.upload("*"), Drain::Now).await.expect("uploaded");
+    assert_eq!((again.updated, &again.certificate.info.id), (true, &first.info.id));
+    assert_eq!((egret.presents(ANY), zone.life().phase()), ("own".to_owned(), Phase::Gone), "at once, as it was asked");
+    assert_eq!(Egret::start(&shelf, &settings()).await.presents(ANY), "own");
 }

@@ -178,6 +178,39 @@ async fn stores_no_interception_ca_that_could_not_be_made() {
     egret.control.local_ca(|| Ok(Zeroizing::new(vec![1]))).await.expect("made");
 }
 
+/// As when a project is renamed in the file: the one of the old name stays, with its records.
+#[tokio::test]
+async fn a_zone_is_the_project_that_the_file_says() {
+    let zoned = |name: &str| ProjectInfo {
+        zone_id: Some("b".repeat(32)),
+        account_id: Some("a".repeat(32)),
+        declared: true,
+        ..ProjectInfo::named(name)
+    };
+    let declaring = |name: &str| Settings { projects: vec![zoned(name)], ..settings() };
+    let shelf = Shelf::new();
+    for restarted in [false, true] {
+        let (before, after) = if restarted { ("two", "three") } else { ("one", "two") };
+        let mut egret = Egret::start(&shelf, &declaring(before)).await;
+        let old = egret.project(before);
+        egret.control.upload(&old, Material::new("p").upload("*"), Drain::Grace).await.expect("uploaded");
+        if restarted {
+            drop(old);
+            egret = Egret::start(&shelf, &declaring(after)).await;
+        } else {
+            egret.reload(&declaring(after)).await;
+        }
+        let of = |name: &str| egret.project(name).load().info().clone();
+        assert_eq!(
+            (of(after).zone_id.clone(), of(before).zone_id.clone()),
+            (Some("b".repeat(32)), None),
+            "{restarted}"
+        );
+        assert_eq!(of(before).account_id, zoned(before).account_id, "an account has several");
+        assert_eq!(select(&egret.project(before), "a.test").rule, Rule::Default, "its certificates stay");
+    }
+}
+
 #[tokio::test]
 async fn a_zone_that_moves_in_the_file_is_not_that_of_the_project_that_left_it_too() {
     let zone = Some("b".repeat(32));

@@ -97,6 +97,18 @@ async fn what_could_not_be_loaded_is_shown_as_that() {
     let without = association(&egret, "b.test").expect("associated");
     assert_eq!((without.enabled, without.id.as_ref(), without.deployment), (false, Some(&id), Deployment::Active));
     assert!(without.certificate.is_none());
+
+    for key in shelf.keys(RecordKind::Binding) {
+        shelf.spoil(&key);
+    }
+    let egret = Egret::start(&shelf, &settings()).await;
+    for hostname in ["a.test", "b.test"] {
+        let damaged = association(&egret, hostname).expect("it goes before what the zone presents");
+        assert_eq!((damaged.id, damaged.deployment), (None, Deployment::Failed));
+        assert_eq!(egret.presents(hostname), "unavailable");
+    }
+    associate(&egret, "a.test", &id, None).await;
+    assert!(association(&egret, "a.test").is_none() && association(&egret, "c.test").is_none());
 }
 
 #[tokio::test]

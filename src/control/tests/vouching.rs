@@ -207,6 +207,7 @@ async fn one_that_is_gone_vouches_for_nothing_and_is_named() {
     assert!(damage.len() == 1 && damage[0].contains(BUNDLE) && damage[0].contains("https://a.test"), "{damage:?}");
     // It can be taken away all the same.
     egret.control.withdraw_vouch(&project, &pattern("https://a.test"), &id(BUNDLE)).await.expect("there");
+    assert!(egret.control.report().quarantined.is_empty(), "what was asked for is done");
     assert!(Egret::start(&shelf, &of_account()).await.control.report().quarantined.is_empty());
     assert!(shelf.keys(RecordKind::Roster).is_empty());
 }

@@ -134,12 +134,18 @@ async fn what_is_uploaded_or_bound_again_comes_into_force_again() {
     let revision = project.load().revision();
     egret.upload("*", &material).await.expect("the same");
     assert_eq!(project.load().revision(), revision, "it is in force: nothing changes");
+    // Also while the zone is off, when nothing of it is to be seen: what comes later is presented once it is on.
+    egret.set_zone(false).await;
+    egret.held(Holder::Zone, "z3").await;
+    egret.upload("*", &material).await.expect("the same");
+    egret.set_zone(true).await;
+    assert_eq!(egret.presents(ANY), "own");
     egret.control.bind(&project, pattern("*"), None, Properties::default()).await.expect("bound to none");
     assert_eq!(egret.presents(ANY), "none");
     let again = Egret::start(&shelf, &settings()).await;
     assert_eq!(again.presents(ANY), "none");
     egret.control.unbind(&project, &pattern("*")).await.expect("unbound");
-    assert_eq!(egret.presents(ANY), "z2");
+    assert_eq!(egret.presents(ANY), "z3");
     let error = egret.control.unbind(&project, &pattern("*")).await.expect_err("nobody wrote it");
     assert!(error.to_string().contains("switch the zone off"), "{error}");
 }

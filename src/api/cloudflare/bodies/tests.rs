@@ -25,6 +25,9 @@ fn reads_uploads_and_ignores_what_it_does_not_know() {
     );
     let bundle = AccountUpload::read(br#"{"ca":true,"certificates":"c","name":""}"#, 64).unwrap();
     assert!(bundle.ca && bundle.name.is_none() && bundle.private_key.is_none());
+    let nulls = br#"{"ca":true,"certificates":"c","name":null,"private_key":null}"#;
+    let bundle = AccountUpload::read(nulls, 64).unwrap();
+    assert!(bundle.ca && bundle.name.is_none() && bundle.private_key.is_none(), "null is left out");
 }
 
 #[test]
@@ -47,6 +50,7 @@ fn names_every_fault_of_an_upload_with_its_place() {
         (r#"{"certificates":"c"}"#, "/ca", "ca: is missing"),
         (r#"{"ca":"true","certificates":"c"}"#, "/ca", "ca must be true or false, not a string"),
         (r#"{"ca":false,"certificates":"c"}"#, "/private_key", "is missing; a client certificate"),
+        (r#"{"ca":false,"certificates":"c","private_key":null}"#, "/private_key", "is missing; a client certificate"),
         (r#"{"ca":true,"certificates":"c","name":"a\nb"}"#, "/name", "control character"),
         (r#"{"ca":true}"#, "/certificates", "is missing"),
     ] {
@@ -70,6 +74,9 @@ fn reads_what_hostnames_are_to_have() {
         {"hostname": "api.example.com", "cert_id": ID, "enabled": true},
         {"hostname": "192.0.2.7", "cert_id": ID, "enabled": true},
         {"hostname": "void3.example", "enabled": null, "cert_id": null},
+        {"hostname": "void4.example", "enabled": null, "cert_id": ""},
+        {"hostname": "void5.example", "enabled": null, "cert_id": "gone"},
+        {"hostname": "nothing.example", "enabled": false, "cert_id": ""},
     ]))
     .unwrap();
     let read: Vec<_> = read
@@ -82,10 +89,13 @@ fn reads_what_hostnames_are_to_have() {
             ("api.example.com", Some(ID), Some(true)),
             ("xn--bcher-kva.example", Some(ID), Some(false)),
             ("void.example", None, None),
-            ("void2.example", Some(ID), None),
+            ("void2.example", None, None),
             ("api.example.com", Some(ID), Some(true)),
             ("192.0.2.7", Some(ID), Some(true)),
             ("void3.example", None, None),
+            ("void4.example", None, None),
+            ("void5.example", None, None),
+            ("nothing.example", None, Some(false)),
         ]
     );
     assert_eq!(entries(&json!([])).unwrap(), []);

@@ -10,6 +10,7 @@ use crate::config::{DeclaredCertificate, PostQuantum};
 use crate::control::outline;
 use crate::domain::ProjectId;
 use crate::pki::seal::Sealer;
+use crate::registry::testing::certificate;
 
 /// A certificate that a file declares for project `one`.
 fn declared(folder: &Path, material: &Material, at: &str) -> DeclaredCertificate {
@@ -234,6 +235,33 @@ async fn what_an_account_holds_outlives_its_last_project() {
     assert!(egret.control.accounts().home(&other).is_none());
     egret.bind("only", "a.test", &id).await.expect("bound");
     assert_eq!(subject(&egret.project("only"), "a.test"), "CN=shared");
+}
+
+#[tokio::test]
+async fn a_bundle_is_there_after_a_start_however_far_the_clock_was_ahead_before_it_was_uploaded() {
+    let shelf = Shelf::new();
+    let id = {
+        let egret = Egret::start(&shelf, &three()).await;
+        // What comes after it is dated after it, when its CA has long expired.
+        let ahead = certificate("ahead");
+        let ahead = AccountCertificate {
+            info: ahead.info.clone(),
+            ca: false,
+            name: None,
+            pem: String::new(),
+            digest: [0; 32],
+            chain: [0; 32],
+            by: String::new(),
+            updated_at: time::OffsetDateTime::UNIX_EPOCH + time::Duration::days(365 * 7000),
+            identity: Some(ahead.identity.clone()),
+            certificates: Vec::new(),
+        };
+        egret.control.accounts().insert(OURS, Arc::new(ahead));
+        egret.give(bundle(&Material::new("ca"))).await.expect("uploaded").info.id.clone()
+    };
+    let egret = Egret::start(&shelf, &three()).await;
+    assert_eq!(egret.control.report().quarantined, Vec::<String>::new());
+    assert!(egret.control.accounts().get(OURS, &id).is_some_and(|held| held.ca));
 }
 
 /// Shuts the store; each permit lets one change through.
