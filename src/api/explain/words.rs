@@ -212,7 +212,14 @@ pub(super) fn notes(facts: &Facts<'_>) -> Vec<String> {
     {
         say(&format!("the binding {} comes close, but {}", miss.pattern, miss.why));
     }
-    let has_nothing = facts.snapshot.is_empty() && facts.snapshot.roster().vouching.is_empty();
+    let roster = facts.snapshot.roster();
+    let zones = roster.of(Holder::Zone).count();
+    if matches!(facts.outcome, Verdict::Nothing | Verdict::Plain) && zones > 0 && !roster.zone_enabled {
+        say(
+            "the zone has a certificate and is switched off; to present it: PUT /client/v4/zones/ID/origin_tls_client_auth/settings with enabled true",
+        );
+    }
+    let has_nothing = zones == 0 && facts.snapshot.is_empty() && roster.vouching.is_empty();
     if matches!(facts.outcome, Verdict::Nothing | Verdict::Plain) && facts.near.is_empty() && has_nothing {
         say(&format!(
             "project {} has no bindings at all; if they are another project's, name it with --project",

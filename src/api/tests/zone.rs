@@ -181,3 +181,16 @@ async fn nothing_of_the_zone_reaches_other_dialects_errors_as_a_conflict() {
         assert_eq!(Problem::from(error).status(), 400, "{text}: 409 is tried again by clients");
     }
 }
+
+#[tokio::test]
+async fn an_explanation_says_that_the_zone_is_switched_off() {
+    let world = explaining(&[]).await;
+    world.held(Holder::Zone, "zone").await;
+    let is_told = async || explained(&world, "https://a.test").await["notes"].to_string().contains("is switched off");
+    assert!(is_told().await);
+    world.zone(true).await;
+    assert!(!is_told().await);
+    world.zone(false).await;
+    world.associated("a.test", &world.held(Holder::Hostnames, "own").await, Some(true)).await;
+    assert!(!is_told().await, "where a hostname has its own that is no matter");
+}
