@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::apply::{Facts, Grace, retire, retire_objects};
 use super::layers::stamp;
+use super::quietly::judged;
 use super::records::{BindingRecord, CertificateRecord};
 use super::rollback::LetGo;
 use super::stage::Tried;
@@ -112,25 +113,19 @@ pub(super) async fn whole<T: Send + 'static>(
     })
 }
 
-/// Validation signs and verifies; that is kept off the threads that answer requests.
+/// An upload whose material can be used, and what it is.
 pub(super) async fn validated(upload: Upload) -> Result<(Upload, ValidCertificate), ControlError> {
-    let checked = tokio::task::spawn_blocking(move || {
+    judged(move || {
         let material = Material {
             cert: &upload.cert,
             key: &upload.key,
             ca: Some(&upload.ca),
             skip_validation: upload.skip_validation,
         };
-        let valid = validate(material, clock::now());
-        valid.map(|valid| (upload, valid))
-    });
-    match checked.await {
-        Ok(checked) => checked.map_err(ControlError::Invalid),
-        Err(error) => {
-            tracing::error!(%error, "validation ended early");
-            Err(ControlError::Storing("egret failed or is ending; see the log".to_owned()))
-        }
-    }
+        let valid = validate(material, clock::now())?;
+        Ok((upload, valid))
+    })
+    .await
 }
 
 impl Inner {

@@ -10,12 +10,13 @@ use zeroize::Zeroizing;
 use super::apply::Facts;
 use super::certificates::{file_of, new_id_of, not_declared, takes_changes, takes_uploads, whole};
 use super::layers::stamp;
+use super::quietly::judged;
 use super::records::{BindingRecord, CertificateRecord};
 use super::store::Write;
 use super::{Control, ControlError, Drain, Inner};
 use crate::domain::{CertificateId, Holder, Pattern, PortRule, ProjectId, Source, time as clock};
 use crate::observe::{Event, EventKind};
-use crate::pki::validate::{Material, ValidCertificate, validate};
+use crate::pki::validate::{Material, validate};
 use crate::registry::{
     Association, Binding, Certificate, Held, Project, Retired, Roster, Snapshot, SnapshotEdit, Target, Token,
     UNREADABLE_ID,
@@ -135,22 +136,6 @@ impl Control {
     }
 }
 
-/// Validation signs and verifies; that is kept off the threads that answer requests.
-async fn validated(upload: HeldUpload) -> Result<(HeldUpload, ValidCertificate), ControlError> {
-    let checked = tokio::task::spawn_blocking(move || {
-        let material = Material { cert: &upload.cert, key: &upload.key, ca: None, skip_validation: false };
-        let valid = validate(material, clock::now());
-        valid.map(|valid| (upload, valid))
-    });
-    match checked.await {
-        Ok(checked) => checked.map_err(ControlError::Invalid),
-        Err(error) => {
-            tracing::error!(%error, "validation ended early");
-            Err(ControlError::Storing("egret failed or is ending; see the log".to_owned()))
-        }
-    }
-}
-
 impl Inner {
     async fn hold(
         &self,
@@ -158,7 +143,12 @@ impl Inner {
         holder: Holder,
         upload: HeldUpload,
     ) -> Result<Arc<Certificate>, ControlError> {
-        let (upload, valid) = validated(upload).await?;
+        let (upload, valid) = judged(move || {
+            let material = Material { cert: &upload.cert, key: &upload.key, ca: None, skip_validation: false };
+            let valid = validate(material, clock::now())?;
+            Ok((upload, valid))
+        })
+        .await?;
         let id = new_id_of(CertificateId::bare)?;
 
         let _writer = project.write().await;

@@ -1,6 +1,9 @@
-//! Work that takes its time and that nobody waits for as long as requests are waiting.
+//! Work that is kept off the threads that answer requests; and of that, what nobody waits for as long as requests wait.
 
 use tokio::sync::oneshot;
+
+use super::ControlError;
+use crate::pki::validate::Fault;
 
 /// The lowest priority that there is: what is left of a core when everybody else has had theirs.
 #[cfg(target_os = "linux")]
@@ -24,6 +27,19 @@ pub(super) async fn quietly<T: Send + 'static>(work: impl FnOnce() -> T + Send +
     });
     begun.map_err(|error| format!("a thread could not be started: {error}"))?;
     result.await.map_err(|_| "it ended early; see the log".to_owned())
+}
+
+/// Runs a validation, which signs and verifies, off the threads that answer requests.
+pub(super) async fn judged<T: Send + 'static>(
+    judge: impl FnOnce() -> Result<T, Vec<Fault>> + Send + 'static,
+) -> Result<T, ControlError> {
+    match tokio::task::spawn_blocking(judge).await {
+        Ok(judged) => judged.map_err(ControlError::Invalid),
+        Err(error) => {
+            tracing::error!(%error, "validation ended early");
+            Err(ControlError::Storing("egret failed or is ending; see the log".to_owned()))
+        }
+    }
 }
 
 #[cfg(test)]

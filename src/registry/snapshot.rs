@@ -352,18 +352,6 @@ impl SnapshotEdit {
         }
     }
 
-    /// The bindings as they are by now, by pattern.
-    #[must_use]
-    pub fn bindings(&self) -> Vec<Arc<Binding>> {
-        self.next.bindings()
-    }
-
-    /// Whether a binding names this certificate by now.
-    #[must_use]
-    pub fn is_bound(&self, id: &CertificateId) -> bool {
-        self.next.is_bound(id)
-    }
-
     /// Adds a certificate.
     pub fn put_certificate(&mut self, certificate: Arc<Certificate>) {
         let id = certificate.info.id.clone();

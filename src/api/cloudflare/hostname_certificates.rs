@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 
-use super::bodies::ZoneUpload;
 use super::documents::{CertificatePath, ZoneUploadBody};
 use super::envelope::{Answer, Enveloped, EnvelopedList, ListAnswer, Refusal};
 use super::path_id;
@@ -12,12 +11,11 @@ use super::query::{Asked, PagingQuery};
 use super::refused::{not_shown, refused};
 use super::retry::Retried;
 use super::shapes::HostnameCertificate;
+use super::zone_certificates::upload;
 use crate::api::Management;
 use crate::api::auth::{Caller, Need};
-use crate::api::body;
 use crate::api::openapi::ZonePath;
 use crate::api::request::Segments;
-use crate::control::{HeldUpload, Shown};
 use crate::domain::Holder;
 
 /// List hostname certificates
@@ -63,13 +61,7 @@ pub(in crate::api) async fn create(
     request: Request,
 ) -> Answer<HostnameCertificate> {
     let project = caller.zone(&management.registry, &zone, Need::Write)?;
-    let body = body::read(request, &management.limits).await?;
-    caller.still_in(&management.registry)?;
-    let ZoneUpload { certificate, private_key } = ZoneUpload::read(&body, management.limits.max_pem())?;
-    drop(body);
-    let upload = HeldUpload { cert: certificate, key: private_key, by: caller.token().clone(), retry };
-    let held = management.control.hold(&project, Holder::Hostnames, upload).await;
-    let shown = Shown::from(&*held.map_err(|error| refused(error, Holder::Hostnames))?);
+    let shown = upload(&management, &caller, (&project, Holder::Hostnames), retry, request).await?;
     Ok(Enveloped::of(HostnameCertificate::of(&shown)))
 }
 

@@ -18,6 +18,7 @@ use crate::api::Management;
 use crate::api::auth::{Caller, Need};
 use crate::api::body;
 use crate::api::openapi::ZonePath;
+use crate::api::problem::Problem;
 use crate::api::request::Segments;
 use crate::control::{HeldUpload, Shown};
 use crate::domain::Holder;
@@ -25,6 +26,26 @@ use crate::registry::Project;
 
 fn is_on(project: &Project) -> bool {
     project.load().roster().zone_enabled
+}
+
+/// Takes what a request uploads into one of a zone's lists.
+///
+/// # Errors
+/// Those of the body, of a token that ended while it arrived, and of [`Control::hold`](crate::control::Control::hold).
+pub(super) async fn upload(
+    management: &Management,
+    caller: &Caller,
+    (project, list): (&Arc<Project>, Holder),
+    retry: bool,
+    request: Request,
+) -> Result<Shown, Problem> {
+    let body = body::read(request, &management.limits).await?;
+    caller.still_in(&management.registry)?;
+    let ZoneUpload { certificate, private_key } = ZoneUpload::read(&body, management.limits.max_pem())?;
+    drop(body);
+    let upload = HeldUpload { cert: certificate, key: private_key, by: caller.token().clone(), retry };
+    let held = management.control.hold(project, list, upload).await;
+    Ok(Shown::from(&*held.map_err(|error| refused(error, list))?))
 }
 
 /// List zone certificates
@@ -71,13 +92,7 @@ pub(in crate::api) async fn create(
     request: Request,
 ) -> Answer<ZoneCertificate> {
     let project = caller.zone(&management.registry, &zone, Need::Write)?;
-    let body = body::read(request, &management.limits).await?;
-    caller.still_in(&management.registry)?;
-    let ZoneUpload { certificate, private_key } = ZoneUpload::read(&body, management.limits.max_pem())?;
-    drop(body);
-    let upload = HeldUpload { cert: certificate, key: private_key, by: caller.token().clone(), retry };
-    let held = management.control.hold(&project, Holder::Zone, upload).await;
-    let shown = Shown::from(&*held.map_err(|error| refused(error, Holder::Zone))?);
+    let shown = upload(&management, &caller, (&project, Holder::Zone), retry, request).await?;
     Ok(Enveloped::of(ZoneCertificate::of(&shown, is_on(&project))))
 }
 

@@ -10,6 +10,7 @@ use super::AccountUpload;
 use crate::backend::RecordKey;
 use crate::control::ControlError;
 use crate::control::apply::Facts;
+use crate::control::quietly::judged;
 use crate::control::records::AccountRecord;
 use crate::control::store::{ACCOUNT_HOME, Store};
 use crate::domain::{CertificateId, CertificateInfo, Holder, Source, time as clock};
@@ -39,20 +40,14 @@ pub(super) struct Given {
     pub(super) updated_at: OffsetDateTime,
 }
 
-/// Validation signs and verifies; that is kept off the threads that answer requests.
+/// An upload whose material can be used, and what it is.
 pub(super) async fn validated(upload: AccountUpload) -> Result<(AccountUpload, Valid), ControlError> {
-    let checked = tokio::task::spawn_blocking(move || {
+    judged(move || {
         let key = upload.key.as_ref().map_or("", |key| key.as_str());
-        let valid = Valid::judge(upload.ca, &upload.certificates, key, false, clock::now());
-        valid.map(|valid| (upload, valid))
-    });
-    match checked.await {
-        Ok(checked) => checked.map_err(ControlError::Invalid),
-        Err(error) => {
-            tracing::error!(%error, "validation ended early");
-            Err(ControlError::Storing("egret failed or is ending; see the log".to_owned()))
-        }
-    }
+        let valid = Valid::judge(upload.ca, &upload.certificates, key, false, clock::now())?;
+        Ok((upload, valid))
+    })
+    .await
 }
 
 impl Valid {
